@@ -1,0 +1,93 @@
+"""The walls of the house: who may import whom, what the face may pull in, how long a file may grow."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import torchridge
+
+PACKAGE = Path(torchridge.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+NAMES = {module_name(p) for p in FILES}
+
+
+def imports(path: Path) -> set[str]:
+    """The torchridge modules a file imports, anywhere in it, but for those only for type checking."""
+    found: set[str] = set()
+    tree = ast.parse(path.read_text())
+    skipped = {
+        id(n)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.dump(block.test)
+        for n in ast.walk(block)
+    }
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {a.name for a in node.names if a.name.startswith("torchridge")}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            if (node.module or "").startswith("torchridge"):
+                for a in node.names:
+                    full = f"{node.module}.{a.name}"
+                    found.add(full if full in NAMES else str(node.module))
+    return found
+
+
+GRAPH = {module_name(p): imports(p) for p in FILES}
+
+
+def wing(name: str) -> str:
+    return name.split(".")[1] if name.count(".") else ""
+
+
+def test_training_and_solvers_never_import_each_other() -> None:
+    for name, targets in GRAPH.items():
+        for target in targets:
+            assert {wing(name), wing(target)} != {"training", "solvers"}, f"{name} imports {target}"
+
+
+def test_nothing_below_imports_what_stands_above() -> None:
+    below = {"training", "solvers", "strength", "_check", "_warnings"}
+    above = {"estimators", "probing", "ridge", "cli"}
+    for name, targets in GRAPH.items():
+        if wing(name) in below:
+            assert not {t for t in targets if wing(t) in above}, f"{name} imports upwards: {targets}"
+
+
+def test_no_import_circle() -> None:
+    done: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, " -> ".join((*trail[trail.index(name) :], name))
+        if name not in done:
+            for target in GRAPH.get(name, ()):
+                visit(target, (*trail, name))
+            done.add(name)
+
+    for name in GRAPH:
+        visit(name, ())
+
+
+@pytest.mark.parametrize("optional", ["sklearn", "tensorboard", "matplotlib", "tqdm", "safetensors", "scipy", "pandas"])
+def test_importing_torchridge_pulls_in_no_optional_package(optional: str) -> None:
+    code = f"import sys, torchridge; sys.exit({optional!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_all_is_explicit_and_resolves() -> None:
+    assert all(isinstance(name, str) for name in torchridge.__all__)
+    assert list(torchridge.__all__) == sorted(torchridge.__all__)
+    for name in torchridge.__all__:
+        assert hasattr(torchridge, name), name

@@ -1,0 +1,12 @@
+"""The tolerances of the suite, one place, each with its reason."""
+
+import torch
+
+# A few hundred roundings of a well-conditioned problem.
+ROUNDING = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
+
+# Two independent solvers of the same well-conditioned problem (condition under 1e4).
+SOLVERS = {torch.float64: 1e-10, torch.float32: 1e-4}
+
+# float32 data solved in float64 and rounded once at the end: the float32 unit, with room for the rounding of the norm.
+ROUNDED_ONCE = 1e-6

@@ -1,0 +1,126 @@
+"""Checks of what a caller passes, in one voice: what came, what was expected, what to do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def values_visible(*tensors: Tensor | None) -> bool:
+    """Whether Python may look at the tensors' values: not while compiling, nor under vmap or another transform."""
+    if torch.compiler.is_compiling():
+        return False
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+    return not any(t is not None and (wrapped(t) or t.is_meta) for t in tensors)
+
+
+def is_tensor(value: Any, name: str) -> None:
+    """Raise unless `value` is a tensor."""
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"`{name}` should be a torch.Tensor, got {type(value).__name__}. "
+            f"Convert it first, e.g. `torch.as_tensor({name})`."
+        )
+
+
+def is_dense_real(value: Tensor, name: str) -> None:
+    """Raise unless `value` is a strided tensor of real numbers."""
+    if value.layout is not torch.strided:
+        raise TypeError(
+            f"`{name}` should be a dense tensor, got layout {value.layout}. Pass `{name}.to_dense()` if it fits."
+        )
+    if value.is_complex():
+        raise TypeError(
+            f"`{name}` should be real, got {value.dtype}. Stack its real and imaginary parts as separate columns."
+        )
+
+
+def finite(value: Tensor, name: str) -> None:
+    """Raise if `value` holds NaN or infinity, naming the first row (the first index of the second-last dim)."""
+    if not value.is_floating_point() or not values_visible(value) or value.numel() == 0:
+        return
+    # A sum propagates NaN and infinity without a mask as large as the data; an overflow is told apart below.
+    if math.isfinite(float(value.detach().sum(dtype=torch.float64))):
+        return
+    bad = ~torch.isfinite(value.detach())
+    if not bool(bad.any()):
+        return
+    first = tuple(int(i) for i in bad.nonzero()[0])
+    kind = "NaN" if bool(torch.isnan(value[first])) else "infinity"
+    where = f"row {first[0]}" if value.ndim <= 2 else f"index {first}"
+    raise ValueError(
+        f"`{name}` holds {kind}, first in {where} ({int(bad.sum())} such values); expected finite numbers. "
+        f"Drop or impute these rows."
+    )
+
+
+def not_empty(value: Tensor, name: str) -> None:
+    """Raise if `value` has no elements."""
+    if value.numel() == 0:
+        raise ValueError(
+            f"`{name}` is empty, got shape {tuple(value.shape)}; expected at least one row and one column."
+        )
+
+
+def same_device(tensors: dict[str, Tensor | None]) -> None:
+    """Raise unless all the tensors lie on the device of the first."""
+    present = {name: t for name, t in tensors.items() if t is not None}
+    devices = {t.device for t in present.values()}
+    if len(devices) > 1:
+        where = ", ".join(f"`{name}` on {t.device}" for name, t in present.items())
+        first = next(iter(present))
+        raise ValueError(f"expected all tensors on one device, got {where}. Move them, e.g. `.to({first}.device)`.")
+
+
+def option(value: Any, name: str, allowed: Collection[Any]) -> None:
+    """Raise unless `value` is one of `allowed`."""
+    if value not in allowed:
+        listed = ", ".join(repr(a) for a in allowed)
+        raise ValueError(f"`{name}` should be one of {listed}, got {value!r}.")
+
+
+def number(value: Any, name: str, *, minimum: float = 0.0, strict: bool = False) -> float:
+    """Return `value` as a float, raising unless it is a finite number of at least (`strict`: above) `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        try:
+            value = value.item() if hasattr(value, "item") else float(value)
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(f"`{name}` should be a number, got {type(value).__name__} {value!r}.") from None
+    result = float(value)
+    bound = f"{'above' if strict else 'at least'} {minimum:g}"
+    if not math.isfinite(result) or result < minimum or (strict and result == minimum):
+        raise ValueError(f"`{name}` should be a finite number {bound}, got {result}.")
+    return result
+
+
+def integer(value: Any, name: str, *, minimum: int) -> int:
+    """Return `value` as an int, raising unless it is a whole number of at least `minimum`."""
+    if isinstance(value, bool) or int(value) != value or int(value) < minimum:
+        raise ValueError(f"`{name}` should be an integer of at least {minimum}, got {value!r}.")
+    return int(value)
+
+
+def same_length(got: int, expected: int, name: str, of: str) -> None:
+    """Raise unless `name` has as many rows as `of`."""
+    if got != expected:
+        raise ValueError(f"`{name}` has {got} rows, but `{of}` has {expected}; expected as many rows in both.")
+
+
+def shape(value: Tensor, expected: Sequence[tuple[int, ...]], name: str) -> None:
+    """Raise unless the shape of `value` is one of `expected`."""
+    if tuple(value.shape) not in expected:
+        listed = " or ".join(str(e) for e in expected)
+        raise ValueError(f"`{name}` should have shape {listed}, got {tuple(value.shape)}.")
+
+
+def non_negative(value: Tensor, name: str) -> None:
+    """Raise if `value` holds a negative number or NaN, or infinity."""
+    finite(value, name)
+    if values_visible(value) and bool((value.detach() < 0).any()):
+        first = int((value.detach() < 0).reshape(-1).nonzero()[0, 0])
+        got = value.detach().reshape(-1)[first].item()
+        raise ValueError(f"`{name}` should not be negative, got {got} at position {first}.")

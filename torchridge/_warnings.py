@@ -1,0 +1,21 @@
+"""The warnings that torchridge raises, one class for each thing a reader can act on."""
+
+
+class TorchridgeWarning(UserWarning):
+    """Base of every warning that torchridge raises."""
+
+
+class RankDeficientWarning(TorchridgeWarning):
+    """The features are linearly dependent and the penalty is too weak to decide: minimum norm was taken."""
+
+
+class IllConditionedWarning(TorchridgeWarning):
+    """The answer has lost digits that its inputs cannot give back."""
+
+
+class GridEdgeWarning(TorchridgeWarning):
+    """The best strength lies at the edge of the grid that was given."""
+
+
+class ConvergenceWarning(TorchridgeWarning):
+    """An iterative solver stopped before it reached its tolerance."""

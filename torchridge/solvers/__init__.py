@@ -1,0 +1,1 @@
+"""Linear models solved to a stated accuracy: moments in, frozen solutions out."""

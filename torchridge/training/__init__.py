@@ -1,0 +1,1 @@
+"""What a training loop uses: regularizers, penalized layers, weight-decay groups, monitors."""
