@@ -23,16 +23,13 @@ def contiguous_folds(n: int, k: int) -> Tensor:
 
 def group_folds(groups: Tensor, k: int) -> Tensor:
     """Return fold ids (n,) that keep every group whole: largest group first, to the lightest fold (`GroupKFold`)."""
-    _, inverse, counts = torch.unique(groups, return_inverse=True, return_counts=True)
-    order = np.argsort(counts.cpu().numpy(), kind="stable")[::-1]  # ties as scikit-learn breaks them
-    load = np.zeros(k, dtype=np.int64)
-    fold_of = np.zeros(len(order), dtype=np.int64)
-    for group in order:
+    _, inverse, counts = np.unique(groups.cpu().numpy(), return_inverse=True, return_counts=True)
+    load, fold_of = np.zeros(k), np.zeros(len(counts), dtype=np.int64)
+    for group in np.argsort(counts, kind="stable")[::-1]:  # the sort, and so the order of ties, is scikit-learn's
         lightest = int(load.argmin())
-        load[lightest] += int(counts[group])
+        load[lightest] += counts[group]
         fold_of[group] = lightest
-    ids: Tensor = torch.from_numpy(fold_of)[inverse.cpu()]
-    return ids
+    return torch.from_numpy(fold_of[inverse])
 
 
 def fold_ids(cv: int | Tensor, n: int, groups: Any = None) -> Tensor:
@@ -42,10 +39,10 @@ def fold_ids(cv: int | Tensor, n: int, groups: Any = None) -> Tensor:
             raise ValueError(f"`cv`: fold ids should be integers of shape ({n},), got {cv.dtype} of {tuple(cv.shape)}.")
         if groups is not None:
             raise ValueError("`groups` has no use beside fold ids in `cv`. Leave it out, or pass a number of folds.")
-        values, ids = torch.unique(cv.cpu(), return_inverse=True)
+        values, inverse = np.unique(cv.cpu().numpy(), return_inverse=True)
         if len(values) < 2:
             raise ValueError("`cv`: fold ids name a single fold; expected at least two.")
-        return ids
+        return torch.from_numpy(inverse)
     k = _check.integer(cv, "cv", minimum=2)
     if k > n:
         raise ValueError(f"`cv`={k} folds cannot be made of {n} rows. Use at most {n}, or cv='loo'.")
