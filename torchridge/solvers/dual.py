@@ -215,6 +215,12 @@ def residual_squares(problem: Dual, alpha: Tensor) -> Tensor:
     return kept.T**2 @ problem.coef**2
 
 
+def residual_squares_per_target(problem: Dual, alpha: Tensor) -> Tensor:
+    """Return the same for one strength a target, alpha (t,), as (1, t)."""
+    kept = 1 - problem.eigvals[:, None] * filters(problem.eigvals, alpha)  # (m, t)
+    return ((kept * problem.coef) ** 2).sum(0, keepdim=True)
+
+
 def dof(problem: Dual, alpha: Tensor) -> Tensor:
     """Return the effective degrees of freedom, the intercept left out; (L,)."""
     inner = (problem.eigvals[:, None] * filters(problem.eigvals, alpha)).sum(0)
