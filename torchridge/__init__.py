@@ -9,6 +9,9 @@ from torchridge._warnings import (
     RankDeficientWarning,
     TorchridgeWarning,
 )
+from torchridge.ridge import ridge, ridge_cv, ridge_path
+from torchridge.solvers.moments import Moments
+from torchridge.solvers.solution import Solution
 
 __version__ = _version("torchridge")
 
@@ -16,7 +19,12 @@ __all__ = [
     "ConvergenceWarning",
     "GridEdgeWarning",
     "IllConditionedWarning",
+    "Moments",
     "RankDeficientWarning",
+    "Solution",
     "TorchridgeWarning",
     "__version__",
+    "ridge",
+    "ridge_cv",
+    "ridge_path",
 ]

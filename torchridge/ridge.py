@@ -1,0 +1,192 @@
+"""Ridge regression in closed form: `ridge` at one strength, `ridge_path` at many, `ridge_cv` at the best.
+
+All three minimize, over W (t, d) and b (t,),
+
+    Σ_i s_i ‖y_i − W x_i − b‖² + α Σ_j p_j Σ_k (W_kj − W⁰_kj)²
+
+with sample weights s, penalty factors p and prior W⁰ (by default 1, 1 and 0). The bias b is never penalized. α is
+scikit-learn's; `convert_strength` turns others into it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchridge._ridge_cv import cross_validate
+from torchridge._ridge_options import Options
+from torchridge._ridge_solve import solve
+from torchridge.solvers.moments import Moments
+from torchridge.solvers.solution import Solution
+
+
+def ridge(
+    X: Tensor | Moments,
+    y: Tensor | None = None,
+    alpha: float | Tensor | None = None,
+    *,
+    sample_weight: Tensor | None = None,
+    fit_intercept: bool = True,
+    standardize: bool = False,
+    penalty_factors: Tensor | None = None,
+    prior: Tensor | None = None,
+    solver: str = "auto",
+    moments_dtype: torch.dtype = torch.float64,
+) -> Solution:
+    r"""Minimize Σ s ‖y − Wx − b‖² + α Σ p (W − prior)² at one strength.
+
+    The data are summed and solved in float64 and the answer is rounded to the dtype of X. Where the condition number
+    calls for it, the solve goes back to the rows (orthogonal factors, refinement in twice the precision), so digits
+    are not lost silently. At α = 0 on linearly dependent features it returns the minimum-norm solution and warns.
+
+    Differentiable in X, y, alpha, sample_weight, penalty_factors and prior, to any order, under `torch.func.vmap` and
+    `torch.compile`; then, and for batches, it is solved in plain torch operations.
+
+    Args:
+        X: (n, d) rows; (\*b, n, d) a batch of problems; or `Moments`, then ``ridge(moments, alpha=...)``.
+        y: (n,) or (n, t); for a batch (\*b, n) or (\*b, n, t). None with `Moments`.
+        alpha: α ≥ 0: a number; (t,) a strength for each target; for a batch also (\*b,) or (\*b, t).
+        sample_weight: (n,) or (\*b, n), s ≥ 0.
+        fit_intercept: whether b is fitted; if not, it is zero.
+        standardize: multiply p by the variance of each feature (ddof 0), which is ridge on standardized features,
+            with the weights given back in the units of X.
+        penalty_factors: (d,), p ≥ 0; zero leaves a feature unpenalized.
+        prior: (d,) or (t, d), the weights to shrink to.
+        solver: "auto", "cholesky", "spectral", "dual" (n × n, for n < d), "svd".
+        moments_dtype: torch.float32 sums float32 rows in float32: faster, and its rounding is squared.
+
+    Returns:
+        `Solution` with weight (t, d) and bias (t,).
+
+    Raises:
+        ValueError: on wrong shapes, NaN or infinity (naming the first row), negative strengths, mixed devices.
+        TypeError: on inputs of the wrong type.
+
+    Cost: n·d·min(n, d)/2 multiply-adds for the Gram matrix and min(n, d)³ for the solve.
+
+    Example:
+        >>> import torch
+        >>> from torchridge import ridge
+        >>> X = torch.tensor([[0.0, 1.0], [1.0, 0.0], [2.0, 1.0], [3.0, 0.0]])
+        >>> solution = ridge(X, X @ torch.tensor([2.0, -1.0]) + 3.0, alpha=0.0)
+        >>> solution.weight, solution.bias
+        (tensor([[ 2., -1.]]), tensor([3.]))
+    """
+    options = Options(fit_intercept, standardize, penalty_factors, prior, solver, moments_dtype)
+    return solve(X, y, alpha, "alpha", sample_weight, options)
+
+
+def ridge_path(
+    X: Tensor | Moments,
+    y: Tensor | None = None,
+    alphas: Tensor | list[float] | None = None,
+    *,
+    sample_weight: Tensor | None = None,
+    fit_intercept: bool = True,
+    standardize: bool = False,
+    penalty_factors: Tensor | None = None,
+    prior: Tensor | None = None,
+    solver: str = "auto",
+    moments_dtype: torch.dtype = torch.float64,
+) -> Solution:
+    r"""Minimize Σ s ‖y − Wx − b‖² + α Σ p (W − prior)² at many strengths, from one eigendecomposition.
+
+    Args:
+        X: as in `ridge`.
+        y: as in `ridge`.
+        alphas: (L,) strengths, in any order.
+        sample_weight: as in `ridge`.
+        fit_intercept: as in `ridge`.
+        standardize: as in `ridge`.
+        penalty_factors: as in `ridge`.
+        prior: as in `ridge`.
+        solver: as in `ridge`.
+        moments_dtype: as in `ridge`.
+
+    Returns:
+        `Solution` with weight (L, t, d) and bias (L, t); ``path.at(i)`` is strength i.
+
+    Raises:
+        ValueError: as `ridge`.
+        TypeError: as `ridge`.
+
+    Cost: that of `ridge`, 9·min(n, d)³ for the eigendecomposition, and d·min(n, d)·t for each strength.
+
+    Example:
+        >>> import torch
+        >>> from torchridge import ridge_path
+        >>> X, y = torch.tensor([[-1.0], [1.0]]), torch.tensor([-1.0, 1.0])
+        >>> ridge_path(X, y, [0.0, 2.0, 6.0]).weight[:, 0, 0]
+        tensor([1.0000, 0.5000, 0.2500])
+    """
+    options = Options(fit_intercept, standardize, penalty_factors, prior, solver, moments_dtype)
+    return solve(X, y, alphas, "alphas", sample_weight, options)
+
+
+def ridge_cv(
+    X: Tensor | Moments,
+    y: Tensor | None = None,
+    alphas: Tensor | list[float] | str = "auto",
+    cv: Any = None,
+    *,
+    groups: Any = None,
+    scoring: str = "mse",
+    alpha_per_target: bool = False,
+    sample_weight: Tensor | None = None,
+    fit_intercept: bool = True,
+    standardize: bool = False,
+    penalty_factors: Tensor | None = None,
+    prior: Tensor | None = None,
+    solver: str = "auto",
+    moments_dtype: torch.dtype = torch.float64,
+) -> Solution:
+    r"""Choose the strength by cross-validation in closed form, and fit at it.
+
+    K folds of L strengths cost one pass over the data and K eigendecompositions: the moments of each fold are kept, a
+    training part is the merge of the other folds, and the held-out error of every strength follows from the moments of
+    the fold that was left out. Leave-one-out is exact, from the leverages. Ties take the stronger penalty.
+
+    Args:
+        X: (n, d); (\*b, n, d) a batch of problems, each with its own strength; or `Moments`, for cv="gcv" or
+            "evidence", and for folds where they were updated with ``fold=`` (then `cv` may be left out).
+        y: as in `ridge`.
+        alphas: (L,) strengths, or "auto": a grid from the eigenvalues of the data, refined around the minimum.
+        cv: "gcv" (the default for data), "loo", "evidence", a number of folds K (runs of rows; whole groups where
+            `groups` are given), fold ids (n,), a splitter with ``split``, or an iterable of (train, test) row numbers.
+        groups: (n,) labels; rows of one group are never on both sides of a split.
+        scoring: "mse", or "r2" for folds. The score of a strength is the mean over folds.
+        alpha_per_target: choose a strength for each target; otherwise the best mean over targets.
+        sample_weight: as in `ridge`; held-out errors are weighted too.
+        fit_intercept: as in `ridge`.
+        standardize: as in `ridge`, anew inside every training part.
+        penalty_factors: as in `ridge`.
+        prior: as in `ridge`.
+        solver: "auto", "spectral" (moments of the folds), or "dual" (n × n).
+        moments_dtype: as in `ridge`.
+
+    Returns:
+        `Solution` with `alphas`, `scores` (L, t), `fold_scores` (K, L, t), `best_score` besides.
+
+    Raises:
+        ValueError: as `ridge`; and on folds that cannot be made.
+        TypeError: as `ridge`.
+
+    Warns:
+        GridEdgeWarning: where the best of the given strengths is the first or last of several.
+
+    Cost: the Gram matrix, K eigendecompositions, and K·d²·r·t for the scores, r about 15.
+
+    Example:
+        >>> import torch
+        >>> from torchridge import ridge_cv
+        >>> g = torch.Generator().manual_seed(0)
+        >>> X = torch.randn(60, 5, generator=g, dtype=torch.float64)
+        >>> y = X.sum(1) + torch.randn(60, generator=g, dtype=torch.float64)
+        >>> solution = ridge_cv(X, y, [0.1, 1.0, 10.0, 100.0], cv=5)
+        >>> solution.alpha.item(), tuple(solution.scores.shape), tuple(solution.fold_scores.shape)
+        (1.0, (4, 1), (5, 4, 1))
+    """
+    options = Options(fit_intercept, standardize, penalty_factors, prior, solver, moments_dtype)
+    return cross_validate(X, y, alphas, cv, groups, scoring, alpha_per_target, sample_weight, options)

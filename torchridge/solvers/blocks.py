@@ -1,0 +1,239 @@
+"""First and second moments of rows (x, y), centred on arrival: all that ridge regression needs of its data.
+
+Letters, here and in every file of this wing: n rows, d features, t targets, s_i sample weights,
+    mean_x = Σ s x / Σ s                          (d,)
+    gram   = Σ s (x − mean_x)(x − mean_x)ᵀ        (d, d)
+    cross  = Σ s (x − mean_x)(y − mean_y)ᵀ        (d, t)
+    yy     = Σ s (y − mean_y)²                    (t,)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchridge import _check
+from torchridge.solvers import blas
+from torchridge.solvers.rows import Rows
+
+# Working memory of one pass over rows, beside the d × d matrices.
+CHUNK_BYTES = 32 * 2**20
+
+
+class Block(NamedTuple):
+    """Moments of one set of rows."""
+
+    rows: int
+    weight: Tensor  # () Σ s
+    mean_x: Tensor  # (d,)
+    mean_y: Tensor  # (t,)
+    gram: Tensor  # (d, d)
+    cross: Tensor  # (d, t)
+    yy: Tensor  # (t,)
+
+
+def empty_block(d: int, t: int, dtype: torch.dtype, device: torch.device) -> Block:
+    """Return the moments of no rows."""
+
+    def zeros(*shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=dtype, device=device)
+
+    return Block(0, zeros(), zeros(d), zeros(t), zeros(d, d), zeros(d, t), zeros(t))
+
+
+def chunk_rows(d: int, t: int, itemsize: int) -> int:
+    """Return how many rows of (x, y) fit the working memory; at least 64, so that products stay products."""
+    return max(64, CHUNK_BYTES // (itemsize * (d + t)))
+
+
+class _Pass:
+    """One pass over chunks of rows: init, `step` a chunk, `finish`.
+
+    A chunk is shifted by the mean so far, and that mean is kept as an offset from the first chunk's, so that a large
+    mean costs no digits. What the shift leaves of the chunk's own mean is taken out by rank-one terms (Chan, Golub &
+    LeVeque 1983, doi:10.1080/00031305.1983.10483115), which are kept and applied together, since a d × d outer
+    product per chunk would cost as much as the chunk.
+    """
+
+    def __init__(self, size: int, block: Block) -> None:
+        d, t = block.cross.shape
+        self.block = block
+        self.rows, self.weight = 0, 0.0
+        self.x, self.y = blas.empty(size, d, like=block.gram), blas.empty(size, t, like=block.gram)
+        self.product = blas.empty(d, d, like=block.gram)
+        self.gram, self.cross, self.yy = blas.array(block.gram), blas.array(block.cross), blas.array(block.yy)
+        self.base = self.offset = blas.array(torch.cat([block.mean_x, block.mean_y]))  # mean = base + offset
+        self.corrections: list[tuple[float, Any]] = []
+
+    def step(self, X: Any, y: Any, s: Any) -> None:
+        m, d = X.shape[0], self.x.shape[1]
+        x, z = self.x[:m], self.y[:m]
+        weight = float(m if s is None else s.sum())
+        pivot = self.base + self.offset if self.weight >= weight and self.weight > 0 else self._mean_of(X, y)
+        self.base = pivot if self.rows == 0 else self.base
+        _subtract(X, pivot[:d], x)
+        _subtract(y, pivot[d:], z)
+        ones = self._ones(m) if s is None else s
+        total = _concatenate(ones @ x, ones @ z)  # Σ s (row − pivot)
+        if s is not None:
+            root = (s**0.5)[:, None]
+            x *= root
+            z *= root
+        blas.gram_into(x, self.product)
+        self.gram += self.product
+        self.cross += x.T @ z
+        self.yy += (z * z).sum(0)
+        self.rows += m
+        if weight > 0:
+            self._merge(pivot - self.base, total, weight)
+
+    def _merge(self, pivot: Any, total: Any, weight: float) -> None:
+        all_weight = self.weight + weight
+        gap = pivot - self.offset + total / weight
+        self._correct(-1 / weight, total)
+        self._correct(self.weight * weight / all_weight, gap)
+        self.offset = self.offset + gap * (weight / all_weight)
+        self.weight = all_weight
+
+    def _correct(self, factor: float, vector: Any) -> None:
+        self.corrections.append((factor, vector))
+        if len(self.corrections) == 32:
+            self._flush()
+
+    def _flush(self) -> None:
+        d = self.x.shape[1]
+        for sign in (1.0, -1.0):
+            rows = [abs(f) ** 0.5 * v for f, v in self.corrections if f * sign > 0]
+            if rows:
+                stacked = _stack(rows)
+                a, b = stacked[:, :d], stacked[:, d:]
+                blas.gram_into(_contiguous(a), self.product)
+                self.gram += self.product * sign
+                self.cross += sign * (a.T @ b)
+                self.yy += sign * (b * b).sum(0)
+        self.corrections.clear()
+
+    def _mean_of(self, X: Any, y: Any) -> Any:
+        """The plain mean of a chunk; as a pivot it need only be near the rows."""
+        if isinstance(X, Tensor):
+            return torch.cat([X.to(self.gram.dtype).mean(0), y.to(self.gram.dtype).mean(0)])
+        kind = self.gram.dtype
+        return np.concatenate([X.mean(0, dtype=kind), y.mean(0, dtype=kind)])
+
+    def _ones(self, m: int) -> Any:
+        return torch.ones_like(self.x[:m, 0]) if isinstance(self.x, Tensor) else np.ones(m, self.x.dtype)
+
+    def finish(self) -> Block:
+        self._flush()
+        d = self.x.shape[1]
+        weight = torch.as_tensor(self.weight, dtype=self.block.gram.dtype, device=self.block.gram.device)
+        mean = blas.tensor(self.base + self.offset)
+        return self.block._replace(rows=self.rows, weight=weight, mean_x=mean[:d].clone(), mean_y=mean[d:].clone())
+
+
+def _subtract(rows: Any, pivot: Any, out: Any) -> None:
+    if isinstance(out, Tensor):
+        out.copy_(rows).sub_(pivot)
+    else:
+        np.subtract(rows, pivot, out=out, dtype=out.dtype, casting="same_kind" if rows.dtype.kind == "f" else "unsafe")
+
+
+def _concatenate(a: Any, b: Any) -> Any:
+    return torch.cat([a, b]) if isinstance(a, Tensor) else np.concatenate([a, b])
+
+
+def _stack(rows: list[Any]) -> Any:
+    return torch.stack(rows) if isinstance(rows[0], Tensor) else np.stack(rows)
+
+
+def _contiguous(a: Any) -> Any:
+    return a.contiguous() if isinstance(a, Tensor) else np.ascontiguousarray(a)
+
+
+def block_of(
+    X: Tensor, y: Tensor, sample_weight: Tensor | None, index: Tensor | None, dtype: torch.dtype, device: torch.device
+) -> Block:
+    """Return the moments of the rows `index` (default: all) of X (n, d) and y (n, t), in one pass.
+
+    Cost n d (d / 2 + t) multiply-adds; memory 2 d² numbers, and `CHUNK_BYTES`.
+    """
+    d, t = X.shape[1], y.shape[1]
+    n = X.shape[0] if index is None else index.shape[0]
+    size = min(n, chunk_rows(d, t, dtype.itemsize))
+    run = _Pass(size, empty_block(d, t, dtype, device))
+    weights = None if sample_weight is None else sample_weight.to(device, dtype)
+    for start in range(0, n, size):
+        rows = slice(start, start + size) if index is None else index[start : start + size]
+        chunk = [None if a is None else blas.array(a[rows].to(device)) for a in (X, y, weights)]
+        run.step(*chunk)
+    return run.finish()
+
+
+def merge(blocks: Iterable[Block]) -> Block:
+    """Return the moments of all the rows of several blocks together. Cost d² a block."""
+    blocks = [b for b in blocks if b.rows]
+    weight = sum((b.weight for b in blocks), torch.zeros_like(blocks[0].weight))
+    share = torch.stack([b.weight for b in blocks]) / torch.where(weight > 0, weight, 1)
+    # Means are averaged as offsets from the first, so that a large common mean costs no digits.
+    first = blocks[0]
+    shift_x = torch.stack([b.mean_x - first.mean_x for b in blocks])  # (blocks, d)
+    shift_y = torch.stack([b.mean_y - first.mean_y for b in blocks])  # (blocks, t)
+    mean_x, mean_y = share @ shift_x, share @ shift_y
+    root = torch.stack([b.weight for b in blocks]).sqrt()[:, None]
+    dx, dy = root * (shift_x - mean_x), root * (shift_y - mean_y)
+    gram = blas.gram(dx)
+    cross, yy = blas.matmul(dx.T, dy), (dy * dy).sum(0)
+    for b in blocks:
+        gram += b.gram
+        cross += b.cross
+        yy += b.yy
+    rows = sum(b.rows for b in blocks)
+    return Block(rows, weight, first.mean_x + mean_x, first.mean_y + mean_y, gram, cross, yy)
+
+
+def remove(a: Block, b: Block) -> Block:
+    """Return the moments of the rows of `a` that are not in `b`, for b a part of a. Cost d²."""
+    rows, weight = a.rows - b.rows, a.weight - b.weight
+    if rows == 0:
+        d, t = a.cross.shape
+        return empty_block(d, t, a.gram.dtype, a.gram.device)
+    ratio = b.weight / torch.where(weight > 0, weight, 1)
+    dx, dy = a.mean_x - b.mean_x, a.mean_y - b.mean_y
+    scale = b.weight * (1 + ratio)  # a b / (a − b), for the weights a and b
+    gram = a.gram - b.gram - scale * torch.outer(dx, dx)
+    cross = a.cross - b.cross - scale * torch.outer(dx, dy)
+    yy = (a.yy - b.yy - scale * dy * dy).clamp_min(0)
+    return Block(rows, weight, a.mean_x + ratio * dx, a.mean_y + ratio * dy, gram, cross, yy)
+
+
+def about(block: Block, point_x: Tensor, point_y: Tensor) -> Block:
+    """Return the same moments taken about a given point in place of the mean."""
+    dx, dy = block.mean_x - point_x, block.mean_y - point_y
+    return block._replace(
+        mean_x=point_x,
+        mean_y=point_y,
+        gram=block.gram + block.weight * torch.outer(dx, dx),
+        cross=block.cross + block.weight * torch.outer(dx, dy),
+        yy=block.yy + block.weight * dy * dy,
+    )
+
+
+def about_origin(block: Block) -> Block:
+    """Return the same moments taken about zero, for a model without intercept."""
+    return about(block, torch.zeros_like(block.mean_x), torch.zeros_like(block.mean_y))
+
+
+def check_finite(block: Block, rows: Rows) -> None:
+    """Raise if the rows held NaN or infinity, or overflowed: their moments show it without another pass."""
+    if bool(torch.isfinite(block.gram.diagonal()).all()) and bool(torch.isfinite(block.yy).all()):
+        return
+    _check.finite(rows.X, "X")
+    _check.finite(rows.y, "y")
+    largest = float(max(rows.X.abs().max(), rows.y.abs().max()))
+    raise ValueError(
+        f"`X` or `y` is too large to square in {block.gram.dtype}: the largest value is {largest:.3g}. Rescale them."
+    )

@@ -1,0 +1,251 @@
+"""Scorers: a prepared problem that gives the errors of any strengths, (K, L, t), K = 1 but for folds."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from torchridge.solvers import blocks, dual, scoring, spectral
+from torchridge.solvers.blocks import Block
+from torchridge.solvers.dual import Dual
+from torchridge.solvers.folds import Split
+from torchridge.solvers.objective import Objective, frame, system
+from torchridge.solvers.rows import Rows
+from torchridge.solvers.scoring import train_spectrum
+from torchridge.solvers.spectral import Spectrum
+
+# Where a held-out error is under this share of the variance, the difference of moments that gives it has lost half of
+# its digits, and it is taken from predictions instead.
+_NEARLY_PERFECT = 1e-7
+
+# Numbers in the weights of a path that are held at once to predict with.
+_PATH_NUMBERS = 2**24
+
+
+class Scorer(Protocol):
+    """Gives held-out errors of strengths."""
+
+    @property
+    def eigvals(self) -> Tensor:
+        """Eigenvalues that tell which strengths are worth trying."""
+
+    def squares(self, alpha: Tensor) -> Tensor:
+        """Return mean squared errors (K, L, t), or what stands in for them."""
+
+    def variances(self) -> Tensor | None:
+        """Return the variance of the held-out targets, (K, t), where r2 can be told."""
+
+
+class FoldMoments(NamedTuple):
+    """K folds, each scored from the moments of its training and held-out parts."""
+
+    spectra: list[Spectrum]
+    train: list[Block]
+    held: list[Block]
+    objective: Objective
+    rows: Rows | None
+    held_rows: list[Tensor] | None
+
+    @property
+    def eigvals(self) -> Tensor:
+        """Those of the first training part."""
+        return self.spectra[0].eigvals
+
+    def squares(self, alpha: Tensor) -> Tensor:
+        """Return mean squared errors (K, L, t)."""
+        return torch.stack([self._fold(k, alpha) / self.held[k].weight for k in range(len(self.held))])
+
+    def _fold(self, k: int, alpha: Tensor) -> Tensor:
+        train, held = self.train[k], self.held[k]
+        squares = scoring.heldout_squares(self.spectra[k], train, held, self.objective, alpha)
+        if self.rows is None or self.held_rows is None or not bool((squares < _NEARLY_PERFECT * held.yy).any()):
+            return squares
+        return self._predicted(k, alpha)
+
+    def _predicted(self, k: int, alpha: Tensor) -> Tensor:
+        assert self.rows is not None
+        assert self.held_rows is not None
+        d, t = self.train[k].cross.shape
+        place = frame(self.train[k], self.objective)
+        parts = []
+        for some in _portions(alpha, _PATH_NUMBERS // (d * t)):
+            weight = spectral.weights(self.spectra[k], some)
+            parts.append(
+                scoring.heldout_squares_by_prediction(
+                    weight, place.center, place.target_center, self.rows, self.held_rows[k]
+                )
+            )
+        return torch.cat(parts)
+
+    def variances(self) -> Tensor:
+        """Return yy / Σ s of the held-out parts, (K, t)."""
+        return torch.stack([b.yy / b.weight for b in self.held])
+
+
+def fold_moments(
+    train: list[Block], held: list[Block], objective: Objective, rows: Rows | None, index: list[Tensor] | None
+) -> FoldMoments:
+    """Diagonalize the training parts."""
+    spectra = [train_spectrum(b, objective) for b in train]
+    return FoldMoments(spectra, train, held, objective, rows, index)
+
+
+class DualFolds(NamedTuple):
+    """K folds that partition the rows, all from one eigendecomposition of their n × n gram matrix."""
+
+    problem: Dual
+    rows: Rows
+    held_rows: list[Tensor]
+
+    @property
+    def eigvals(self) -> Tensor:
+        """Those of all rows."""
+        return self.problem.eigvals
+
+    def squares(self, alpha: Tensor) -> Tensor:
+        """Return mean squared errors (K, L, t)."""
+        errors = [(dual.heldout_residuals(self.problem, alpha, i) ** 2).sum(0) for i in self.held_rows]
+        return torch.stack([e / weight_of(self.rows, i) for e, i in zip(errors, self.held_rows, strict=True)])
+
+    def variances(self) -> Tensor:
+        """Return the variance of the held-out targets, (K, t)."""
+        return torch.stack([target_variance(self.rows, i) for i in self.held_rows])
+
+
+class DualSplits(NamedTuple):
+    """Any splits of few rows, each solved by the gram matrix of its training rows and scored by predictions."""
+
+    problems: list[Dual]
+    splits: list[Split]
+    rows: Rows
+    objective: Objective
+
+    @property
+    def eigvals(self) -> Tensor:
+        """Those of the first training part."""
+        return self.problems[0].eigvals
+
+    def squares(self, alpha: Tensor) -> Tensor:
+        """Return mean squared errors (K, L, t)."""
+        return torch.stack([self._split(k, alpha) for k in range(len(self.splits))])
+
+    def _split(self, k: int, alpha: Tensor) -> Tensor:
+        problem, (train, held) = self.problems[k], self.splits[k]
+        rows = take(self.rows, train)
+        d, t = rows.X.shape[1], rows.y.shape[1]
+        parts = []
+        for some in _portions(alpha, _PATH_NUMBERS // (d * t)):
+            weight = dual.weights(problem, rows, self.objective, dual.coefficients(problem, some))
+            parts.append(
+                scoring.heldout_squares_by_prediction(weight, problem.center, problem.target_center, self.rows, held)
+            )
+        return torch.cat(parts) / weight_of(self.rows, held)
+
+    def variances(self) -> Tensor:
+        """Return the variance of the held-out targets, (K, t)."""
+        return torch.stack([target_variance(self.rows, held) for _, held in self.splits])
+
+
+class Whole(NamedTuple):
+    """Criteria that hold out no fold: "gcv", "evidence", and "loo" where the rows are at hand."""
+
+    criterion: str
+    spectrum: Spectrum
+    block: Block
+    objective: Objective
+    rows: Rows | None
+
+    @property
+    def eigvals(self) -> Tensor:
+        """Those of all rows."""
+        return self.spectrum.eigvals
+
+    def squares(self, alpha: Tensor) -> Tensor:
+        """Return the criterion, (1, L, t)."""
+        spec, block, fixed = self.spectrum, self.block, int(self.objective.intercept)
+        if self.criterion == "loo":
+            assert self.rows is not None
+            return scoring.leave_one_out(spec, block, self.objective, self.rows, alpha)[None]
+        squares = scoring.residual_squares(spec, block, self.objective, alpha)
+        if self.criterion == "gcv":
+            return scoring.gcv(squares, spectral.dof(spec, alpha) + fixed, block.rows, block.weight)[None]
+        shrunk = (spectral.filters(spec.eigvals, alpha) ** 2).T @ spec.coef**2
+        count = block.rows - fixed - (spec.free.rank if spec.free else 0)
+        return scoring.evidence(spec.eigvals, squares + alpha[:, None] * shrunk, alpha, count)[None]
+
+    def variances(self) -> Tensor | None:
+        """Only leave-one-out holds targets out."""
+        yy = system(self.block, self.objective._replace(prior=None)).yy
+        return (yy / self.block.weight)[None] if self.criterion == "loo" else None
+
+
+class WholeDual(NamedTuple):
+    """The criteria of `Whole` for fewer rows than features."""
+
+    criterion: str
+    problem: Dual
+    rows: Rows
+
+    @property
+    def eigvals(self) -> Tensor:
+        """Those of all rows."""
+        return self.problem.eigvals
+
+    def squares(self, alpha: Tensor) -> Tensor:
+        """Return the criterion, (1, L, t)."""
+        n, weight = self.rows.X.shape[0], weight_of(self.rows, slice(None))
+        if self.criterion == "loo":
+            return ((dual.leave_one_out(self.problem, alpha) ** 2).sum(0) / weight)[None]
+        squares = dual.residual_squares(self.problem, alpha)
+        if self.criterion == "gcv":
+            hat = dual.dof(self.problem, alpha) + int(self.problem.intercept)
+            return scoring.gcv(squares, hat, n, weight)[None]
+        kept = spectral.filters(self.problem.eigvals, alpha)
+        shrunk = (self.problem.eigvals[:, None] * kept**2).T @ self.problem.coef**2
+        count = n - self.problem.unpenalized.shape[1]
+        return scoring.evidence(self.problem.eigvals, squares + alpha[:, None] * shrunk, alpha, count)[None]
+
+    def variances(self) -> Tensor | None:
+        """Only leave-one-out holds targets out."""
+        return target_variance(self.rows, slice(None))[None] if self.criterion == "loo" else None
+
+
+def _portions(alpha: Tensor, size: int) -> list[Tensor]:
+    step = max(1, size)
+    return [alpha[i : i + step] for i in range(0, len(alpha), step)]
+
+
+def take(rows: Rows, index: Tensor) -> Rows:
+    """Return some of the rows."""
+    weight = None if rows.sample_weight is None else rows.sample_weight[index]
+    return Rows(rows.X[index], rows.y[index], weight, rows.vector_target)
+
+
+def weight_of(rows: Rows, index: Tensor | slice) -> Tensor:
+    """Return Σ s over some of the rows."""
+    if rows.sample_weight is None:
+        return torch.tensor(float(rows.X[index].shape[0]), dtype=torch.float64, device=rows.X.device)
+    return rows.sample_weight[index].double().sum()
+
+
+def target_variance(rows: Rows, index: Tensor | slice) -> Tensor:
+    """Return the weighted variance of the targets of some rows, (t,)."""
+    y = rows.y[index].double()
+    s = torch.ones_like(y[:, 0]) if rows.sample_weight is None else rows.sample_weight[index].double()
+    s = s / s.sum()
+    return s @ (y - s @ y) ** 2
+
+
+def fold_blocks(rows: Rows, index: list[Tensor], dtype: torch.dtype) -> list[Block]:
+    """Return the moments of each fold, in one pass over the rows; runs of rows are read without a copy."""
+    result = []
+    for i in index:
+        if len(i) and int(i[-1]) - int(i[0]) + 1 == len(i) and bool((i[1:] > i[:-1]).all()):
+            run = slice(int(i[0]), int(i[-1]) + 1)
+            weight = None if rows.sample_weight is None else rows.sample_weight[run]
+            result.append(blocks.block_of(rows.X[run], rows.y[run], weight, None, dtype, rows.X.device))
+        else:
+            result.append(blocks.block_of(*rows[:3], i, dtype, rows.X.device))
+    return result

@@ -1,0 +1,261 @@
+"""Fewer rows than features: everything from the n × n gram matrix of the rows; nothing of size d × d is formed.
+
+With Z the rows, centred, times √s and D⁻¹, and N the columns that are not penalized (√s for an intercept, and the
+features of zero penalty), K = Z Zᵀ is taken on the complement of N: with Q an orthonormal basis of it,
+Qᵀ K Q = U diag(λ) Uᵀ, and the dual coefficients are
+
+    a(α) = H(α) y,   H(α) = (Q U) diag(1 / (λ + α)) (Q U)ᵀ,   w = D⁻¹ Zᵀ a.
+
+Held-out residuals of a fold F are H_FF⁻¹ a_F: block inversion of the one H serves every fold (the intercept and the
+free features are refitted too, as H is a block of the inverse of the bordered system).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from torchridge.solvers import blas
+from torchridge.solvers.blocks import CHUNK_BYTES
+from torchridge.solvers.objective import Objective
+from torchridge.solvers.rows import Rows
+from torchridge.solvers.spectral import filters, tolerance
+
+
+class Dual(NamedTuple):
+    """A problem of n rows of which every strength is solved in O(n t)."""
+
+    eigvals: Tensor  # (m,) λ, ascending, not negative
+    basis: Tensor  # (n, m) Q U
+    target: Tensor  # (n, t) √s (y − ȳ − priorᵀ x)
+    coef: Tensor  # (m, t) basisᵀ target
+    unpenalized: Tensor  # (n, q) orthonormal basis of N
+    root: Tensor | None  # (n,) √s
+    center: Tensor  # (d,)
+    target_center: Tensor  # (t,)
+    scale: Tensor | None  # (d,) 1 / p, zero for a feature that is not penalized
+    free: Tensor | None  # (q',) the features that are not penalized
+    intercept: bool
+
+
+def dual(rows: Rows, objective: Objective, dtype: torch.dtype) -> Dual:
+    """Diagonalize the problem. Cost n² d / 2 and about 10 n³; memory 4 n² numbers and 32 MiB above the rows."""
+    X, y = rows.X.detach(), rows.y.detach().to(dtype)
+    root = None if rows.sample_weight is None else rows.sample_weight.detach().to(dtype).sqrt()
+    center, variance = column_statistics(X, rows.sample_weight, dtype)
+    scale, free = _scale(objective, variance)
+    target_center = torch.zeros_like(y[0])
+    if objective.intercept:
+        target_center = y.mean(0) if root is None else (root**2 @ y) / (root**2).sum()
+    else:
+        center = torch.zeros_like(center)
+    gram, prior_fit = _row_products(X, center, root, scale, objective.prior)
+    target = y - target_center
+    target = target if root is None else target * root[:, None]
+    target = target if prior_fit is None else target - prior_fit
+    unpenalized = _unpenalized(X, center, root, free, objective.intercept)
+    eigvals, basis = _complement_eigh(gram, unpenalized)
+    coef = blas.matmul(basis.T, target)
+    return Dual(
+        eigvals, basis, target, coef, unpenalized, root, center, target_center, scale, free, objective.intercept
+    )
+
+
+def column_statistics(X: Tensor, sample_weight: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return the weighted mean and variance of each column, two passes over chunks of columns."""
+    share = torch.ones(X.shape[0], dtype=dtype, device=X.device) if sample_weight is None else sample_weight.to(dtype)
+    share = share / share.sum()
+    means, variances = [], []
+    for part in column_chunks(X, dtype):
+        x = X[:, part].to(dtype)
+        mean = x[0] + share @ (x - x[0])
+        x = x - mean
+        means.append(mean)
+        variances.append(share @ (x * x))
+    return torch.cat(means), torch.cat(variances)
+
+
+def column_chunks(X: Tensor, dtype: torch.dtype) -> list[slice]:
+    """Return slices of columns of X that fit the working memory."""
+    n, d = X.shape
+    size = max(64, CHUNK_BYTES // (dtype.itemsize * n))
+    return [slice(i, min(i + size, d)) for i in range(0, d, size)]
+
+
+def _scale(objective: Objective, variance: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    penalty = objective.penalty
+    if objective.standardize:
+        spread = torch.where(variance > 0, variance, torch.ones_like(variance))
+        penalty = spread if penalty is None else penalty * spread
+    if penalty is None:
+        return None, None
+    held = penalty > 0
+    free = None if bool(held.all()) else (~held).nonzero()[:, 0]
+    return torch.where(held, 1 / penalty, torch.zeros_like(penalty)), free
+
+
+def columns_of(X: Tensor, part: slice, center: Tensor, root: Tensor | None) -> Tensor:
+    """Return some columns of X, centred, times √s; (n, columns)."""
+    x = X[:, part].to(center.dtype) - center[part]
+    return x if root is None else x.mul_(root[:, None])
+
+
+def _row_products(
+    X: Tensor, center: Tensor, root: Tensor | None, scale: Tensor | None, prior: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Return Z Zᵀ, and the targets that the prior explains."""
+    n = X.shape[0]
+    gram = torch.zeros(n, n, dtype=center.dtype, device=X.device)
+    fit = None if prior is None else torch.zeros(n, prior.shape[1], dtype=center.dtype, device=X.device)
+    for part in column_chunks(X, center.dtype):
+        x = columns_of(X, part, center, root)
+        if fit is not None and prior is not None:
+            fit += blas.matmul(x, prior[part])
+        x = x if scale is None else x * scale[part].sqrt()
+        gram += blas.gram(x.T)
+    return gram, fit
+
+
+def _unpenalized(X: Tensor, center: Tensor, root: Tensor | None, free: Tensor | None, intercept: bool) -> Tensor:
+    n = X.shape[0]
+    columns = []
+    if intercept:
+        ones = torch.ones(n, 1, dtype=center.dtype, device=X.device)
+        columns.append(ones if root is None else root[:, None])
+    if free is not None:
+        x = X[:, free].to(center.dtype) - center[free]
+        columns.append(x if root is None else x * root[:, None])
+    if not columns:
+        return torch.zeros(n, 0, dtype=center.dtype, device=X.device)
+    left, sigma, _ = torch.linalg.svd(torch.cat(columns, 1), full_matrices=False)
+    keep = sigma > n * torch.finfo(sigma.dtype).eps * sigma[0]
+    independent: Tensor = left[:, keep]
+    return independent
+
+
+def _complement_eigh(gram: Tensor, unpenalized: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the eigenvalues and eigenvectors of gram on the complement of the orthonormal columns `unpenalized`."""
+    q = unpenalized.shape[1]
+    if q == 0:
+        eigvals, basis = blas.eigh(gram)
+        return eigvals.clamp_min(0), basis
+    # Householder vectors of the unpenalized columns span the complement without an n × n factor of their own.
+    reflected = gram
+    vectors = _reflectors(unpenalized)
+    for v in vectors:
+        reflected = reflected - 2 * torch.outer(v, v @ reflected)
+        reflected = reflected - 2 * torch.outer(reflected @ v, v)
+    eigvals, inner = blas.eigh(reflected[q:, q:].contiguous())
+    basis = torch.cat([torch.zeros(q, inner.shape[1], dtype=gram.dtype, device=gram.device), inner])
+    for v in reversed(vectors):
+        basis -= 2 * torch.outer(v, v @ basis)
+    return eigvals.clamp_min(0), basis
+
+
+def _reflectors(columns: Tensor) -> list[Tensor]:
+    """Return unit vectors whose reflections, in order, take orthonormal columns to the first coordinates."""
+    columns, vectors = columns.clone(), []
+    for j in range(columns.shape[1]):
+        v = columns[:, j].clone()
+        v[:j] = 0
+        v[j] += torch.where(v[j] < 0, -1.0, 1.0) * torch.linalg.vector_norm(v)
+        v /= torch.linalg.vector_norm(v)
+        columns -= 2 * torch.outer(v, v @ columns)
+        vectors.append(v)
+    return vectors
+
+
+def coefficients(problem: Dual, alpha: Tensor) -> Tensor:
+    """Return dual coefficients for each strength and target, (n, L, t), for α of shape (L,)."""
+    scaled = filters(problem.eigvals, alpha)[:, :, None] * problem.coef[:, None, :]
+    return blas.matmul(problem.basis, scaled.flatten(1)).reshape(-1, *scaled.shape[1:])
+
+
+def coefficients_per_target(problem: Dual, alpha: Tensor) -> Tensor:
+    """Return dual coefficients for one strength a target, alpha (t,), as (n, 1, t)."""
+    return blas.matmul(problem.basis, filters(problem.eigvals, alpha) * problem.coef)[:, None, :]
+
+
+def weights(problem: Dual, rows: Rows, objective: Objective, coef: Tensor) -> Tensor:
+    """Return weights (d, L, t) of dual coefficients (n, L, t). Cost n d L t."""
+    X, flat = rows.X.detach(), coef.flatten(1)
+    parts = []
+    for part in column_chunks(X, flat.dtype):
+        x = columns_of(X, part, problem.center, problem.root)
+        w = blas.matmul(x.T, flat)
+        parts.append(w if problem.scale is None else w * problem.scale[part, None])
+    weight = torch.cat(parts)
+    repeated = None if objective.prior is None else objective.prior[:, None, :].expand(-1, coef.shape[1], -1).flatten(1)
+    if problem.free is not None:
+        _fit_free(weight, problem, X, flat.shape[1] // problem.target.shape[1])
+    weight = weight if repeated is None else weight + repeated
+    return weight.reshape(-1, *coef.shape[1:])
+
+
+def _fit_free(weight: Tensor, problem: Dual, X: Tensor, L: int) -> None:
+    """Set the weights of the features that are not penalized to the least-squares fit of what the others leave."""
+    assert problem.free is not None
+    left = problem.target.repeat(1, L)
+    for part in column_chunks(X, weight.dtype):
+        left = left - blas.matmul(columns_of(X, part, problem.center, problem.root), weight[part])
+    x = X[:, problem.free].to(weight.dtype) - problem.center[problem.free]
+    x = x if problem.root is None else x * problem.root[:, None]
+    if problem.intercept:
+        ones = torch.ones_like(x[:, :1]) if problem.root is None else problem.root[:, None]
+        weight[problem.free] = (torch.linalg.pinv(torch.cat([x, ones], 1)) @ left)[:-1]
+    else:
+        weight[problem.free] = torch.linalg.pinv(x) @ left
+
+
+def residual_squares(problem: Dual, alpha: Tensor) -> Tensor:
+    """Return Σ s (y − ŷ)², (L, t), for α of shape (L,)."""
+    kept = 1 - problem.eigvals[:, None] * filters(problem.eigvals, alpha)  # (m, L)
+    return kept.T**2 @ problem.coef**2
+
+
+def dof(problem: Dual, alpha: Tensor) -> Tensor:
+    """Return the effective degrees of freedom, the intercept left out; (L,)."""
+    inner = (problem.eigvals[:, None] * filters(problem.eigvals, alpha)).sum(0)
+    return inner + (problem.unpenalized.shape[1] - int(problem.intercept))
+
+
+def rank(problem: Dual) -> int:
+    """Return the numerical rank of the (centred) rows."""
+    return int((problem.eigvals > tolerance(problem.eigvals)).sum()) + problem.unpenalized.shape[1] - problem.intercept
+
+
+def unit_variance(problem: Dual, rows: Rows, alpha: Tensor) -> Tensor:
+    """Return the sampling variance of each penalized weight for unit noise, (d, L); NaN for one not penalized.
+
+    Cost n² d, as much as the gram matrix.
+    """
+    X, parts = rows.X.detach(), []
+    inner = filters(problem.eigvals, alpha) ** 2  # (m, L)
+    for part in column_chunks(X, inner.dtype):
+        projected = blas.matmul(problem.basis.T, columns_of(X, part, problem.center, problem.root))  # (m, columns)
+        variance = blas.matmul((projected**2).T, inner)
+        parts.append(variance if problem.scale is None else variance * problem.scale[part, None] ** 2)
+    variance = torch.cat(parts)
+    if problem.free is not None:
+        variance[problem.free] = torch.nan
+    return variance
+
+
+def heldout_residuals(problem: Dual, alpha: Tensor, index: Tensor) -> Tensor:
+    """Return √s times the residuals of rows `index` under fits without them, (rows, L, t). Cost m |index|² L."""
+    basis = problem.basis[index]  # (f, m)
+    filtered = filters(problem.eigvals, alpha)
+    result = []
+    for j in range(alpha.shape[0]):
+        scaled = basis * filtered[:, j]
+        block = blas.matmul(scaled, basis.T)  # H_FF
+        result.append(blas.solve(block, blas.matmul(scaled, problem.coef)))
+    return torch.stack(result, 1)
+
+
+def leave_one_out(problem: Dual, alpha: Tensor) -> Tensor:
+    """Return √s times the leave-one-out residuals, (n, L, t): a_i / H_ii."""
+    diagonal = blas.matmul(problem.basis**2, filters(problem.eigvals, alpha))  # (n, L)
+    return coefficients(problem, alpha) / diagonal.clamp_min(torch.finfo(diagonal.dtype).tiny)[:, :, None]

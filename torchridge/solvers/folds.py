@@ -1,0 +1,107 @@
+"""Which rows are held out together: K folds, groups, ids, or any splitter with scikit-learn's `split`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchridge import _check
+
+Split = tuple[Tensor, Tensor]  # row numbers of the training part and of the held-out part
+
+
+def contiguous_folds(n: int, k: int) -> Tensor:
+    """Return fold ids (n,): k runs of rows whose lengths differ by at most one, as scikit-learn's `KFold`."""
+    sizes = torch.full((k,), n // k)
+    sizes[: n % k] += 1
+    return torch.repeat_interleave(torch.arange(k), sizes)
+
+
+def group_folds(groups: Tensor, k: int) -> Tensor:
+    """Return fold ids (n,) that keep every group whole: largest group first, to the lightest fold (`GroupKFold`)."""
+    _, inverse, counts = np.unique(groups.cpu().numpy(), return_inverse=True, return_counts=True)
+    load, fold_of = np.zeros(k), np.zeros(len(counts), dtype=np.int64)
+    for group in np.argsort(counts, kind="stable")[::-1]:  # the sort, and so the order of ties, is scikit-learn's
+        lightest = int(load.argmin())
+        load[lightest] += counts[group]
+        fold_of[group] = lightest
+    return torch.from_numpy(fold_of[inverse])
+
+
+def fold_ids(cv: int | Tensor, n: int, groups: Any = None) -> Tensor:
+    """Return compact fold ids 0 … K−1 of shape (n,), from a number of folds (and groups) or from given ids."""
+    if isinstance(cv, Tensor):
+        if cv.shape != (n,) or cv.is_floating_point() or cv.is_complex():
+            raise ValueError(f"`cv`: fold ids should be integers of shape ({n},), got {cv.dtype} of {tuple(cv.shape)}.")
+        if groups is not None:
+            raise ValueError("`groups` has no use beside fold ids in `cv`. Leave it out, or pass a number of folds.")
+        values, inverse = np.unique(cv.cpu().numpy(), return_inverse=True)
+        if len(values) < 2:
+            raise ValueError("`cv`: fold ids name a single fold; expected at least two.")
+        return torch.from_numpy(inverse)
+    k = _check.integer(cv, "cv", minimum=2)
+    if k > n:
+        raise ValueError(f"`cv`={k} folds cannot be made of {n} rows. Use at most {n}, or cv='loo'.")
+    if groups is None:
+        return contiguous_folds(n, k)
+    labels = check_groups(groups, n)
+    if (count := len(torch.unique(labels))) < k:
+        raise ValueError(f"`cv`={k} folds need at least {k} groups, got {count}. Lower `cv` to at most {count}.")
+    return group_folds(labels, k)
+
+
+def check_groups(groups: Any, n: int) -> Tensor:
+    """Return group labels as integers (n,); strings and other labels are numbered."""
+    if isinstance(groups, Tensor):
+        labels = groups
+    else:
+        labels = torch.from_numpy(np.unique(np.asarray(groups), return_inverse=True)[1].reshape(-1))
+    if labels.shape != (n,):
+        raise ValueError(f"`groups` should hold one label a row, shape ({n},), got {tuple(labels.shape)}.")
+    return labels
+
+
+def splits(cv: Any, n: int, y: Tensor, groups: Any) -> list[Split]:
+    """Return the splits of a splitter or of an iterable of (train, test) row numbers."""
+    if hasattr(cv, "split"):
+        target = y.detach().cpu()
+        pairs: Iterable[Any] = cv.split(np.zeros((n, 1)), target.squeeze(-1).numpy(), groups)
+    elif isinstance(cv, Iterable) and not isinstance(cv, (str, bytes, dict)):
+        pairs = cv
+    else:
+        raise ValueError(
+            f"`cv` should be 'gcv', 'loo', 'evidence', a number of folds, integer fold ids of shape ({n},), a splitter "
+            f"with `.split`, or an iterable of (train, test) row numbers, got {cv!r}."
+        )
+    result = [(_row_numbers(a, n), _row_numbers(b, n)) for a, b in pairs]
+    if not result or any(len(a) == 0 or len(b) == 0 for a, b in result):
+        raise ValueError("`cv` gave no split, or a split with an empty part; expected rows on both sides of each.")
+    return result
+
+
+def _row_numbers(values: Any, n: int) -> Tensor:
+    rows = values if isinstance(values, Tensor) else torch.from_numpy(np.asarray(values))
+    if rows.dtype is torch.bool:
+        rows = rows.nonzero()[:, 0]
+    rows = rows.to(torch.int64).cpu()
+    if rows.ndim != 1 or (len(rows) and (int(rows.max()) >= n or int(rows.min()) < 0)):
+        raise ValueError(f"`cv`: row numbers should lie between 0 and {n - 1}, in one dimension.")
+    return rows
+
+
+def partition(parts: list[Split], n: int) -> Tensor | None:
+    """Return fold ids if every row is held out exactly once, and each training part is all the other rows."""
+    ids = torch.full((n,), -1, dtype=torch.int64)
+    for k, (train, test) in enumerate(parts):
+        if len(train) + len(test) != n or bool((ids[test] >= 0).any()):
+            return None
+        ids[test] = k
+        inside = torch.zeros(n, dtype=torch.bool)
+        inside[train] = True
+        if bool(inside[test].any()) or int(inside.sum()) != len(train):
+            return None
+    return ids if bool((ids >= 0).all()) else None

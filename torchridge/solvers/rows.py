@@ -1,0 +1,80 @@
+"""Rows of data as the solvers take them: checked, two-dimensional, on one device."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from torchridge import _check
+
+
+class Rows(NamedTuple):
+    """Checked data: n rows of d features and t targets, and perhaps a weight for each row."""
+
+    X: Tensor  # (n, d)
+    y: Tensor  # (n, t)
+    sample_weight: Tensor | None  # (n,)
+    vector_target: bool  # y came as (n,): predictions go back as (n,)
+
+    @property
+    def counted(self) -> Rows:
+        """The rows that count: those of zero weight are left out."""
+        if self.sample_weight is None or bool((self.sample_weight > 0).all()):
+            return self
+        keep = self.sample_weight > 0
+        return self._replace(X=self.X[keep], y=self.y[keep], sample_weight=self.sample_weight[keep])
+
+
+def check_rows(X: Tensor, y: Tensor, sample_weight: Tensor | None = None, *, flatten: bool = False) -> Rows:
+    """Return the rows, or raise with what is wrong. `flatten` folds leading dimensions of all three into rows.
+
+    Finiteness of X and y is not looked at here: `blocks.check_finite` sees it in their moments for free.
+    """
+    for name, value in (("X", X), ("y", y)):
+        _check.is_tensor(value, name)
+        _check.is_dense_real(value, name)
+    leading = X.shape[:-1]
+    if flatten and X.ndim > 1:
+        vector = y.ndim == X.ndim - 1
+        if y.shape[: len(leading)] != leading:
+            raise ValueError(
+                f"`y` has shape {tuple(y.shape)}, expected the leading dimensions of `X`, {tuple(leading)}, "
+                f"and one more for several targets."
+            )
+        X, y = X.reshape(-1, X.shape[-1]), y.reshape(-1) if vector else y.reshape(-1, y.shape[-1])
+    if X.ndim != 2:
+        raise ValueError(
+            f"`X` should have shape (rows, features), got {tuple(X.shape)}. "
+            f"Pass `X.reshape(-1, X.shape[-1])`, or `flatten=True` where it is offered, if every vector is a row."
+        )
+    if y.ndim not in (1, 2):
+        raise ValueError(f"`y` should have shape (rows,) or (rows, targets), got {tuple(y.shape)}.")
+    _check.not_empty(X, "X")
+    _check.not_empty(y, "y")
+    _check.same_length(y.shape[0], X.shape[0], "y", "X")
+    _check.same_device({"X": X, "y": y, "sample_weight": sample_weight})
+    weight = None if sample_weight is None else check_weight(sample_weight, X.shape[0], flatten)
+    return Rows(X, y[:, None] if y.ndim == 1 else y, weight, y.ndim == 1)
+
+
+def check_weight(sample_weight: Tensor, n: int, flatten: bool) -> Tensor:
+    """Return sample weights of shape (n,), or raise."""
+    _check.is_tensor(sample_weight, "sample_weight")
+    weight = sample_weight.reshape(-1) if flatten else sample_weight
+    if weight.ndim != 1 or weight.shape[0] != n:
+        raise ValueError(
+            f"`sample_weight` should have shape ({n},), one weight a row, got {tuple(sample_weight.shape)}."
+        )
+    _check.non_negative(weight, "sample_weight")
+    if _check.values_visible(weight) and not bool((weight.detach() > 0).any()):
+        raise ValueError("`sample_weight` is zero in every row; expected at least one positive weight.")
+    return weight
+
+
+def result_dtype(X: Tensor) -> torch.dtype:
+    """Return the dtype an answer is rounded to: that of X for float32 and float64, float32 for halves, else float64."""
+    if X.dtype in (torch.float32, torch.float64):
+        return X.dtype
+    return torch.float32 if X.is_floating_point() else torch.float64

@@ -1,0 +1,174 @@
+"""How well each strength predicts: GCV, evidence, leave-one-out, and held-out folds, from moments where they suffice.
+
+All of them return errors of shape (L, t): L strengths, t targets; lower is better.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from torchridge.solvers import blas, spectral
+from torchridge.solvers.blocks import Block, about, chunk_rows
+from torchridge.solvers.objective import Objective, located, residual_moments, system
+from torchridge.solvers.rows import Rows
+from torchridge.solvers.spectral import Spectrum, filters
+
+# Shrinkage factors lie in (0, 1]; what their low-rank basis leaves out is under this.
+_BASIS_TOLERANCE = 1e-13
+
+# Under this many columns (strengths × targets) the basis costs more than it saves.
+_DIRECT_COLUMNS = 256
+
+# Targets scored at once, so that the basis of their weights stays in the working memory.
+_TARGET_BLOCK = 1024
+
+
+class Paths(NamedTuple):
+    """Weights of all strengths as combinations: weight(α_l) = base + transform · (basis · mix[:, l] ∘ start)."""
+
+    basis: Tensor  # (m, r)
+    mix: Tensor | None  # (r, L); None where the basis is the strengths themselves
+    start: Tensor  # (m, t) weights at the weakest strength, in eigencoordinates
+
+
+def paths(spec: Spectrum, alpha: Tensor) -> Paths:
+    """Return the weights of all strengths α (L,) in a basis of r functions of the eigenvalue.
+
+    The matrix of shrinkage relative to the weakest strength, (s + α_min) / (s + α), is numerically of low rank: r is
+    about 15 for a hundred strengths, whatever the number of features.
+    """
+    weakest = alpha.min().reshape(1)
+    start = filters(spec.eigvals, weakest) * spec.coef
+    ratio = (spec.eigvals[:, None] + weakest) * filters(spec.eigvals, alpha)  # (m, L)
+    L, t = alpha.shape[0], spec.coef.shape[1]
+    if L * t <= _DIRECT_COLUMNS:
+        return Paths(ratio, None, start)
+    left, sigma, right = blas.svd(ratio)
+    r = max(1, int((sigma > _BASIS_TOLERANCE * sigma[0]).sum()))
+    return Paths(left[:, :r] * sigma[:r], right[:r], start)
+
+
+def heldout_squares(spec: Spectrum, train: Block, held: Block, objective: Objective, alpha: Tensor) -> Tensor:
+    """Return Σ s (y − ŷ)² over held-out rows for every strength and target, from the moments of both parts.
+
+    With the moments S, C, yy of the held-out rows about the centre of the training rows,
+    Σ s (y − Wx − b)² = yy − 2 tr(Wᵀ C) + tr(Wᵀ S W). Cost d² (m + r t) and d t (L + r²), for r the rank of `paths`.
+    """
+    center = located(train, objective)
+    seen = about(held, center.mean_x, center.mean_y)
+    cross, yy = (seen.cross, seen.yy) if spec.base is None else residual_moments(seen, spec.base)
+    inner = blas.matmul(spec.transform.T, blas.matmul(seen.gram, spec.transform))  # (m, m)
+    cross = blas.matmul(spec.transform.T, cross)  # (m, t)
+    path = paths(spec, alpha)
+    result = []
+    for i in range(0, cross.shape[1], _TARGET_BLOCK):
+        block = slice(i, i + _TARGET_BLOCK)
+        result.append(yy[block] + _quadratic(path._replace(start=path.start[:, block]), inner, cross[:, block]))
+    return torch.cat(result, 1).clamp_min(0)
+
+
+def _quadratic(path: Paths, inner: Tensor, cross: Tensor) -> Tensor:
+    """Return −2 wᵀ cross + wᵀ inner w for every strength and target, (L, t)."""
+    m, t = path.start.shape
+    linear = blas.matmul(path.basis.T, path.start * cross)  # (r, t)
+    weight = (path.basis[:, :, None] * path.start[:, None, :]).reshape(m, -1)  # (m, r t)
+    product = blas.matmul(inner, weight).reshape(m, -1, t)
+    weight = weight.reshape(m, -1, t)
+    if path.mix is None:
+        return (weight * product).sum(0) - 2 * linear
+    pairs = blas.matmul(weight.permute(2, 1, 0).contiguous(), product.permute(2, 0, 1).contiguous())  # (t, r, r)
+    both = (path.mix[:, None, :] * path.mix[None, :, :]).flatten(0, 1)  # (r², L)
+    return blas.matmul(both.T, pairs.flatten(1).T) - 2 * blas.matmul(path.mix.T, linear)
+
+
+def heldout_squares_by_prediction(
+    weight: Tensor, center: Tensor, target_center: Tensor, rows: Rows, index: Tensor
+) -> Tensor:
+    """Return Σ s (y − ŷ)² over the rows `index`, (L, t), weights (d, L, t): slower, and exact near a perfect fit."""
+    d, L, t = weight.shape
+    total = torch.zeros(L, t, dtype=weight.dtype, device=weight.device)
+    flat = weight.flatten(1)
+    size = chunk_rows(d, L * t, weight.dtype.itemsize)
+    for start in range(0, index.shape[0], size):
+        part = index[start : start + size]
+        x = rows.X[part].detach().to(weight) - center
+        y = rows.y[part].detach().to(weight) - target_center
+        error = y[:, None, :] - blas.matmul(x, flat).reshape(-1, L, t)
+        square = (
+            error**2 if rows.sample_weight is None else error**2 * rows.sample_weight[part].to(weight)[:, None, None]
+        )
+        total += square.sum(0)
+    return total
+
+
+def residual_squares(spec: Spectrum, block: Block, objective: Objective, alpha: Tensor) -> Tensor:
+    """Return Σ s (y − ŷ)² over the training rows, (L, t). Cost m t L."""
+    problem = system(block, objective)
+    yy = problem.yy
+    if spec.free is not None:
+        cross = problem.cross[spec.free.columns]
+        yy = yy - (cross * (spec.free.inverse @ cross)).sum(0)
+    filtered = filters(spec.eigvals, alpha)
+    explained = blas.matmul((filtered + alpha * filtered**2).T, spec.coef**2)
+    return (yy - explained).clamp_min(0)
+
+
+def gcv(squares: Tensor, dof: Tensor, rows: int, weight: Tensor) -> Tensor:
+    """Return generalized cross-validation, (Σ s e² / Σ s) / (1 − tr H / n)², (L, t).
+
+    `dof` counts the intercept. Source: Golub, Heath & Wahba 1979, doi:10.1080/00401706.1979.10489751.
+    """
+    return squares / weight / (1 - dof / rows).clamp_min(torch.finfo(dof.dtype).eps)[:, None] ** 2
+
+
+def evidence(eigvals: Tensor, energy: Tensor, alpha: Tensor, count: int) -> Tensor:
+    """Return −2/n · log marginal likelihood of y, up to a constant, noise variance at its optimum, (L, t).
+
+    For y ~ N(b, σ² (I + X Xᵀ / α)) with a flat prior on b and on the free features; `count` is n less those,
+    `energy` Σ s (y − ŷ)² + α ‖w‖², (L, t). Source: MacKay 1992, doi:10.1162/neco.1992.4.3.415.
+    """
+    noise = (energy / count).clamp_min(torch.finfo(energy.dtype).tiny)
+    spread = torch.log1p(eigvals[:, None] / alpha).sum(0)  # (L,)
+    return torch.log(noise) + spread[:, None] / count
+
+
+def leave_one_out(spec: Spectrum, block: Block, objective: Objective, rows: Rows, alpha: Tensor) -> Tensor:
+    """Return Σ s e² / Σ s over exact leave-one-out residuals e_i / (1 − h_i), (L, t). Cost n d m and n m L t."""
+    center = located(block, objective)
+    filtered = filters(spec.eigvals, alpha)  # (m, L)
+    L, t = alpha.shape[0], spec.coef.shape[1]
+    inner = (filtered[:, :, None] * spec.coef[:, None, :]).reshape(-1, L * t)
+    total = torch.zeros(L, t, dtype=inner.dtype, device=inner.device)
+    size = min(rows.X.shape[0], chunk_rows(spec.transform.shape[0] * 2, 2 * L * t, inner.dtype.itemsize))
+    for start in range(0, rows.X.shape[0], size):
+        part = slice(start, start + size)
+        x = rows.X[part].detach().to(inner) - center.mean_x
+        y = rows.y[part].detach().to(inner) - center.mean_y
+        y = y if spec.base is None else y - blas.matmul(x, spec.base)
+        z = blas.matmul(x, spec.transform)  # (chunk, m)
+        leverage = blas.matmul(z**2, filtered) + _fixed_leverage(spec, block, objective, x)
+        s = None if rows.sample_weight is None else rows.sample_weight[part].detach().to(inner)
+        leverage = leverage if s is None else leverage * s[:, None]
+        error = y[:, None, :] - blas.matmul(z, inner).reshape(-1, L, t)
+        square = (error / (1 - leverage).clamp_min(torch.finfo(inner.dtype).eps)[:, :, None]) ** 2
+        total += square.sum(0) if s is None else (square * s[:, None, None]).sum(0)
+    return total / block.weight
+
+
+def _fixed_leverage(spec: Spectrum, block: Block, objective: Objective, x: Tensor) -> Tensor:
+    """Return the leverage of the intercept and of the features that are not penalized, (chunk, 1)."""
+    fixed = torch.zeros_like(x[:, :1])
+    if objective.intercept:
+        fixed = fixed + 1 / block.weight
+    if spec.free is not None:
+        free = x[:, spec.free.columns]
+        fixed = fixed + (free * (free @ spec.free.inverse)).sum(1, keepdim=True)
+    return fixed
+
+
+def train_spectrum(block: Block, objective: Objective) -> Spectrum:
+    """Return the spectrum of one training part."""
+    return spectral.spectrum(system(block, objective))

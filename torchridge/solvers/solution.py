@@ -1,0 +1,111 @@
+"""The frozen result of a ridge problem."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """Weights that minimize Σ s (y − Wx − b)² + α Σ p (W − prior)², and what is known about them.
+
+    α multiplies the squared weights against the *sum* of squared errors (scikit-learn's convention; see
+    `convert_strength`). The intercept is never penalized. A path has a leading dimension of strengths, a batch of
+    problems leading dimensions of its own, on every field.
+
+    Attributes:
+        weight: (t, d); a path (L, t, d).
+        bias: (t,), zero where no intercept was fitted; a path (L, t).
+        alpha: the strength, (); (t,) where each target has its own; a path (L,).
+        solver: "cholesky", "spectral", "dual" or "svd".
+        reason: why this solver was taken.
+        n_samples: rows that were fitted.
+        dof: effective degrees of freedom tr X (XᵀX + αD)⁻¹ Xᵀ of the centred rows: the intercept is not counted.
+        condition: condition number of XᵀX + αD, features scaled by their penalty, at the weakest strength.
+        rank: numerical rank of the centred rows, as far as the solver resolved it.
+        residual_variance: (t,) Σ s (y − ŷ)² / (n − dof − 1), the −1 with an intercept.
+        unit_variance: (d,) diagonal of (XᵀX + αD)⁻¹ XᵀX (XᵀX + αD)⁻¹; (t, d) for one strength a target.
+        alphas: (L,) strengths that cross-validation tried, ascending for an automatic grid.
+        scores: (L, t) mean score of every strength for every target.
+        fold_scores: (K, L, t) score in every fold.
+        best_score: that of the chosen strength, () or (t,).
+        scoring: what `scores` hold: "mse", "gcv", "evidence" (lower is better) or "r2" (higher is better).
+    """
+
+    weight: Tensor
+    bias: Tensor
+    alpha: Tensor
+    solver: str
+    reason: str
+    n_samples: int
+    dof: Tensor
+    condition: float | Tensor
+    rank: int | Tensor
+    residual_variance: Tensor
+    unit_variance: Tensor
+    fit_intercept: bool = True
+    vector_target: bool = False
+    is_path: bool = False
+    alphas: Tensor | None = None
+    scores: Tensor | None = None
+    fold_scores: Tensor | None = None
+    best_score: Tensor | None = None
+    scoring: str | None = None
+
+    @property
+    def standard_errors(self) -> Tensor:
+        """Standard error of each weight for independent noise of equal variance, shaped as `weight`.
+
+        They are those of the sampling distribution of the ridge estimate about its own (shrunken) mean.
+        """
+        unit = self.unit_variance if self.unit_variance.ndim == self.weight.ndim else self.unit_variance[..., None, :]
+        return (self.residual_variance[..., :, None] * unit).sqrt()
+
+    def predict(self, X: Tensor) -> Tensor:
+        """Return X Wᵀ + b, (n, t), or (n,) where y came as (n,); a path gives a leading dimension of strengths."""
+        if not isinstance(X, Tensor):
+            raise TypeError(f"`X` should be a torch.Tensor, got {type(X).__name__}. Use `torch.as_tensor(X)`.")
+        if X.ndim < 1 or X.shape[-1] != self.weight.shape[-1]:
+            raise ValueError(
+                f"`X` has shape {tuple(X.shape)}, expected (..., {self.weight.shape[-1]}) as it was fitted on."
+            )
+        rows = X.to(self.weight.dtype)
+        rows = rows.unsqueeze(0) if X.ndim == 1 else rows
+        rows = rows.unsqueeze(-3) if self.is_path and X.ndim > 2 else rows
+        out = rows @ self.weight.mT + self.bias.unsqueeze(-2)
+        out = out.squeeze(-2) if X.ndim == 1 else out
+        return out.squeeze(-1) if self.vector_target else out
+
+    def at(self, index: int) -> Solution:
+        """Return one strength of a path."""
+        if not self.is_path:
+            raise ValueError(f"this solution has one strength, got `index`={index}; `at` picks from a path.")
+        unit = self.unit_variance
+        return replace(
+            self,
+            weight=self.weight[..., index, :, :],
+            bias=self.bias[..., index, :],
+            alpha=self.alpha[..., index],
+            dof=self.dof[..., index],
+            residual_variance=self.residual_variance[..., index, :],
+            unit_variance=unit[..., index, :],
+            is_path=False,
+        )
+
+    def to_linear(self) -> nn.Linear:
+        """Return an `nn.Linear` that computes `predict`, with a bias where an intercept was fitted."""
+        if self.weight.ndim != 2:
+            raise ValueError(
+                f"a single layer holds one problem at one strength, got weights of shape {tuple(self.weight.shape)}. "
+                f"Pick one, e.g. `path.at(0).to_linear()`."
+            )
+        t, d = self.weight.shape
+        layer = nn.Linear(d, t, bias=self.fit_intercept, device=self.weight.device, dtype=self.weight.dtype)
+        with torch.no_grad():
+            layer.weight.copy_(self.weight)
+            if self.fit_intercept:
+                layer.bias.copy_(self.bias)
+        return layer
