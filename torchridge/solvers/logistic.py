@@ -126,16 +126,18 @@ def step(rows: Rows, basis: Basis, problems: Problems, state: State, *, refresh:
 
 def converged(basis: Basis, problems: Problems, state: State, tol: float) -> Tensor:
     """Return (P,) whether the estimated gap is at most `tol` times the objective."""
-    return SAFETY * state.gap <= tol * objective(basis, problems, state.theta, state.loss)
+    enough: Tensor = SAFETY * state.gap <= tol * objective(basis, problems, state.theta, state.loss)
+    return enough
 
 
 def stuck(state: State) -> Tensor:
     """Return (P,) whether steps have failed so often that rounding must hide the descent."""
-    return state.step_size < _SHORTEST
+    return torch.lt(state.step_size, _SHORTEST)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return torch.linalg.vecdot(a.flatten(1), b.flatten(1))
+    inner: Tensor = torch.linalg.vecdot(a.flatten(1), b.flatten(1))
+    return inner
 
 
 def _factor(curvature: Tensor) -> tuple[Tensor, Tensor]:

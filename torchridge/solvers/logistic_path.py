@@ -54,7 +54,7 @@ def solve_path(
     problems = Problems(head, group, penalty[0].flatten())
     state = logistic.init(rows, basis, problems, start.flatten(0, 1))
     solved: list[tuple[Tensor, ...]] = []
-    for part in penalty.split(at_once):
+    for part in torch.split(penalty, at_once):
         count = len(head)
         index = torch.arange(count, device=start.device).repeat(len(part))
         spread, begun = problems.select(index), state.select(index)
@@ -64,13 +64,33 @@ def solve_path(
         solved.append((state.theta, *_diagnose(basis, problems, state, tol)))
         weakest = torch.arange(len(index) - count, len(index), device=start.device)
         problems, state = problems.select(weakest), state.select(weakest)
-    columns = (torch.cat(column).unflatten(0, penalty.shape) for column in zip(*solved, strict=True))
+    columns = (_shaped(torch.cat(column), penalty) for column in zip(*solved, strict=True))
     return Path(*columns)
+
+
+def repair(rows: Rows, basis: Basis, path: Path, penalty: Tensor, *, at_once: int, tol: float, max_iter: int) -> Path:
+    """Go on, over rows of more digits, with the problems of a path that have not converged."""
+    heads, groups = penalty.shape[1:]
+    head, group = (i.repeat(len(penalty)) for i in _grid(heads, groups, penalty.device))
+    columns = [path.theta, path.objective, path.gap, path.n_iter, path.converged]
+    flat = [column.flatten(0, 2).clone() for column in columns]
+    left = (~flat[-1]).nonzero()[:, 0]
+    for part in torch.split(left, max(1, at_once * heads * groups)):
+        problems = Problems(head[part], group[part], penalty.flatten()[part])
+        state = logistic.init(rows, basis, problems, flat[0][part])
+        state = _solve(rows, basis, problems, state, tol=tol, max_iter=max_iter)
+        for column, value in zip(flat, (state.theta, *_diagnose(basis, problems, state, tol)), strict=True):
+            column[part] = value
+    return Path(*(_shaped(column, penalty) for column in flat))
 
 
 def _grid(heads: int, groups: int, device: torch.device) -> Iterator[Tensor]:
     pairs = torch.cartesian_prod(torch.arange(heads, device=device), torch.arange(groups, device=device))
     return iter(pairs.unbind(1))
+
+
+def _shaped(column: Tensor, like: Tensor) -> Tensor:
+    return column.view(*like.shape, *column.shape[1:])
 
 
 def _diagnose(basis: Basis, problems: Problems, state: logistic.State, tol: float) -> tuple[Tensor, ...]:
@@ -107,7 +127,8 @@ def _merge(parts: list[tuple[Tensor, logistic.State]]) -> logistic.State:
     }
     pairs = {
         name: tuple(
-            torch.cat(column) for column in zip(*(_padded(getattr(s, name), s.theta, longest) for _, s in parts))
+            torch.cat(column)
+            for column in zip(*(_padded(getattr(s, name), s.theta, longest) for _, s in parts), strict=True)
         )
         for name in ("steps", "changes")
     }
