@@ -137,7 +137,9 @@ def _unpenalized(X: Tensor, center: Tensor, root: Tensor | None, free: Tensor | 
 
 def _complement_eigh(gram: Tensor, unpenalized: Tensor) -> tuple[Tensor, Tensor]:
     """Return the eigenvalues and eigenvectors of gram on the complement of the orthonormal columns `unpenalized`."""
-    q = unpenalized.shape[1]
+    n, q = unpenalized.shape
+    if q == n:  # nothing is left to be shrunk, as for a single row and an intercept
+        return torch.zeros_like(gram[:1, 0]), torch.zeros_like(gram[:, :1])
     if q == 0:
         eigvals, basis = blas.eigh(gram)
         return eigvals.clamp_min(0), basis
