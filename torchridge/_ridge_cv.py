@@ -15,7 +15,7 @@ from torchridge._ridge_dense import solve_dense, stack
 from torchridge._ridge_options import Options, check_options, needs_torch, refuse_beside_moments
 from torchridge._ridge_solve import fit_moments, fit_rows, to_solution
 from torchridge._warnings import GridEdgeWarning
-from torchridge.solvers import blocks, cross_validation, dual, folds, select
+from torchridge.solvers import blas, blocks, cross_validation, dual, folds, select
 from torchridge.solvers.arguments import check_strengths
 from torchridge.solvers.blocks import Block
 from torchridge.solvers.cross_validation import DualFolds, DualSplits, Scorer, Whole, WholeDual
@@ -98,8 +98,9 @@ def cross_validate(
     if isinstance(X, Moments):
         refuse_beside_moments(y=y, sample_weight=sample_weight, groups=groups)
         options = options._replace(moments_dtype=X.dtype)
-        prepared = _prepare_moments(X, cv, options)
-        return _choose(prepared, alphas, cv, scoring, per_target, options)
+        with blas.one_pool(X.device or torch.device("cpu")):
+            prepared = _prepare_moments(X, cv, options)
+            return _choose(prepared, alphas, cv, scoring, per_target, options)
     if y is None:
         raise TypeError("`y` is missing; pass the targets, or `Moments` in place of `X`.")
     _check.is_tensor(X, "X")
@@ -112,9 +113,10 @@ def cross_validate(
         return _batch(X, y, alphas, cv, groups, scoring, per_target, sample_weight, options)
     if needs_torch(X, y, sample_weight, options.penalty_factors, options.prior):
         return _differentiable(X, y, alphas, cv, groups, scoring, per_target, sample_weight, options)
-    rows = check_rows(X, y, sample_weight)
-    prepared = _prepare_rows(rows, "gcv" if cv is None else cv, groups, options)
-    return _choose(prepared, alphas, cv, scoring, per_target, options)
+    cv = "gcv" if cv is None else cv
+    with blas.one_pool(X.device):
+        prepared = _prepare_rows(check_rows(X, y, sample_weight), cv, groups, options)
+        return _choose(prepared, alphas, cv, scoring, per_target, options)
 
 
 def _differentiable(X: Tensor, y: Tensor, *arguments: Any) -> Solution:

@@ -4,14 +4,18 @@ On CPU all of them go to NumPy, over views that share the tensors' memory:
 
 - NumPy recognizes `A.T @ A` and calls BLAS `syrk`, which does half the work of the general product that torch calls
   (measured at (100000, 1024), float64, 2 threads: 1.2 s against 2.5 s).
-- NumPy and torch bring separate BLAS thread pools, and the idle one spins: a 200 × 200 product in torch just after
-  one in NumPy took 16 ms instead of 0.4 ms, and the reverse likewise. A solve therefore keeps to one pool.
+- NumPy and torch bring separate thread pools, and the idle one spins: a 200 × 200 product in torch just after one in
+  NumPy took 16 ms instead of 0.4 ms, and the reverse likewise. A solve therefore keeps to NumPy's pool, and `one_pool`
+  holds torch's elementwise operations to the calling thread meanwhile.
 
 Elsewhere they go to torch. These functions are not differentiable; `dense.py` holds the ones that are.
 """
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -21,6 +25,32 @@ from torch import Tensor
 # Columns of one block of the symmetric product on CUDA: wide enough to fill the device, narrow enough that the
 # skipped half of the blocks is close to half of the work.
 _BLOCK = 1024
+
+
+_lock = threading.Lock()
+_users = 0
+_threads = 1
+
+
+@contextmanager
+def one_pool(device: torch.device) -> Iterator[None]:
+    """Hold torch to one thread on CPU while NumPy's pool works; the count comes back with the last solve to end."""
+    global _users, _threads
+    if device.type != "cpu":
+        yield
+        return
+    with _lock:
+        if _users == 0:
+            _threads = torch.get_num_threads()
+            torch.set_num_threads(1)
+        _users += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _users -= 1
+            if _users == 0:
+                torch.set_num_threads(_threads)
 
 
 def array(tensor: Tensor) -> Any:
@@ -96,3 +126,33 @@ def svd(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return tensor(left), tensor(sigma), tensor(right)
     result: tuple[Tensor, Tensor, Tensor] = torch.linalg.svd(a, full_matrices=False)
     return result
+
+
+def cholesky_inverse(a: Tensor) -> Tensor | None:
+    """Return the inverse of a symmetric matrix, or None if it is not positive definite to rounding."""
+    if a.device.type != "cpu":
+        factor, info = torch.linalg.cholesky_ex(a)
+        return torch.cholesky_inverse(factor) if int(info) == 0 else None
+    try:
+        np.linalg.cholesky(array(a))  # NumPy offers no triangular inverse: this only tells whether there is one
+        inverse = np.linalg.inv(array(a))
+    except np.linalg.LinAlgError:
+        return None
+    return tensor((inverse + inverse.T) / 2)
+
+
+def qr(a: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the thin QR factors."""
+    if a.device.type == "cpu":
+        q, r = np.linalg.qr(array(a))
+        return tensor(q), tensor(r)
+    result: tuple[Tensor, Tensor] = torch.linalg.qr(a)
+    return result
+
+
+def triangle(a: Tensor) -> Tensor:
+    """Return the R of a QR factorization alone."""
+    if a.device.type == "cpu":
+        return tensor(np.linalg.qr(array(a), mode="r"))
+    r: Tensor = torch.linalg.qr(a, mode="r")[1]
+    return r

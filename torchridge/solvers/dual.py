@@ -129,7 +129,7 @@ def _unpenalized(X: Tensor, center: Tensor, root: Tensor | None, free: Tensor | 
         columns.append(x if root is None else x * root[:, None])
     if not columns:
         return torch.zeros(n, 0, dtype=center.dtype, device=X.device)
-    left, sigma, _ = torch.linalg.svd(torch.cat(columns, 1), full_matrices=False)
+    left, sigma, _ = blas.svd(torch.cat(columns, 1))
     keep = sigma > n * torch.finfo(sigma.dtype).eps * sigma[0]
     independent: Tensor = left[:, keep]
     return independent

@@ -123,7 +123,7 @@ def _fit(
 
 def _fit_cholesky(problem: System, place: Frame, alpha: float, choice: Choice) -> Fit | None:
     solved = cholesky.cholesky(problem, alpha)
-    if solved.failed:
+    if solved is None:
         return None
     weight = solved.weight if problem.prior is None else solved.weight - problem.prior
     shrunk = weight**2 if problem.penalty is None else weight**2 * problem.penalty[:, None]

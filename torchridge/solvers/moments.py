@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from torchridge import _check
-from torchridge.solvers import blocks
+from torchridge.solvers import blas, blocks
 from torchridge.solvers.blocks import Block
 from torchridge.solvers.rows import Rows, check_rows, result_dtype
 
@@ -78,7 +78,10 @@ class Moments:
                 fit what is held: other d or t, folds with rows that had none.
             TypeError: where a tensor is expected and something else came.
         """
-        rows = check_rows(X, y, sample_weight, flatten=flatten)
+        with blas.one_pool(X.device if isinstance(X, Tensor) else torch.device("cpu")):
+            return self._update(check_rows(X, y, sample_weight, flatten=flatten), fold, flatten)
+
+    def _update(self, rows: Rows, fold: int | Tensor | None, flatten: bool) -> Moments:
         self._check_fits(rows)
         ids = self._check_fold(fold, rows.X.shape[0], flatten)
         device = self.device or rows.X.device

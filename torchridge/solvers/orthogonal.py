@@ -25,12 +25,12 @@ def svd_spectrum(rows: Rows, frame: Frame, cross: Tensor) -> Spectrum:
     root, center = None if frame.penalty is None else frame.penalty.rsqrt(), frame.center
     n, d = rows.X.shape
     if n > d:
-        _, sigma, right = torch.linalg.svd(_triangle(rows, center, root), full_matrices=False)
+        _, sigma, right = blas.svd(_triangle(rows, center, root))
         right = right.T
     else:
-        q, r = torch.linalg.qr(scaled_rows(rows, slice(None), center, root).T)
-        left, sigma, _ = torch.linalg.svd(r, full_matrices=False)
-        right = q @ left
+        q, r = blas.qr(scaled_rows(rows, slice(None), center, root).T)
+        left, sigma, _ = blas.svd(r)
+        right = blas.matmul(q, left)
     keep = sigma > max(n, d) * torch.finfo(sigma.dtype).eps * sigma[0]
     transform = right[:, keep].flip(1)  # ascending, as `eigh` orders
     transform = transform if root is None else transform * root[:, None]
@@ -51,5 +51,5 @@ def _triangle(rows: Rows, center: Tensor, root: Tensor | None) -> Tensor:
     factor = torch.zeros(0, d, dtype=center.dtype, device=center.device)
     for start in range(0, n, size):
         chunk = scaled_rows(rows, slice(start, start + size), center, root)
-        factor = torch.linalg.qr(torch.cat([factor, chunk]), mode="r")[1]
+        factor = blas.triangle(torch.cat([factor, chunk]))
     return factor

@@ -20,7 +20,7 @@ SOLVERS = ("auto", "cholesky", "spectral", "dual", "svd")
 # that is rounded to float32, the seventh).
 CAREFUL = {torch.float64: 1e4, torch.float32: 1e7}
 
-_SMALL = 512
+_SMALL = 128
 _STRENGTHS_PER_EIGH = 4
 
 
