@@ -81,7 +81,9 @@ def exact_ridge(
         s = [mpmath.mpf(1)] * n if sample_weight is None else [mpmath.mpf(v) for v in sample_weight.double().tolist()]
         total = mpmath.fsum(s)
         means = [mpmath.fsum(s[i] * a[i, j] for i in range(n)) / total for j in range(d)]
-        mean_y = [mpmath.fsum(s[i] * b[i, k] for i in range(n)) / total if intercept else mpmath.mpf(0) for k in range(t)]
+        mean_y = [
+            mpmath.fsum(s[i] * b[i, k] for i in range(n)) / total if intercept else mpmath.mpf(0) for k in range(t)
+        ]
         factors = [mpmath.mpf(1)] * d if penalty is None else [mpmath.mpf(v) for v in penalty.double().tolist()]
         if standardize:
             spread = [mpmath.fsum(s[i] * (a[i, j] - means[j]) ** 2 for i in range(n)) / total for j in range(d)]

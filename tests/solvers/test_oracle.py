@@ -75,6 +75,7 @@ def test_without_penalty_a_dependent_problem_gets_the_least_norm_and_a_warning(
     assert relative(solution.weight, problem.weight(0.0)) <= EXACT
 
 
+@pytest.mark.filterwarnings("ignore::torchridge.IllConditionedWarning")
 @pytest.mark.parametrize("decades", [4, 6, 8, 10])
 def test_without_penalty_an_ill_conditioned_but_full_rank_problem_keeps_its_digits(
     decades: int, device: torch.device
@@ -162,10 +163,12 @@ def test_extreme_scales_of_X_change_the_units_and_nothing_else(
 ) -> None:
     X = torch.randn(shape, dtype=torch.float64, device=device)
     y = torch.randn(shape[0], dtype=torch.float64, device=device)
-    plain, scaled = ridge(X, y, 1.0), ridge(X * scale, y, scale**2)
+    plain, scaled = ridge(X, y, 0.1), ridge(X * scale, y, 0.1 * scale**2)
+    if shape[0] > shape[1]:
+        assert relative(scaled.residual_variance, plain.residual_variance) <= 1e-10
     assert relative(scaled.weight * scale, plain.weight) <= 1e-10
     assert relative(scaled.dof, plain.dof) <= 1e-10
-    assert relative(scaled.standard_errors * scale, plain.standard_errors) <= 1e-10
+    assert relative(scaled.unit_variance.sqrt() * scale, plain.unit_variance.sqrt()) <= 1e-10
 
 
 @pytest.mark.parametrize("scale", [1e-150, 1e-30, 1e30, 1e145])
@@ -192,3 +195,52 @@ def test_dead_and_duplicate_columns(device: torch.device) -> None:
     keep = [0, 2, 4, 5]
     expected, _ = exact_ridge(X[:, keep], y, 1.0, standardize=True)
     assert relative(standard.weight[:, keep], expected) <= 1e-12
+
+
+@pytest.mark.parametrize("name", GENERAL)
+def test_the_whole_objective_on_few_rows_against_long_arithmetic(name: str, device: torch.device) -> None:
+    options = {k: v for k, v in GENERAL[name].items() if k != "weights"}
+    X, y = torch.randn(5, 6, dtype=torch.float64) + 5, torch.randn(5, 2, dtype=torch.float64)
+    weight = torch.tensor([1.0, 0.0, 3.0, 0.5, 10.0], dtype=torch.float64) if "weights" in GENERAL[name] else None
+    exact = {"fit_intercept": "intercept", "penalty_factors": "penalty"}
+    given = {exact.get(k, k): v for k, v in options.items()}
+    moved = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in options.items()}
+    on = None if weight is None else weight.to(device)
+    for alpha in (1e-3, 1.0, 1e3):
+        expected, bias = exact_ridge(X, y, alpha, sample_weight=weight, **given)
+        solution = ridge(X.to(device), y.to(device), alpha, sample_weight=on, **moved)
+        assert relative(solution.weight, expected) <= 1e-10, (alpha, solution.reason)
+        assert relative(solution.bias, bias) <= 1e-9 if solution.fit_intercept else not solution.bias.any()
+
+
+@pytest.mark.parametrize("fit_intercept", [True, False])
+@pytest.mark.parametrize("d", [1, 3])
+def test_a_single_row(d: int, fit_intercept: bool, device: torch.device) -> None:
+    X, y = torch.randn(1, d, dtype=torch.float64, device=device), torch.randn(1, 2, dtype=torch.float64, device=device)
+    solution = ridge(X, y, 1.0, fit_intercept=fit_intercept)
+    if fit_intercept:
+        assert not solution.weight.any()
+        torch.testing.assert_close(solution.bias, y[0])
+    else:
+        torch.testing.assert_close(solution.weight, y.T @ X / (1 + (X**2).sum()))
+
+
+@pytest.mark.parametrize("shape", [(20, 4), (20, 1), (6, 3)])
+def test_without_any_penalized_feature_it_is_least_squares(shape: tuple[int, int], device: torch.device) -> None:
+    X, y = torch.randn(shape, dtype=torch.float64), torch.randn(shape[0], 2, dtype=torch.float64)
+    solution = ridge(X.to(device), y.to(device), 5.0, penalty_factors=torch.zeros(shape[1]).to(device))
+    assert relative(solution.weight, least_norm(X, y)) <= 1e-11
+    assert float(solution.dof) == pytest.approx(shape[1])
+
+
+@pytest.mark.parametrize("shape", [(20, 5), (4, 9)])
+def test_dependent_features_without_penalty_warn_whatever_the_strength(
+    shape: tuple[int, int], device: torch.device
+) -> None:
+    X, y = torch.randn(shape, dtype=torch.float64), torch.randn(shape[0], dtype=torch.float64)
+    X[:, 1] = X[:, 0]
+    factors = torch.ones(shape[1])
+    factors[:2] = 0
+    with pytest.warns(RankDeficientWarning):
+        weight = ridge(X.to(device), y.to(device), 1.0, penalty_factors=factors.to(device)).weight
+    torch.testing.assert_close(weight[:, 0], weight[:, 1])

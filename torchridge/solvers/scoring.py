@@ -60,6 +60,8 @@ def heldout_squares(spec: Spectrum, train: Block, held: Block, objective: Object
     center = located(train, objective)
     seen = about(held, center.mean_x, center.mean_y)
     cross, yy = (seen.cross, seen.yy) if spec.base is None else residual_moments(seen, spec.base)
+    if len(spec.eigvals) == 0:  # every feature is free: one answer for all strengths
+        return yy.clamp_min(0).repeat(len(alpha), 1)
     inner = blas.matmul(spec.transform.T, blas.matmul(seen.gram, spec.transform))  # (m, m)
     cross = blas.matmul(spec.transform.T, cross)  # (m, t)
     path = paths(spec, alpha)
@@ -111,8 +113,9 @@ def residual_squares(spec: Spectrum, block: Block, objective: Objective, alpha: 
     if spec.free is not None:
         cross = problem.cross[spec.free.columns]
         yy = yy - (cross * (spec.free.inverse @ cross)).sum(0)
-    filtered = filters(spec.eigvals, alpha)
-    explained = blas.matmul((filtered + alpha * filtered**2).T, spec.coef**2)
+    filtered = filters(spec.eigvals, alpha, spec.floor)
+    top = spectral.scale_of(spec.eigvals)
+    explained = blas.matmul((top * filtered * (1 + alpha * filtered)).T, (spec.coef / top.sqrt()) ** 2)
     return (yy - explained).clamp_min(0)
 
 
