@@ -63,8 +63,7 @@ def fit_rows(rows: Rows, objective: Objective, strengths: Strengths, options: Op
         cuda=rows.X.is_cuda,
     )
     if choice.solver == "dual":
-        _check.finite(rows.X, "X")
-        _check.finite(rows.y, "y")
+        blocks.check_squares(rows)
         double = Strengths(strengths.alpha.double(), strengths.per_target)
         fit = fit_dual(rows.counted, objective.to(torch.float64), double, choice, result_dtype(rows.X))
         lost = fit.lost > torch.finfo(torch.float64).eps * select.CAREFUL[result_dtype(rows.X)]

@@ -9,18 +9,18 @@ from torchridge import Moments, RankDeficientWarning, ridge, ridge_path
 
 EXPONENTS = (-12, -10, -8, -6, -4, -2, 0, 3, 6)
 PROBLEMS = {
-    "tall": dict(n=256, d=16, decades=1),
-    "tall, condition 1e8": dict(n=256, d=32, decades=4),
-    "tall, condition 1e16": dict(n=256, d=32, decades=8),
-    "tall, mean 1e6": dict(n=256, d=32, decades=4, mean=2.0**20),
-    "square": dict(n=64, d=64, decades=3),
-    "square, condition 1e12": dict(n=64, d=64, decades=6),
-    "wide": dict(n=32, d=128, decades=2),
-    "wide, condition 1e12": dict(n=32, d=128, decades=6),
-    "wide, mean 1e6": dict(n=32, d=128, decades=4, mean=2.0**20),
-    "tall, rank 20 of 32": dict(n=128, d=32, decades=3, rank=20),
-    "wide, rank 20 of 31": dict(n=32, d=128, decades=3, rank=20),
-    "rank 20, mean 1e6": dict(n=128, d=32, decades=3, rank=20, mean=2.0**20),
+    "tall": {"n": 256, "d": 16, "decades": 1},
+    "tall, condition 1e8": {"n": 256, "d": 32, "decades": 4},
+    "tall, condition 1e16": {"n": 256, "d": 32, "decades": 8},
+    "tall, mean 1e6": {"n": 256, "d": 32, "decades": 4, "mean": 2.0**20},
+    "square": {"n": 64, "d": 64, "decades": 3},
+    "square, condition 1e12": {"n": 64, "d": 64, "decades": 6},
+    "wide": {"n": 32, "d": 128, "decades": 2},
+    "wide, condition 1e12": {"n": 32, "d": 128, "decades": 6},
+    "wide, mean 1e6": {"n": 32, "d": 128, "decades": 4, "mean": 2.0**20},
+    "tall, rank 20 of 32": {"n": 128, "d": 32, "decades": 3, "rank": 20},
+    "wide, rank 20 of 31": {"n": 32, "d": 128, "decades": 3, "rank": 20},
+    "rank 20, mean 1e6": {"n": 128, "d": 32, "decades": 3, "rank": 20, "mean": 2.0**20},
 }
 
 
@@ -106,18 +106,18 @@ def test_float32_rows_give_the_float64_answer_rounded(
 
 GENERAL = {
     "plain": {},
-    "no intercept": dict(fit_intercept=False),
-    "weights": dict(weights=True),
-    "standardize": dict(standardize=True, weights=True),
-    "penalty factors": dict(penalty_factors=torch.tensor([1.0, 0.01, 3.0, 100.0, 0.5, 2.0])),
-    "free features": dict(penalty_factors=torch.tensor([1.0, 0.0, 3.0, 0.0, 0.5, 2.0]), weights=True),
-    "prior": dict(prior=torch.tensor([1.0, -2.0, 3.0, 0.5, 0.0, 100.0])),
-    "all": dict(
-        prior=torch.arange(12.0).reshape(2, 6),
-        penalty_factors=torch.tensor([1.0, 0.0, 3.0, 0.2, 0.5, 2.0]),
-        weights=True,
-        standardize=True,
-    ),
+    "no intercept": {"fit_intercept": False},
+    "weights": {"weights": True},
+    "standardize": {"standardize": True, "weights": True},
+    "penalty factors": {"penalty_factors": torch.tensor([1.0, 0.01, 3.0, 100.0, 0.5, 2.0])},
+    "free features": {"penalty_factors": torch.tensor([1.0, 0.0, 3.0, 0.0, 0.5, 2.0]), "weights": True},
+    "prior": {"prior": torch.tensor([1.0, -2.0, 3.0, 0.5, 0.0, 100.0])},
+    "all": {
+        "prior": torch.arange(12.0).reshape(2, 6),
+        "penalty_factors": torch.tensor([1.0, 0.0, 3.0, 0.2, 0.5, 2.0]),
+        "weights": True,
+        "standardize": True,
+    },
 }
 
 

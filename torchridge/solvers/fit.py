@@ -115,8 +115,7 @@ def _fit(
         spectral.unit_variance(spec, alpha),
         condition,
         rank := int((spec.eigvals > spectral.floor(spec)).sum()) + (spec.free.rank if spec.free else 0),
-        rank < weight.shape[0]
-        and bool(alpha.min() <= tolerance(spec.eigvals))
+        (rank < weight.shape[0] and bool(alpha.min() <= tolerance(spec.eigvals)))
         or (spec.free is not None and spec.free.rank < len(spec.free.columns)),
         eps * (condition**0.5 if exact else condition),  # of the rows, or of their gram matrix
         choice,
@@ -219,8 +218,7 @@ def fit_from_dual(
         dual.unit_variance(problem, rows, alpha),
         float((top + alpha.min()) / (smallest + alpha.min())),
         rank,
-        weak
-        and rank < rows.X.shape[1]
+        (weak and rank < rows.X.shape[1])
         or (problem.free is not None and problem.unpenalized.shape[1] - problem.intercept < len(problem.free)),
         torch.finfo(top.dtype).eps * float((top + alpha.min()) / (low + alpha.min()).clamp_min(1e-300)),
         choice,
