@@ -26,6 +26,9 @@ from torch import Tensor
 # skipped half of the blocks is close to half of the work.
 _BLOCK = 1024
 
+# From this size on a factorization outlasts the spinning of another library's threads.
+_LARGE = 2048
+
 
 _lock = threading.Lock()
 _users = 0
@@ -130,15 +133,15 @@ def svd(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def cholesky_inverse(a: Tensor) -> Tensor | None:
     """Return the inverse of a symmetric matrix, or None if it is not positive definite to rounding."""
-    if a.device.type != "cpu":
-        factor, info = torch.linalg.cholesky_ex(a)
-        return torch.cholesky_inverse(factor) if int(info) == 0 else None
-    try:
-        np.linalg.cholesky(array(a))  # NumPy offers no triangular inverse: this only tells whether there is one
-        inverse = np.linalg.inv(array(a))
-    except np.linalg.LinAlgError:
-        return None
-    return tensor((inverse + inverse.T) / 2)
+    # NumPy offers no inverse from a Cholesky factor. A large matrix is worth the wait for torch's threads.
+    held = a.device.type == "cpu" and a.shape[0] >= _LARGE and torch.get_num_threads() < _threads
+    if held:
+        torch.set_num_threads(_threads)
+    factor, info = torch.linalg.cholesky_ex(a)
+    inverse = torch.cholesky_inverse(factor) if int(info) == 0 else None
+    if held:
+        torch.set_num_threads(1)
+    return inverse
 
 
 def qr(a: Tensor) -> tuple[Tensor, Tensor]:

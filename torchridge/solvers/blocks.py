@@ -21,7 +21,7 @@ from torchridge.solvers import blas
 from torchridge.solvers.rows import Rows
 
 # Working memory of one pass over rows, beside the d × d matrices.
-CHUNK_BYTES = 32 * 2**20
+CHUNK_BYTES = 40 * 2**20
 
 
 class Block(NamedTuple):
@@ -59,37 +59,48 @@ class _Pass:
     product per chunk would cost as much as the chunk.
     """
 
-    def __init__(self, size: int, block: Block) -> None:
-        d, t = block.cross.shape
-        self.block = block
-        self.rows, self.weight = 0, 0.0
-        self.x, self.y = blas.empty(size, d, like=block.gram), blas.empty(size, t, like=block.gram)
-        self.product = blas.empty(d, d, like=block.gram)
-        self.gram, self.cross, self.yy = blas.array(block.gram), blas.array(block.cross), blas.array(block.yy)
-        self.base = self.offset = blas.array(torch.cat([block.mean_x, block.mean_y]))  # mean = base + offset
+    def __init__(self, size: int, like: Block) -> None:
+        self.d, self.t = like.cross.shape
+        self.like = like.gram
+        self.count, self.weight = 0, 0.0
+        # A few targets ride in the symmetric product; many would make it compute their own d × d for nothing.
+        self.joint = self.t <= max(16, self.d // 16)
+        widths = [self.d + self.t] if self.joint else [self.d, self.t]
+        self.buffers = [blas.empty(size, w, like=self.like) for w in widths]
+        self.product = blas.empty(widths[0], widths[0], like=self.like)
+        self.total = blas.array(torch.zeros(widths[0], widths[0], dtype=self.like.dtype, device=self.like.device))
+        self.cross, self.yy = blas.array(like.cross), blas.array(like.yy)  # of their own where not joint
+        self.base = self.offset = blas.array(torch.cat([like.mean_x, like.mean_y]))  # mean = base + offset
         self.corrections: list[tuple[float, Any]] = []
 
     def step(self, X: Any, y: Any, s: Any) -> None:
-        m, d = X.shape[0], self.x.shape[1]
-        x, z = self.x[:m], self.y[:m]
+        m, d = X.shape[0], self.d
+        rows = [b[:m] for b in self.buffers]
+        x, z = (rows[0][:, :d], rows[0][:, d:]) if self.joint else rows
         weight = float(m if s is None else s.sum())
         pivot = self.base + self.offset if self.weight >= weight and self.weight > 0 else self._mean_of(X, y)
-        self.base = pivot if self.rows == 0 else self.base
+        self.base = pivot if self.count == 0 else self.base
         _subtract(X, pivot[:d], x)
         _subtract(y, pivot[d:], z)
         ones = self._ones(m) if s is None else s
-        total = _concatenate(ones @ x, ones @ z)  # Σ s (row − pivot)
+        total = _concatenate([ones @ r for r in rows])  # Σ s (row − pivot)
         if s is not None:
-            root = (s**0.5)[:, None]
-            x *= root
-            z *= root
-        blas.gram_into(x, self.product)
-        self.gram += self.product
-        self.cross += x.T @ z
-        self.yy += (z * z).sum(0)
-        self.rows += m
+            for r in rows:
+                r *= (s**0.5)[:, None]
+        self._accumulate(rows, 1.0)
+        self.count += m
         if weight > 0:
             self._merge(pivot - self.base, total, weight)
+
+    def _accumulate(self, rows: list[Any], sign: float) -> None:
+        blas.gram_into(rows[0], self.product)
+        if sign < 0:
+            self.total -= self.product
+        else:
+            self.total += self.product
+        if not self.joint:
+            self.cross += sign * (rows[0].T @ rows[1])
+            self.yy += sign * (rows[1] * rows[1]).sum(0)
 
     def _merge(self, pivot: Any, total: Any, weight: float) -> None:
         all_weight = self.weight + weight
@@ -105,34 +116,36 @@ class _Pass:
             self._flush()
 
     def _flush(self) -> None:
-        d = self.x.shape[1]
         for sign in (1.0, -1.0):
             rows = [abs(f) ** 0.5 * v for f, v in self.corrections if f * sign > 0]
             if rows:
                 stacked = _stack(rows)
-                a, b = stacked[:, :d], stacked[:, d:]
-                blas.gram_into(_contiguous(a), self.product)
-                self.gram += self.product * sign
-                self.cross += sign * (a.T @ b)
-                self.yy += sign * (b * b).sum(0)
+                parts = [stacked] if self.joint else [_contiguous(stacked[:, : self.d]), stacked[:, self.d :]]
+                self._accumulate(parts, sign)
         self.corrections.clear()
 
     def _mean_of(self, X: Any, y: Any) -> Any:
         """The plain mean of a chunk; as a pivot it need only be near the rows."""
         if isinstance(X, Tensor):
-            return torch.cat([X.to(self.gram.dtype).mean(0), y.to(self.gram.dtype).mean(0)])
-        kind = self.gram.dtype
+            return torch.cat([X.to(self.like.dtype).mean(0), y.to(self.like.dtype).mean(0)])
+        kind = self.total.dtype
         return np.concatenate([X.mean(0, dtype=kind), y.mean(0, dtype=kind)])
 
     def _ones(self, m: int) -> Any:
-        return torch.ones_like(self.x[:m, 0]) if isinstance(self.x, Tensor) else np.ones(m, self.x.dtype)
+        like = self.buffers[0]
+        return torch.ones_like(like[:m, 0]) if isinstance(like, Tensor) else np.ones(m, like.dtype)
 
     def finish(self) -> Block:
         self._flush()
-        d = self.x.shape[1]
-        weight = torch.as_tensor(self.weight, dtype=self.block.gram.dtype, device=self.block.gram.device)
-        mean = blas.tensor(self.base + self.offset)
-        return self.block._replace(rows=self.rows, weight=weight, mean_x=mean[:d].clone(), mean_y=mean[d:].clone())
+        d = self.d
+        total, mean = blas.tensor(self.total), blas.tensor(self.base + self.offset)
+        self.buffers.clear()
+        self.product = None  # what is split off below takes its place in memory
+        cross, yy = blas.tensor(self.cross), blas.tensor(self.yy)
+        if self.joint:
+            total, cross, yy = total[:d, :d].contiguous(), total[:d, d:].clone(), total.diagonal()[d:].clone()
+        weight = torch.as_tensor(self.weight, dtype=self.like.dtype, device=self.like.device)
+        return Block(self.count, weight, mean[:d].clone(), mean[d:].clone(), total, cross, yy.clamp_min(0))
 
 
 def _subtract(rows: Any, pivot: Any, out: Any) -> None:
@@ -142,8 +155,8 @@ def _subtract(rows: Any, pivot: Any, out: Any) -> None:
         np.subtract(rows, pivot, out=out, dtype=out.dtype, casting="same_kind" if rows.dtype.kind == "f" else "unsafe")
 
 
-def _concatenate(a: Any, b: Any) -> Any:
-    return torch.cat([a, b]) if isinstance(a, Tensor) else np.concatenate([a, b])
+def _concatenate(parts: list[Any]) -> Any:
+    return torch.cat(parts) if isinstance(parts[0], Tensor) else np.concatenate(parts)
 
 
 def _stack(rows: list[Any]) -> Any:
