@@ -10,3 +10,15 @@ SOLVERS = {torch.float64: 1e-10, torch.float32: 1e-4}
 
 # float32 data solved in float64 and rounded once at the end: the float32 unit, with room for the rounding of the norm.
 ROUNDED_ONCE = 1e-6
+
+# Against exact answers: what the issue of the closed form promises, by the condition number of S + alpha I.
+EXACT = 1e-10
+EXACT_PER_CONDITION = 1e3 * torch.finfo(torch.float64).eps
+
+# K-fold scores against a refit of every fold, leave-one-out against n refits.
+FOLD_SCORES = 1e-9
+LEAVE_ONE_OUT = 1e-8
+
+# Moments: the same sums in another order; and in another order after a difference that cancels.
+SAME_SUMS = 1e-12
+CANCELLED_SUMS = 1e-10

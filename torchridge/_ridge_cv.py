@@ -7,6 +7,7 @@ import math
 import warnings
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -105,6 +106,10 @@ def cross_validate(
         raise TypeError("`y` is missing; pass the targets, or `Moments` in place of `X`.")
     _check.is_tensor(X, "X")
     _check.is_tensor(y, "y")
+    if sample_weight is not None:
+        _check.is_tensor(sample_weight, "sample_weight")
+    given = {"X": X, "y": y, "sample_weight": sample_weight, **options._asdict()}
+    _check.same_device({name: value for name, value in given.items() if isinstance(value, Tensor)})
     if not _check.values_visible(X, y, sample_weight):
         raise TypeError(
             "`ridge_cv` compares scores, which a transform or compiler hides. Call it outside, then `ridge`."
@@ -183,6 +188,7 @@ def _prepare_rows(rows: Rows, cv: Any, groups: Any, options: Options) -> _Prepar
             raise ValueError(f"`groups` has no use with `cv`={cv!r}. Pass a number of folds, e.g. cv=5.")
         return _prepare_whole(rows, cv, objective, options)
     n = rows.X.shape[0]
+    cv = torch.from_numpy(cv) if isinstance(cv, np.ndarray) and cv.dtype.kind in "iub" else cv
     if isinstance(cv, Tensor) or (isinstance(cv, int) and not isinstance(cv, bool)):
         ids: Tensor | None = folds.fold_ids(cv, n, groups)
         parts = None
@@ -195,16 +201,11 @@ def _prepare_rows(rows: Rows, cv: Any, groups: Any, options: Options) -> _Prepar
     return _prepare_splits(rows, parts, objective, options)
 
 
-def _finite(rows: Rows) -> None:
-    _check.finite(rows.X, "X")
-    _check.finite(rows.y, "y")
-
-
 def _prepare_whole(rows: Rows, cv: str, objective: Objective, options: Options) -> _Prepared:
     n, d = rows.X.shape
     counted = rows.counted
     if options.solver == "dual" or (options.solver == "auto" and n < d):
-        _finite(rows)
+        blocks.check_squares(rows)
         objective = objective.to(torch.float64)
         problem = dual.dual(counted, objective, torch.float64)
         return _Prepared(WholeDual(cv, problem, counted), objective, rows, None, counted)
@@ -215,10 +216,10 @@ def _prepare_whole(rows: Rows, cv: str, objective: Objective, options: Options) 
 
 
 def _prepare_folds(rows: Rows, ids: Tensor, objective: Objective, options: Options) -> _Prepared:
-    counted = rows.counted
+    counted, count = rows.counted, int(ids.max()) + 1
     if counted is not rows and rows.sample_weight is not None:
         ids = ids[rows.sample_weight > 0]
-    index = [(ids == k).nonzero()[:, 0] for k in range(int(ids.max()) + 1)]
+    index = [(ids == k).nonzero()[:, 0] for k in range(count)]
     if any(len(i) == 0 for i in index):
         raise ValueError("`cv`: a fold has no row of positive weight; expected some in every fold.")
     n, d = counted.X.shape
@@ -226,7 +227,7 @@ def _prepare_folds(rows: Rows, ids: Tensor, objective: Objective, options: Optio
         options.solver, n=n, smallest_train=n - max(len(i) for i in index), d=d, rows_at_hand=True
     )
     if choice.solver == "dual":
-        _finite(rows)
+        blocks.check_squares(rows)
         objective = objective.to(torch.float64)
         if objective.standardize:  # a gram matrix for each fold: its own scales
             everything = torch.arange(n, device=ids.device)
@@ -249,7 +250,7 @@ def _dual_splits(rows: Rows, parts: list[folds.Split], objective: Objective, sou
 
 def _prepare_splits(rows: Rows, parts: list[folds.Split], objective: Objective, options: Options) -> _Prepared:
     """Prepare splits that do not partition the rows: each part is gathered by itself."""
-    _finite(rows)
+    blocks.check_squares(rows)
     parts = [(a.to(rows.X.device), b.to(rows.X.device)) for a, b in parts]
     if rows.sample_weight is not None:
         counts = rows.sample_weight > 0

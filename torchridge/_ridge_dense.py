@@ -72,6 +72,7 @@ def _problem(
     weight = None
     if sample_weight is not None:
         _check.is_tensor(sample_weight, "sample_weight")
+        _check.is_dense_real(sample_weight, "sample_weight")
         _check.shape(sample_weight, list(dict.fromkeys([(n,), (*batch, n)])), "sample_weight")
         _check.non_negative(sample_weight, "sample_weight")
         weight = sample_weight.double().expand(*batch, n)

@@ -17,6 +17,7 @@ from torchridge.solvers.fit import Fit, Strengths, fit_block, fit_dual
 from torchridge.solvers.moments import Moments
 from torchridge.solvers.objective import Objective
 from torchridge.solvers.rows import Rows, check_rows, result_dtype
+from torchridge.solvers.select import Choice
 from torchridge.solvers.solution import Solution
 
 
@@ -62,10 +63,13 @@ def fit_rows(rows: Rows, objective: Objective, strengths: Strengths, options: Op
         cuda=rows.X.is_cuda,
     )
     if choice.solver == "dual":
-        _check.finite(rows.X, "X")
-        _check.finite(rows.y, "y")
+        blocks.check_squares(rows)
         double = Strengths(strengths.alpha.double(), strengths.per_target)
-        return fit_dual(rows.counted, objective.to(torch.float64), double, choice, result_dtype(rows.X))
+        fit = fit_dual(rows.counted, objective.to(torch.float64), double, choice, result_dtype(rows.X))
+        lost = fit.lost > torch.finfo(torch.float64).eps * select.CAREFUL[result_dtype(rows.X)]
+        if n < d or fit.choice.solver != "dual" or not lost:
+            return fit
+        choice = Choice("spectral", "the gram matrix of the rows loses digits")
     block = blocks.block_of(*rows[:3], None, options.moments_dtype, rows.X.device)
     blocks.check_finite(block, rows)
     again = rows.counted if options.moments_dtype is torch.float64 else None

@@ -242,11 +242,16 @@ def about_origin(block: Block) -> Block:
 
 def check_finite(block: Block, rows: Rows) -> None:
     """Raise if the rows held NaN or infinity, or overflowed: their moments show it without another pass."""
-    if bool(torch.isfinite(block.gram.diagonal()).all()) and bool(torch.isfinite(block.yy).all()):
-        return
+    if not (bool(torch.isfinite(block.gram.diagonal()).all()) and bool(torch.isfinite(block.yy).all())):
+        check_squares(rows, block.gram.dtype, overflowed=True)
+
+
+def check_squares(rows: Rows, dtype: torch.dtype = torch.float64, *, overflowed: bool = False) -> None:
+    """Raise if the rows hold NaN or infinity, or numbers whose squares overflow `dtype`. Cost one pass."""
     _check.finite(rows.X, "X")
     _check.finite(rows.y, "y")
-    largest = float(max(rows.X.abs().max(), rows.y.abs().max()))
-    raise ValueError(
-        f"`X` or `y` is too large to square in {block.gram.dtype}: the largest value is {largest:.3g}. Rescale them."
-    )
+    largest = max(float(end.abs()) for a in (rows.X, rows.y) for end in torch.aminmax(a.detach()))
+    if overflowed or largest > (torch.finfo(dtype).max / max(rows.X.numel(), rows.y.numel())) ** 0.5:
+        raise ValueError(
+            f"`X` or `y` is too large to square in {dtype}: the largest value is {largest:.3g}. Rescale them."
+        )

@@ -21,7 +21,7 @@ from torchridge.solvers import blas
 from torchridge.solvers.blocks import CHUNK_BYTES
 from torchridge.solvers.objective import Objective
 from torchridge.solvers.rows import Rows
-from torchridge.solvers.spectral import filters, tolerance
+from torchridge.solvers.spectral import filters, scale_of, tolerance
 
 
 class Dual(NamedTuple):
@@ -240,10 +240,11 @@ def unit_variance(problem: Dual, rows: Rows, alpha: Tensor) -> Tensor:
     Cost n² d, as much as the gram matrix.
     """
     X, parts = rows.X.detach(), []
-    inner = filters(problem.eigvals, alpha) ** 2  # (m, L)
+    size = scale_of(problem.eigvals).sqrt()
+    inner = (size * filters(problem.eigvals, alpha)) ** 2  # (m, L)
     for part in column_chunks(X, inner.dtype):
         projected = blas.matmul(problem.basis.T, columns_of(X, part, problem.center, problem.root))  # (m, columns)
-        variance = blas.matmul((projected**2).T, inner)
+        variance = blas.matmul(((projected / size) ** 2).T, inner)
         parts.append(variance if problem.scale is None else variance * problem.scale[part, None] ** 2)
     variance = torch.cat(parts)
     if problem.free is not None:

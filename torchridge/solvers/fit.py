@@ -120,9 +120,10 @@ def _fit(
         spectral.dof(spec, alpha),
         spectral.unit_variance(spec, alpha),
         condition,
-        rank := int((spec.eigvals > tolerance(spec.eigvals)).sum()) + (spec.free.rank if spec.free else 0),
-        rank < weight.shape[0] and bool(alpha.min() <= tolerance(spec.eigvals)),
-        eps if exact else eps * condition,
+        rank := int((spec.eigvals > spectral.floor(spec)).sum()) + (spec.free.rank if spec.free else 0),
+        (rank < weight.shape[0] and bool(alpha.min() <= tolerance(spec.eigvals)))
+        or (spec.free is not None and spec.free.rank < len(spec.free.columns)),
+        eps * (condition**0.5 if exact else condition),  # of the rows, or of their gram matrix
         choice,
     )
 
@@ -164,13 +165,12 @@ def _joined(fits: list[Fit]) -> Fit:
 def condition_number(spec: Spectrum, weakest: Tensor, place: Frame) -> float:
     """Return the condition number of gram + αD in the metric of the penalty, over the directions that are kept."""
     penalized = spec.transform.shape[0] - (len(spec.free.columns) if spec.free else 0)
-    lowest = spec.eigvals.amin() if len(spec.eigvals) == penalized else torch.zeros_like(weakest)
-    top = spec.eigvals.amax()
-    if float(top) == 0:
+    kept = spec.eigvals[spec.eigvals > spectral.floor(spec)]
+    if len(kept) == 0:
         return 1.0
-    if bool(lowest + weakest <= tolerance(spec.eigvals)):
-        lowest = spec.eigvals[spec.eigvals > tolerance(spec.eigvals)].amin()
-    return float((top + weakest) / (lowest + weakest))
+    decided = len(kept) < penalized and bool(weakest > tolerance(spec.eigvals))
+    lowest = torch.zeros_like(weakest) if decided else kept.amin()
+    return float((kept.amax() + weakest) / (lowest + weakest))
 
 
 def refined(rows: Rows, place: Frame, spec: Spectrum, strengths: Strengths, weight: Tensor) -> Tensor:
@@ -200,7 +200,7 @@ def fit_from_dual(
 ) -> Fit:
     """Solve from a problem that is already diagonalized."""
     alpha = strengths.alpha
-    top, low = problem.eigvals.amax(), problem.eigvals.amin()
+    top, low = spectral.scale_of(problem.eigvals), problem.eigvals.amin() if len(problem.eigvals) else alpha.amax()
     ambiguous = bool((top + alpha.min()) > select.CAREFUL[result_dtype] * (low + alpha.min()))
     place = dual_frame(problem, objective)
     if ambiguous and problem.free is None:
@@ -213,7 +213,8 @@ def fit_from_dual(
     coefficients = dual.coefficients_per_target if strengths.per_target else dual.coefficients
     rank = dual.rank(problem)
     weak = bool(alpha.min() <= tolerance(problem.eigvals))
-    smallest = problem.eigvals[problem.eigvals > tolerance(problem.eigvals)].amin() if weak else torch.zeros_like(top)
+    kept = problem.eigvals[problem.eigvals > tolerance(problem.eigvals)]
+    smallest = torch.zeros_like(top) if not weak else kept.amin() if len(kept) else top
     return Fit(
         dual.weights(problem, rows, objective, coefficients(problem, alpha)),
         place.center,
@@ -223,7 +224,8 @@ def fit_from_dual(
         dual.unit_variance(problem, rows, alpha),
         float((top + alpha.min()) / (smallest + alpha.min())),
         rank,
-        weak and rank < rows.X.shape[1],
+        (weak and rank < rows.X.shape[1])
+        or (problem.free is not None and problem.unpenalized.shape[1] - problem.intercept < len(problem.free)),
         torch.finfo(top.dtype).eps * float((top + alpha.min()) / (low + alpha.min()).clamp_min(1e-300)),
         choice,
     )

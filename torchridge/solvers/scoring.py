@@ -60,6 +60,8 @@ def heldout_squares(spec: Spectrum, train: Block, held: Block, objective: Object
     center = located(train, objective)
     seen = about(held, center.mean_x, center.mean_y)
     cross, yy = (seen.cross, seen.yy) if spec.base is None else residual_moments(seen, spec.base)
+    if len(spec.eigvals) == 0:  # every feature is free: one answer for all strengths
+        return yy.clamp_min(0).repeat(len(alpha), 1)
     inner = blas.matmul(spec.transform.T, blas.matmul(seen.gram, spec.transform))  # (m, m)
     cross = blas.matmul(spec.transform.T, cross)  # (m, t)
     path = paths(spec, alpha)
@@ -105,15 +107,16 @@ def heldout_squares_by_prediction(
 
 def residual_squares(spec: Spectrum, block: Block, objective: Objective, alpha: Tensor) -> Tensor:
     """Return Σ s (y − ŷ)² over the training rows, (L, t). Cost m t L."""
-    filtered = filters(spec.eigvals, alpha)
-    explained = blas.matmul((filtered + alpha * filtered**2).T, spec.coef**2)
+    filtered, top = filters(spec.eigvals, alpha, spec.floor), spectral.scale_of(spec.eigvals)
+    # Scaled by the largest eigenvalue, so that no square leaves the range of numbers.
+    explained = blas.matmul((top * filtered * (1 + alpha * filtered)).T, (spec.coef / top.sqrt()) ** 2)
     return (_explainable(spec, block, objective) - explained).clamp_min(0)
 
 
 def residual_squares_per_target(spec: Spectrum, block: Block, objective: Objective, alpha: Tensor) -> Tensor:
     """Return the same for one strength a target, alpha (t,), as (1, t)."""
-    filtered = filters(spec.eigvals, alpha)
-    explained = ((filtered + alpha * filtered**2) * spec.coef**2).sum(0)
+    filtered, top = filters(spec.eigvals, alpha, spec.floor), spectral.scale_of(spec.eigvals)
+    explained = (top * filtered * (1 + alpha * filtered) * (spec.coef / top.sqrt()) ** 2).sum(0)
     return (_explainable(spec, block, objective) - explained).clamp_min(0)[None]
 
 
