@@ -33,7 +33,7 @@ class Bad(NamedTuple):
     X: Any = X
     y: Any = Y
     alpha: Any = 1.0
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {}  # noqa: RUF012
 
 
 def weights(value: Any) -> dict[str, Any]:
