@@ -19,3 +19,7 @@ class GridEdgeWarning(TorchridgeWarning):
 
 class ConvergenceWarning(TorchridgeWarning):
     """An iterative solver stopped before it reached its tolerance."""
+
+
+class MissingClassWarning(TorchridgeWarning):
+    """A class is missing from the rows that a fold is fitted on: it has probability zero there."""

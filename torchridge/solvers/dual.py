@@ -137,7 +137,9 @@ def _unpenalized(X: Tensor, center: Tensor, root: Tensor | None, free: Tensor | 
 
 def _complement_eigh(gram: Tensor, unpenalized: Tensor) -> tuple[Tensor, Tensor]:
     """Return the eigenvalues and eigenvectors of gram on the complement of the orthonormal columns `unpenalized`."""
-    q = unpenalized.shape[1]
+    n, q = unpenalized.shape
+    if q == n:  # nothing is left to be shrunk, as for a single row and an intercept
+        return torch.zeros_like(gram[:1, 0]), torch.zeros_like(gram[:, :1])
     if q == 0:
         eigvals, basis = blas.eigh(gram)
         return eigvals.clamp_min(0), basis
@@ -213,6 +215,12 @@ def residual_squares(problem: Dual, alpha: Tensor) -> Tensor:
     """Return Σ s (y − ŷ)², (L, t), for α of shape (L,)."""
     kept = 1 - problem.eigvals[:, None] * filters(problem.eigvals, alpha)  # (m, L)
     return kept.T**2 @ problem.coef**2
+
+
+def residual_squares_per_target(problem: Dual, alpha: Tensor) -> Tensor:
+    """Return the same for one strength a target, alpha (t,), as (1, t)."""
+    kept = 1 - problem.eigvals[:, None] * filters(problem.eigvals, alpha)  # (m, t)
+    return ((kept * problem.coef) ** 2).sum(0, keepdim=True)
 
 
 def dof(problem: Dual, alpha: Tensor) -> Tensor:

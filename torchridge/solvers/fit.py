@@ -13,7 +13,7 @@ from torchridge.solvers.objective import Frame, Objective, System, frame, system
 from torchridge.solvers.orthogonal import svd_spectrum
 from torchridge.solvers.refine import refine
 from torchridge.solvers.rows import Rows
-from torchridge.solvers.scoring import residual_squares
+from torchridge.solvers.scoring import residual_squares, residual_squares_per_target
 from torchridge.solvers.select import Choice
 from torchridge.solvers.spectral import Spectrum, tolerance
 
@@ -47,9 +47,15 @@ class Strengths(NamedTuple):
         """Return weights (d, L, t) of a spectrum."""
         return spectral.weights_per_target(spec, self.alpha) if self.per_target else spectral.weights(spec, self.alpha)
 
-    def squares(self, table: Tensor) -> Tensor:
-        """Return (1, t) out of (t, t) where each target has its own strength."""
-        return table.diagonal()[None] if self.per_target else table
+    def squares(self, spec: Spectrum, block: Block, objective: Objective) -> Tensor:
+        """Return Σ s (y − ŷ)², (L, t)."""
+        measure = residual_squares_per_target if self.per_target else residual_squares
+        return measure(spec, block, objective, self.alpha)
+
+    def dual_squares(self, problem: dual.Dual) -> Tensor:
+        """Return Σ s (y − ŷ)², (L, t)."""
+        measure = dual.residual_squares_per_target if self.per_target else dual.residual_squares
+        return measure(problem, self.alpha)
 
 
 def fit_block(
@@ -91,7 +97,7 @@ def fit_block(
     if careful and rows is not None:
         weight = refined(rows, place, spec, strengths, weight)
         choice = choice._replace(reason=f"{choice.reason}; refined, as the condition is {condition:.1e}")
-    squares = strengths.squares(residual_squares(spec, block, objective, strengths.alpha))
+    squares = strengths.squares(spec, block, objective)
     return _fit(spec, place, weight, squares, strengths.alpha, condition, careful, choice)
 
 
@@ -201,7 +207,7 @@ def fit_from_dual(
         spec = svd_spectrum(rows, place, _dual_cross(problem, rows))
         condition = condition_number(spec, alpha.min(), place)
         weight = refined(rows, place, spec, strengths, strengths.weights(spec))
-        squares = strengths.squares(dual.residual_squares(problem, alpha))
+        squares = strengths.dual_squares(problem)
         reason = f"condition {condition:.1e}: the gram matrix of the rows loses digits; refined"
         return _fit(spec, place, weight, squares, alpha, condition, True, Choice("svd", reason))
     coefficients = dual.coefficients_per_target if strengths.per_target else dual.coefficients
@@ -213,7 +219,7 @@ def fit_from_dual(
         dual.weights(problem, rows, objective, coefficients(problem, alpha)),
         place.center,
         place.target_center,
-        strengths.squares(dual.residual_squares(problem, alpha)),
+        strengths.dual_squares(problem),
         dual.dof(problem, alpha),
         dual.unit_variance(problem, rows, alpha),
         float((top + alpha.min()) / (smallest + alpha.min())),

@@ -17,13 +17,13 @@ from torchridge.solvers.rows import Rows
 from torchridge.solvers.spectral import Spectrum, filters
 
 # Shrinkage factors lie in (0, 1]; what their low-rank basis leaves out is under this.
-_BASIS_TOLERANCE = 1e-13
+_BASIS_TOLERANCE = 1e-12
 
 # Under this many columns (strengths × targets) the basis costs more than it saves.
 _DIRECT_COLUMNS = 256
 
 # Targets scored at once, so that the basis of their weights stays in the working memory.
-_TARGET_BLOCK = 1024
+_TARGET_BLOCK = 128
 
 
 class Paths(NamedTuple):
@@ -74,14 +74,13 @@ def heldout_squares(spec: Spectrum, train: Block, held: Block, objective: Object
 
 def _quadratic(path: Paths, inner: Tensor, cross: Tensor) -> Tensor:
     """Return −2 wᵀ cross + wᵀ inner w for every strength and target, (L, t)."""
-    m, t = path.start.shape
     linear = blas.matmul(path.basis.T, path.start * cross)  # (r, t)
-    weight = (path.basis[:, :, None] * path.start[:, None, :]).reshape(m, -1)  # (m, r t)
-    product = blas.matmul(inner, weight).reshape(m, -1, t)
-    weight = weight.reshape(m, -1, t)
+    # Target-major, so that the r weights of one target lie together for the small products below.
+    weight = path.start.T[:, None, :] * path.basis.T.contiguous()  # (t, r, m)
+    product = blas.matmul(weight.flatten(0, 1), inner).view_as(weight)
     if path.mix is None:
-        return (weight * product).sum(0) - 2 * linear
-    pairs = blas.matmul(weight.permute(2, 1, 0).contiguous(), product.permute(2, 0, 1).contiguous())  # (t, r, r)
+        return (weight * product).sum(2).T - 2 * linear
+    pairs = blas.matmul(weight, product.mT)  # (t, r, r)
     both = (path.mix[:, None, :] * path.mix[None, :, :]).flatten(0, 1)  # (r², L)
     return blas.matmul(both.T, pairs.flatten(1).T) - 2 * blas.matmul(path.mix.T, linear)
 
@@ -108,15 +107,26 @@ def heldout_squares_by_prediction(
 
 def residual_squares(spec: Spectrum, block: Block, objective: Objective, alpha: Tensor) -> Tensor:
     """Return Σ s (y − ŷ)² over the training rows, (L, t). Cost m t L."""
-    problem = system(block, objective)
-    yy = problem.yy
-    if spec.free is not None:
-        cross = problem.cross[spec.free.columns]
-        yy = yy - (cross * (spec.free.inverse @ cross)).sum(0)
-    filtered = filters(spec.eigvals, alpha, spec.floor)
-    top = spectral.scale_of(spec.eigvals)
+    filtered, top = filters(spec.eigvals, alpha, spec.floor), spectral.scale_of(spec.eigvals)
+    # Scaled by the largest eigenvalue, so that no square leaves the range of numbers.
     explained = blas.matmul((top * filtered * (1 + alpha * filtered)).T, (spec.coef / top.sqrt()) ** 2)
-    return (yy - explained).clamp_min(0)
+    return (_explainable(spec, block, objective) - explained).clamp_min(0)
+
+
+def residual_squares_per_target(spec: Spectrum, block: Block, objective: Objective, alpha: Tensor) -> Tensor:
+    """Return the same for one strength a target, alpha (t,), as (1, t)."""
+    filtered, top = filters(spec.eigvals, alpha, spec.floor), spectral.scale_of(spec.eigvals)
+    explained = (top * filtered * (1 + alpha * filtered) * (spec.coef / top.sqrt()) ** 2).sum(0)
+    return (_explainable(spec, block, objective) - explained).clamp_min(0)[None]
+
+
+def _explainable(spec: Spectrum, block: Block, objective: Objective) -> Tensor:
+    """Return what the prior and the free features leave of Σ s (y − ȳ)², (t,)."""
+    problem = system(block, objective)
+    if spec.free is None:
+        return problem.yy
+    cross = problem.cross[spec.free.columns]
+    return problem.yy - (cross * blas.matmul(spec.free.inverse, cross)).sum(0)
 
 
 def gcv(squares: Tensor, dof: Tensor, rows: int, weight: Tensor) -> Tensor:

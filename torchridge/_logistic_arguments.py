@@ -1,0 +1,134 @@
+"""Checks of what `logistic` and `logistic_cv` are passed, and what it becomes inside."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchridge import _check
+from torchridge._warnings import ConvergenceWarning
+
+
+@dataclass(frozen=True)
+class Data:
+    """Checked rows: X (n, d), labels (h, n) as indices into classes (k,), weight (n,) float64."""
+
+    X: Tensor
+    labels: Tensor
+    classes: Tensor
+    weight: Tensor
+    heads: bool
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to solve: see the arguments of `logistic`."""
+
+    intercept: bool
+    tol: float
+    max_iter: int
+    max_elements: int
+    dtype: torch.dtype
+
+
+def check_data(X: Any, y: Any, sample_weight: Any) -> Data:
+    """Return the data, or raise."""
+    for value, name in ((X, "X"), (y, "y")):
+        _check.is_tensor(value, name)
+        _check.is_dense_real(value, name)
+        _check.not_empty(value, name)
+    if X.ndim != 2:
+        raise ValueError(
+            f"`X` should have shape (n, d), got {tuple(X.shape)}. Flatten what is not a row, e.g. (n, -1)."
+        )
+    if y.ndim not in (1, 2):
+        raise ValueError(f"`y` should have shape (n,), or (n, h) for h heads, got {tuple(y.shape)}.")
+    if y.is_floating_point():
+        raise TypeError(f"`y` should hold class labels as integers or booleans, got {y.dtype}. Convert it: `y.long()`.")
+    _check.same_length(len(y), len(X), "y", "X")
+    _check.same_device({"X": X, "y": y, "sample_weight": sample_weight if isinstance(sample_weight, Tensor) else None})
+    _check.finite(X, "X")
+    weight = check_weight(sample_weight, X)
+    classes, labels = torch.unique(y.detach(), return_inverse=True)
+    labels = labels.reshape(len(y), -1).mT.contiguous()
+    check_two_classes(labels, weight, classes, "y")
+    return Data(X.detach(), labels, classes, weight, y.ndim == 2)
+
+
+def check_weight(sample_weight: Any, X: Tensor) -> Tensor:
+    """Return the sample weights (n,) in float64, ones where there are none, or raise."""
+    if sample_weight is None:
+        return torch.ones(len(X), dtype=torch.float64, device=X.device)
+    _check.is_tensor(sample_weight, "sample_weight")
+    _check.is_dense_real(sample_weight, "sample_weight")
+    _check.shape(sample_weight, [(len(X),)], "sample_weight")
+    _check.non_negative(sample_weight, "sample_weight")
+    if not bool((sample_weight > 0).any()):
+        raise ValueError("`sample_weight` is zero for every row; expected at least one row of every class to count.")
+    weight: Tensor = sample_weight.detach().double()
+    return weight
+
+
+def check_two_classes(labels: Tensor, weight: Tensor, classes: Tensor, where: str) -> None:
+    """Raise if a head has a single class among the rows that have weight."""
+    for head, column in enumerate(labels):
+        present = torch.unique(column[weight > 0])
+        if len(present) < 2:
+            of = f"`{where}`" if len(labels) == 1 else f"column {head} of `{where}`"
+            raise ValueError(
+                f"{of} holds one class only, {classes[present].tolist()}, among the rows with positive weight; "
+                "expected at least two. Leave it out, or add rows of another class."
+            )
+
+
+def check_strengths(C: Any, strength: Any, weight: Tensor) -> Tensor:
+    """Return C as a float64 tensor, () or (L,), from `C` or from λ in `strength`, or raise."""
+    if C is not None and strength is not None:
+        raise ValueError("`C` and `strength` were both given; they say the same thing. Pass one of them.")
+    name, value = ("strength", strength) if strength is not None else ("C", 1.0 if C is None else C)
+    try:
+        values = torch.as_tensor(value, dtype=torch.float64, device=weight.device).detach()
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"`{name}` should be a number or a sequence of numbers, got {value!r}.") from None
+    if values.ndim > 1 or values.numel() == 0:
+        raise ValueError(f"`{name}` should be a number or have shape (L,), got shape {tuple(values.shape)}.")
+    if not bool((torch.isfinite(values) & (values > 0)).all()):
+        raise ValueError(
+            f"`{name}` should be finite and above 0, got {values.tolist()}. Without a penalty, separable classes have "
+            "no solution; take a very weak one."
+        )
+    return values if name == "C" else 0.5 / (values * weight.sum())
+
+
+def check_settings(
+    X: Tensor, *, fit_intercept: Any, tol: Any, max_iter: Any, max_elements: Any, dtype: Any
+) -> Settings:
+    """Return the settings, or raise."""
+    _check.option(fit_intercept, "fit_intercept", (True, False))
+    if dtype is None:
+        dtype = X.dtype if X.dtype in (torch.float32, torch.float64) else torch.get_default_dtype()
+    _check.option(dtype, "dtype", (torch.float32, torch.float64))
+    tol = (1e-6 if dtype is torch.float32 else 1e-10) if tol is None else tol
+    return Settings(
+        bool(fit_intercept),
+        _check.number(tol, "tol", strict=True),
+        _check.integer(max_iter, "max_iter", minimum=1),
+        _check.integer(max_elements, "max_elements", minimum=1),
+        dtype,
+    )
+
+
+def warn_unless_converged(converged: Tensor, gap: Tensor, settings: Settings) -> None:
+    """Warn if a fit stopped before its tolerance."""
+    if not bool(converged.all()):
+        warnings.warn(
+            f"{int((~converged).sum())} of {converged.numel()} logistic fits stopped before the relative gap of their "
+            f"objective was {settings.tol:g}: the largest is about {float(gap.max()):.1e}. Raise `max_iter` "
+            f"(now {settings.max_iter}) or `tol`, strengthen the penalty, or standardize the features.",
+            ConvergenceWarning,
+            stacklevel=4,
+        )

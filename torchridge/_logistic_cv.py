@@ -1,0 +1,173 @@
+"""Choice of the strength of a logistic regression by held-out rows."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchridge import _check
+from torchridge._logistic_arguments import Data, Settings, check_two_classes, warn_unless_converged
+from torchridge._warnings import GridEdgeWarning, MissingClassWarning
+from torchridge.solvers.folds import Split, check_groups, fold_ids, splits
+from torchridge.solvers.logistic_fit import fit
+from torchridge.solvers.logistic_solution import LogisticSolution
+from torchridge.solvers.stratified import stratified_folds
+
+Score = Callable[[Tensor, Tensor], Any]
+
+
+@dataclass(frozen=True)
+class LogisticCV:
+    """The strength that held-out rows prefer, and every fold that said so.
+
+    Attributes:
+        C: the best strength.
+        index: its place in `Cs`.
+        Cs: (L,), the strengths in the order given.
+        scores: (K, L), larger is better.
+        weight: (K, L, c, d), of every fold.
+        bias: (K, L, c), of every fold.
+        n_iter: (K, L), evaluations of loss and gradient.
+        converged: (K, L).
+        solution: all rows fitted at C.
+    """
+
+    C: float
+    index: int
+    Cs: Tensor
+    scores: Tensor
+    weight: Tensor
+    bias: Tensor
+    n_iter: Tensor
+    converged: Tensor
+    solution: LogisticSolution | None = None
+
+    def refit(self, solution: LogisticSolution) -> LogisticCV:
+        """Return the same with the solution over all rows."""
+        return replace(self, solution=solution)
+
+
+def cross_validate(
+    data: Data, C: Tensor, settings: Settings, *, cv: Any, groups: Any, scoring: str | Score
+) -> LogisticCV:
+    """Fit every fold at every strength and choose the best mean score."""
+    score = _scorer(scoring)
+    parts = make_splits(data, cv, groups)
+    weight = _training_weight(data, parts)
+    _check_folds(data, weight)
+    order = C.argsort()
+    found = fit(
+        data.X,
+        data.labels,
+        len(data.classes),
+        weight,
+        C[order],
+        intercept=settings.intercept,
+        tol=settings.tol,
+        max_iter=settings.max_iter,
+        max_elements=settings.max_elements,
+    )
+    warn_unless_converged(found.converged, found.gap, settings)
+    names = ("weight", "bias", "n_iter", "converged")
+    columns = {name: getattr(found, name)[order.argsort()][:, 0].transpose(0, 1) for name in names}
+    scores = _scores(data, parts, columns["weight"], columns["bias"], score)
+    index = _best(C, scores)
+    return LogisticCV(C=float(C[index]), index=index, Cs=C, scores=scores, **columns)
+
+
+def make_splits(data: Data, cv: Any, groups: Any) -> list[Split]:
+    """Return the (train, test) row numbers of every fold."""
+    n, labels = len(data.X), data.labels[0].cpu()
+    if isinstance(cv, int) and not isinstance(cv, bool) and groups is None:
+        ids = stratified_folds(labels, _folds_that_fit(cv, labels))
+    elif isinstance(cv, (int, Tensor)):
+        ids = fold_ids(cv, n, groups)
+    else:
+        return splits(cv, n, labels, check_groups(groups, n).numpy() if groups is not None else None)
+    return [((ids != k).nonzero()[:, 0], (ids == k).nonzero()[:, 0]) for k in range(int(ids.max()) + 1)]
+
+
+def _folds_that_fit(cv: int, labels: Tensor) -> int:
+    cv = _check.integer(cv, "cv", minimum=2)
+    if cv > (most := int(labels.bincount().max())):
+        raise ValueError(f"`cv`={cv} stratified folds need {cv} rows of some class, got at most {most}. Lower `cv`.")
+    return cv
+
+
+def _training_weight(data: Data, parts: list[Split]) -> Tensor:
+    """Return the weights (K, n) of the training rows of every fold; a row drawn twice counts twice."""
+    weight = data.weight.new_zeros(len(parts), len(data.X))
+    for fold, (train, _) in enumerate(parts):
+        index = train.to(weight.device)
+        weight[fold].index_add_(0, index, data.weight[index])
+    return weight
+
+
+def _check_folds(data: Data, weight: Tensor) -> None:
+    every = len(torch.unique(data.labels[0][data.weight > 0]))
+    missing = []
+    for fold, row in enumerate(weight):
+        check_two_classes(data.labels, row, data.classes, f"y[training rows of fold {fold}]")
+        if len(torch.unique(data.labels[0][row > 0])) < every:
+            missing.append(fold)
+    if missing:
+        warnings.warn(
+            f"folds {missing} are fitted without one of the classes, which has probability zero there. Use fewer "
+            "folds, or stratify them.",
+            MissingClassWarning,
+            stacklevel=4,
+        )
+
+
+def _scores(data: Data, parts: list[Split], weight: Tensor, bias: Tensor, score: Score | str) -> Tensor:
+    scores = bias.new_zeros(bias.shape[:2])
+    for fold, (_, test) in enumerate(parts):
+        rows = test.to(weight.device)
+        X, labels, row_weight = data.X[rows].to(weight.dtype), data.labels[0, rows], data.weight[rows]
+        for i in range(weight.shape[1]):
+            proba = _proba(X @ weight[fold, i].mT + bias[fold, i])
+            scores[fold, i] = _score(score, data.classes[labels], labels, proba, row_weight)
+    return scores
+
+
+def _proba(logits: Tensor) -> Tensor:
+    return (
+        torch.cat([torch.sigmoid(-logits), torch.sigmoid(logits)], -1) if logits.shape[-1] == 1 else logits.softmax(-1)
+    )
+
+
+def _scorer(scoring: str | Score) -> str | Score:
+    if not callable(scoring):
+        _check.option(scoring, "scoring", ("log_loss", "accuracy"))
+    return scoring
+
+
+def _score(score: str | Score, y: Tensor, labels: Tensor, proba: Tensor, weight: Tensor) -> float:
+    if callable(score):
+        return float(score(y, proba[:, 1] if proba.shape[1] == 2 else proba))
+    if score == "accuracy":
+        each = (proba.argmax(-1) == labels).to(weight.dtype)
+    else:
+        # The clip of scikit-learn's log_loss: a class that a fold never saw costs about 36, not infinity.
+        each = proba.gather(1, labels[:, None])[:, 0].clamp_min(torch.finfo(proba.dtype).eps).log()
+    return float((each * weight).sum() / weight.sum())
+
+
+def _best(C: Tensor, scores: Tensor) -> int:
+    """Return the best mean score; of equal ones, the strongest penalty."""
+    mean = scores.mean(0)
+    ties = (mean == mean.max()).nonzero()[:, 0]
+    index = int(ties[C[ties].argmin()])
+    if len(C) > 1 and float(C[index]) in (float(C.min()), float(C.max())):
+        warnings.warn(
+            f"the best strength C={float(C[index]):g} lies at the edge of `Cs`, from {float(C.min()):g} to "
+            f"{float(C.max()):g}; a better one may lie beyond. Extend the grid.",
+            GridEdgeWarning,
+            stacklevel=4,
+        )
+    return index

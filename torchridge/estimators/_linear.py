@@ -1,0 +1,223 @@
+"""What every linear estimator does once it has weights: predict, answer in kind, become a layer, be streamed."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from torchridge import _check
+from torchridge.estimators._input import Container, Table, as_tensor, is_sparse, read_table
+from torchridge.estimators._protocol import Estimator, NotFittedError, sklearn_class
+from torchridge.solvers.moments import Moments
+
+_Self = TypeVar("_Self", bound="LinearModel")
+
+# Found by the first look at them after `partial_fit`, which gathers moments only.
+_SOLVED_LATE = ("coef_", "intercept_", "alpha_", "best_score_", "solution_", "solver_")
+
+
+class LinearModel(Estimator):
+    """A model X coef_ᵀ + intercept_."""
+
+    device: Any
+    fit_intercept: bool
+    coef_: Any
+    intercept_: Any
+    n_features_in_: int
+    feature_names_in_: Any
+    moments_: Moments
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _SOLVED_LATE and "moments_" in self.__dict__ and "coef_" not in self.__dict__:
+            self._solve_moments()
+            if name in self.__dict__:
+                return self.__dict__[name]
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def _solve_moments(self) -> None:
+        raise NotImplementedError
+
+    def _read(self, X: Any) -> Table:
+        """Read rows for a model that is fitted, and compare their columns with those it was fitted on."""
+        table = read_table(X, self.device)
+        self._check_features(table)
+        return table
+
+    def _note_features(self, table: Table) -> None:
+        self.n_features_in_ = int(table.X.shape[1])
+        self.__dict__.pop("feature_names_in_", None)
+        if table.names is not None:
+            self.feature_names_in_ = table.names
+
+    def _check_features(self, table: Table) -> None:
+        _check_names(type(self).__name__, table.names, getattr(self, "feature_names_in_", None))
+        if (got := table.X.shape[1]) != self.n_features_in_:
+            raise ValueError(
+                f"X has {got} features, but {type(self).__name__} is expecting {self.n_features_in_} features as input."
+            )
+
+    def _check_fitted(self) -> None:
+        if "coef_" not in self.__dict__ and "moments_" not in self.__dict__:
+            raise sklearn_class("exceptions", "NotFittedError", NotFittedError)(
+                f"This {type(self).__name__} instance is not fitted yet. Call 'fit' with appropriate arguments before "
+                f"using this estimator."
+            )
+
+    def _keep_weights(self, weight: Tensor, bias: Tensor, container: Container, vector: bool) -> None:
+        """Take over weights (t, d) and biases (t,); `vector` where y came as (n,)."""
+        self.coef_ = container.give(weight[0] if weight.shape[0] == 1 else weight)
+        if not self.fit_intercept:
+            self.intercept_ = 0.0
+        else:
+            given = container.give(bias)
+            self.intercept_ = given[0] if vector else given
+
+    def _raw(self, X: Any) -> Any:
+        """Return X coef_ᵀ + intercept_ in the kind that X came in."""
+        self._check_fitted()
+        table = self._read(X)
+        if table.sparse:
+            return table.X @ np.asarray(_plain(self.coef_)).T + _plain(self.intercept_)
+        _check.finite(table.X, "X")
+        return table.container.give(self._apply(table.X))
+
+    def _apply(self, X: Tensor) -> Tensor:
+        weight, bias = torch.as_tensor(self.coef_), torch.as_tensor(self.intercept_)
+        dtype = torch.promote_types(X.dtype if X.is_floating_point() else torch.float64, weight.dtype)
+        dtype = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+        return X.to(dtype) @ weight.to(X.device, dtype).T + bias.to(X.device, dtype)
+
+    def to_linear(self) -> nn.Linear:
+        """Return an `nn.Linear` of this model's weights, on their device, in their dtype; (d,) becomes one output."""
+        self._check_fitted()
+        weight = torch.as_tensor(self.coef_)
+        weight = weight[None] if weight.ndim == 1 else weight
+        layer = nn.Linear(weight.shape[1], weight.shape[0], self.fit_intercept, weight.device, weight.dtype)
+        with torch.no_grad():
+            layer.weight.copy_(weight)
+            if self.fit_intercept:
+                layer.bias.copy_(torch.as_tensor(self.intercept_))
+        return layer
+
+    def _forget(self) -> None:
+        """Forget what was streamed, and what was solved from it."""
+        for name in ("moments_", "_container", *_SOLVED_LATE):
+            self.__dict__.pop(name, None)
+
+    def _add_rows(self, table: Table, y: Tensor, weight: Tensor | None, fold: Any = None) -> None:
+        """Add checked rows to the moments; the next look at the weights solves anew."""
+        first = "moments_" not in self.__dict__
+        moments = Moments() if first else self.moments_
+        X = table.X if isinstance(table.X, Tensor) else as_tensor(table.X.toarray())
+        moments.update(X, y, weight, fold)
+        if first:
+            self._forget()
+            self.moments_, self._container = moments, table.container
+            self._note_features(table)
+        for name in _SOLVED_LATE:
+            self.__dict__.pop(name, None)
+
+    def _read_batch(self, X: Any) -> Table:
+        return self._read(X) if "moments_" in self.__dict__ else read_table(X, self.device)
+
+    def _fit_stream(self: _Self, stream: Any, sample_weight: Any) -> _Self:
+        """Fit to an iterable of batches; a refused batch leaves the model as it was."""
+        if sample_weight is not None:
+            raise ValueError("`sample_weight` of batches belongs into them: iterate over (X, y, sample_weight).")
+        before = dict(self.__dict__)
+        self._forget()
+        try:
+            for X, y, weight in batches(stream):
+                self._gather(X, y, weight)
+            if "moments_" not in self.__dict__:
+                raise ValueError(
+                    "`X` gave no batch; expected an iterable of (X, y). An exhausted generator gives none."
+                )
+        except BaseException:
+            self.__dict__ = before
+            raise
+        return self
+
+    def _gather(self, X: Any, y: Any, sample_weight: Any) -> None:
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `partial_fit` has gathered, safe for `torch.load(weights_only=True)`."""
+        if "moments_" not in self.__dict__:
+            raise NotFittedError("nothing was streamed yet; `state_dict` holds what `partial_fit` gathers.")
+        names = getattr(self, "feature_names_in_", None)
+        container = self._container
+        return {
+            "moments": self.moments_.state_dict(),
+            "feature_names": None if names is None else [str(n) for n in names],
+            "tensor": container.tensor,
+            "device": str(container.device),
+            "dtype": str(container.dtype).removeprefix("torch."),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned; `partial_fit` goes on from there, bit for bit."""
+        moments = Moments()
+        moments.load_state_dict(state["moments"])
+        container = Container(bool(state["tensor"]), torch.device(state["device"]), getattr(torch, state["dtype"]))
+        self._forget()
+        self.moments_, self._container = moments, container
+        self.n_features_in_ = moments.n_features
+        self.__dict__.pop("feature_names_in_", None)
+        if state["feature_names"] is not None:
+            self.feature_names_in_ = np.asarray(state["feature_names"], dtype=object)
+
+    _container: Container
+
+
+def _plain(value: Any) -> Any:
+    return value.detach().cpu().numpy() if isinstance(value, Tensor) else value
+
+
+def is_stream(X: Any, y: Any) -> bool:
+    """Whether X is an iterable of batches (X, y) or (X, y, sample_weight), rather than rows."""
+    if y is not None or isinstance(X, (np.ndarray, Tensor, str, bytes)) or hasattr(X, "columns") or is_sparse(X):
+        return False
+    if hasattr(X, "__array__"):
+        return False
+    if isinstance(X, (list, tuple)):
+        return bool(X) and isinstance(X[0], (tuple, list)) and len(X[0]) in (2, 3) and np.ndim(X[0][0]) == 2
+    return isinstance(X, Iterable)
+
+
+def batches(stream: Any) -> Iterator[tuple[Any, Any, Any]]:
+    """Yield (X, y, sample_weight) of every batch."""
+    for number, batch in enumerate(stream):
+        if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
+            raise ValueError(
+                f"`X`: batch {number} should be (X, y) or (X, y, sample_weight), got {type(batch).__name__}."
+            )
+        yield (*batch, None) if len(batch) == 2 else tuple(batch)
+
+
+def _check_names(estimator: str, names: Any, fitted: Any) -> None:
+    """Compare column names with those seen by `fit`, in scikit-learn's words."""
+    if fitted is None and names is None:
+        return
+    if fitted is None:
+        warnings.warn(f"X has feature names, but {estimator} was fitted without feature names", stacklevel=5)
+    elif names is None:
+        warnings.warn(
+            f"X does not have valid feature names, but {estimator} was fitted with feature names", stacklevel=5
+        )
+    elif list(fitted) != list(names):
+        raise ValueError(_names_apart(set(names) - set(fitted), set(fitted) - set(names)))
+
+
+def _names_apart(unseen: set[str], missing: set[str]) -> str:
+    message = "The feature names should match those that were passed during fit.\n"
+    for some, title in ((unseen, "unseen at fit time"), (missing, "seen at fit time, yet now missing")):
+        if some:
+            listed = [f"- {name}\n" for name in sorted(some)]
+            message += f"Feature names {title}:\n" + "".join(listed[:5]) + ("- ...\n" if len(listed) > 5 else "")
+    return message if unseen or missing else message + "Feature names must be in the same order as they were in fit.\n"

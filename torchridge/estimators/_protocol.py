@@ -1,0 +1,126 @@
+"""scikit-learn's estimator protocol, kept without scikit-learn: parameters, tags, metadata requests.
+
+What only a user of scikit-learn can ask for (tags, routing, its exception classes) is built when it is asked for.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import sys
+from typing import Any, ClassVar, TypeVar
+
+from torchridge import _warnings
+
+_Self = TypeVar("_Self", bound="Estimator")
+
+
+class NotFittedError(ValueError, AttributeError):
+    """An estimator was asked for what only `fit` can tell."""
+
+
+def sklearn_class(module: str, name: str, own: Any) -> Any:
+    """Return scikit-learn's class where the program has imported it, so that its users' `except` clauses hold."""
+    if "sklearn" not in sys.modules:
+        return own
+    loaded = __import__(f"sklearn.{module}", fromlist=[name])
+    return getattr(loaded, name)
+
+
+def convergence_warning() -> type[Warning]:
+    """Return a class that is our `ConvergenceWarning`, and scikit-learn's too where the program has imported it."""
+    theirs = sklearn_class("exceptions", "ConvergenceWarning", None)
+    own = _warnings.ConvergenceWarning
+    return own if theirs is None else type("ConvergenceWarning", (own, theirs), {})
+
+
+class Estimator:
+    """Parameters by name, as scikit-learn's `BaseEstimator` has them; nothing of it is inherited."""
+
+    _estimator_type: str | None = None
+    _requests: ClassVar[dict[str, tuple[str, ...]]] = {"fit": ("sample_weight",), "score": ("sample_weight",)}
+
+    @classmethod
+    def _get_param_names(cls) -> list[str]:
+        parameters = inspect.signature(cls.__init__).parameters.values()
+        return sorted(p.name for p in parameters if p.name != "self")
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the parameters by name; with `deep` also those of parameters that have some, as ``name__inner``."""
+        params = {name: getattr(self, name) for name in self._get_param_names()}
+        if deep:
+            for name, value in list(params.items()):
+                if hasattr(value, "get_params") and not isinstance(value, type):
+                    params.update({f"{name}__{inner}": v for inner, v in value.get_params().items()})
+        return params
+
+    def set_params(self: _Self, **params: Any) -> _Self:
+        """Set parameters by name, and return self.
+
+        Raises:
+            ValueError: on a name that is no parameter; nothing is set then.
+        """
+        known = self._get_param_names()
+        for name in params:
+            if name.partition("__")[0] not in known:
+                raise ValueError(f"Invalid parameter {name!r} for estimator {self!r}. Valid parameters are: {known!r}.")
+        for name, value in params.items():
+            outer, _, inner = name.partition("__")
+            if inner:
+                getattr(self, outer).set_params(**{inner: value})
+            else:
+                setattr(self, name, value)
+        return self
+
+    def __repr__(self) -> str:
+        defaults = {n: p.default for n, p in inspect.signature(type(self).__init__).parameters.items()}
+        values = {n: getattr(self, n, defaults[n]) for n in defaults if n != "self"}
+        changed = [f"{n}={v!r}" for n, v in values.items() if repr(v) != repr(defaults[n])]
+        return f"{type(self).__name__}({', '.join(changed)})"
+
+    def __sklearn_tags__(self) -> Any:
+        """Return scikit-learn's tags."""
+        from sklearn.utils import ClassifierTags, InputTags, RegressorTags, Tags, TargetTags
+
+        kind = self._estimator_type
+        return Tags(
+            estimator_type=kind,
+            target_tags=TargetTags(required=True),
+            classifier_tags=ClassifierTags() if kind == "classifier" else None,
+            regressor_tags=RegressorTags() if kind == "regressor" else None,
+            input_tags=InputTags(sparse=True),
+        )
+
+    def get_metadata_routing(self) -> Any:
+        """Return which metadata each method takes, as scikit-learn's `MetadataRequest`."""
+        return self._metadata_requests()
+
+    def _metadata_requests(self) -> Any:
+        from sklearn.utils.metadata_routing import MetadataRequest
+
+        if hasattr(self, "_metadata_request"):
+            return copy.deepcopy(self._metadata_request)
+        requests = MetadataRequest(owner=self)
+        for method, names in self._requests.items():
+            for name in names:
+                getattr(requests, method).add_request(param=name, alias=None)
+        return requests
+
+    def _set_request(self: _Self, method: str, **aliases: Any) -> _Self:
+        requests = self._metadata_requests()
+        for name, alias in aliases.items():
+            getattr(requests, method).add_request(param=name, alias=alias)
+        self._metadata_request = requests
+        return self
+
+    def set_fit_request(self: _Self, **aliases: bool | str | None) -> _Self:
+        """Say which metadata `fit` takes from a meta-estimator: ``set_fit_request(sample_weight=True)``."""
+        return self._set_request("fit", **aliases)
+
+    def set_score_request(self: _Self, **aliases: bool | str | None) -> _Self:
+        """Say which metadata `score` takes from a meta-estimator."""
+        return self._set_request("score", **aliases)
+
+    def set_partial_fit_request(self: _Self, **aliases: bool | str | None) -> _Self:
+        """Say which metadata `partial_fit` takes from a meta-estimator."""
+        return self._set_request("partial_fit", **aliases)

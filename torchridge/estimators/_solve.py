@@ -1,0 +1,142 @@
+"""One ridge problem, as an estimator asks for it: scikit-learn's names of solvers onto ours."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchridge import _check
+from torchridge.estimators._input import Table, _too_large, as_tensor
+from torchridge.estimators._protocol import convergence_warning
+from torchridge.ridge import ridge
+from torchridge.solvers import blocks
+from torchridge.solvers.blocks import Block
+from torchridge.solvers.moments import Moments
+from torchridge.solvers.nonnegative import nonnegative
+from torchridge.solvers.objective import Objective, frame, system
+from torchridge.solvers.solution import Solution
+
+SOLVERS = ("auto", "svd", "cholesky", "lsqr", "sparse_cg", "sag", "saga", "lbfgs")
+
+# Sparse rows of up to this many columns are gathered into moments, a run of rows at a time.
+_MOMENTS_COLUMNS = 8192
+_RUN_BYTES = 2**26
+
+
+class Fitted(NamedTuple):
+    """Weights, and how they came about."""
+
+    weight: Tensor  # (t, d)
+    bias: Tensor  # (t,)
+    solver: str
+    solution: Solution | None
+
+
+class Request(NamedTuple):
+    """The parameters of an estimator that matter to the solve."""
+
+    alpha: Any
+    fit_intercept: bool
+    solver: str
+    positive: bool
+    max_iter: Any
+    tol: Any
+
+
+def check_request(request: Request, sparse: bool) -> None:
+    """Raise on parameters that do not go together."""
+    _check.option(request.solver, "solver", SOLVERS)
+    for name in ("fit_intercept", "positive"):
+        _check.option(getattr(request, name), name, (True, False))
+    _check.number(request.tol, "tol")
+    if request.max_iter is not None:
+        _check.integer(request.max_iter, "max_iter", minimum=1)
+    if request.solver == "lbfgs" and not request.positive:
+        raise ValueError("'lbfgs' solver can be used only when `positive`=True. Please use another `solver`.")
+    if request.positive and request.solver not in ("auto", "lbfgs"):
+        raise ValueError(
+            f"solver='{request.solver}' does not support positive fitting. Please set `solver` to 'auto' or 'lbfgs', "
+            f"or set `positive=False`."
+        )
+    if sparse and request.fit_intercept and request.solver in ("svd", "cholesky", "saga"):
+        raise ValueError(
+            f"solver='{request.solver}' does not support fitting the intercept on sparse data. Please set `solver` to "
+            f"'auto', 'lsqr', 'sparse_cg', 'sag' or 'lbfgs', or set `fit_intercept=False`."
+        )
+
+
+def strength_of(alpha: Any, targets: int) -> Tensor:
+    """Return α as float64, () or (t,)."""
+    values = alpha.detach().double() if isinstance(alpha, Tensor) else _numbers(alpha)
+    if values.numel() not in (1, targets) or values.ndim > 1:
+        raise ValueError(
+            f"Number of targets and number of penalties do not correspond: {values.numel()} != {targets}. `alpha` "
+            f"should be one number, or one for each target."
+        )
+    _check.non_negative(values, "alpha")
+    return values.reshape(()) if values.numel() == 1 else values
+
+
+def _numbers(alpha: Any) -> Tensor:
+    if isinstance(alpha, (str, bytes, bool)) or alpha is None:
+        raise TypeError(f"`alpha` should be a number or numbers, got {alpha!r}.")
+    return torch.from_numpy(np.array(alpha, dtype=np.float64))
+
+
+def solve_rows(table: Table, y: Tensor, weight: Tensor | None, request: Request) -> Fitted:
+    """Solve for the rows of a table."""
+    if table.sparse:
+        return solve_moments(sparse_moments(table.X, y, weight), request)
+    target = y[:, None] if y.ndim == 1 else y
+    alpha = strength_of(request.alpha, target.shape[1]).to(target.device)
+    if request.positive:
+        _check.finite(table.X, "X")
+        block = blocks.block_of(table.X, target, weight, None, torch.float64, table.X.device)
+        return _positive(block, alpha, request)
+    solver = "svd" if request.solver == "svd" else "auto"
+    solution = ridge(table.X, target, alpha, sample_weight=weight, fit_intercept=request.fit_intercept, solver=solver)
+    return Fitted(solution.weight, solution.bias, _name(request, solution.solver), solution)
+
+
+def solve_moments(moments: Moments, request: Request) -> Fitted:
+    """Solve for rows of which the moments were kept."""
+    alpha = strength_of(request.alpha, moments.n_targets).to(moments.device or "cpu")
+    if request.positive:
+        return _positive(moments.block(), alpha, request)
+    solution = ridge(moments, alpha=alpha, fit_intercept=request.fit_intercept)
+    return Fitted(solution.weight, solution.bias, _name(request, solution.solver), solution)
+
+
+def _name(request: Request, solver: str) -> str:
+    return solver if request.solver == "auto" else request.solver
+
+
+def _positive(block: Block, alpha: Tensor, request: Request) -> Fitted:
+    objective = Objective(intercept=request.fit_intercept)
+    problem, place = system(block, objective), frame(block, objective)
+    solved = nonnegative(problem.gram, problem.cross, alpha.reshape(-1), request.max_iter)
+    if not solved.converged:
+        warnings.warn(
+            f"lbfgs solver did not converge after `max_iter`={solved.steps} exchanges. Raise `max_iter` or `alpha`.",
+            convergence_warning(),
+            stacklevel=5,
+        )
+    weight = solved.weight.T
+    return Fitted(weight, place.target_center - weight @ place.center, "lbfgs", None)
+
+
+def sparse_moments(X: Any, y: Tensor, weight: Tensor | None) -> Moments:
+    """Return the moments of sparse rows, made dense a run at a time."""
+    n, d = X.shape
+    if d > _MOMENTS_COLUMNS:
+        raise ValueError(_too_large(X.shape))
+    moments, size = Moments(), max(1, _RUN_BYTES // (8 * d))
+    for start in range(0, n, size):
+        part = slice(start, start + size)
+        rows = as_tensor(X[part].toarray())
+        moments.update(rows, y[part], None if weight is None else weight[part])
+    return moments

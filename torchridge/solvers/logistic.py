@@ -1,0 +1,217 @@
+"""L2 logistic regression by L-BFGS, preconditioned by a Kronecker model of the Hessian; many problems at once.
+
+Letters: n rows, q features (the last may be a column of ones), c logits (k classes, or one for two classes),
+P problems, λ_p the penalty of problem p beside the mean loss, θ (c, q) its coefficients.
+
+    minimize over θ:   f(θ) = Σ_i w_i CE(y_i, θ f_i)  +  ½ λ ‖θ‖²     without the column of ones; Σ w_i = 1
+
+The Hessian is Σ_i w_i (diag(p_i) − p_i p_iᵀ) ⊗ f_i f_iᵀ + λ. Böhning (1992) bounds its first factor by a constant;
+here its mean over the rows takes that place, B = Σ_i w_i (diag(p_i) − p_i p_iᵀ) = Q diag(b) Qᵀ. With features in the
+eigenbasis of their second moments, e_j, the model B ⊗ diag(e) + λ is diagonal after Q for every λ, so that one
+preconditioner serves a whole path of strengths, and it is the exact Hessian where the penalty is strong.
+
+L-BFGS: Liu and Nocedal (1989), doi:10.1007/BF01589116. Bound: Böhning (1992), doi:10.1007/BF00048682.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from torchridge.solvers.logistic_basis import Basis
+from torchridge.solvers.logistic_loss import Evaluation, Problems, Rows, evaluate
+
+MEMORY = 20  # pairs that L-BFGS keeps; 10 costs about 15 % more passes over the data, 40 saves none
+
+# The gap is read off a model of the Hessian; over the data sets of the benchmark the true gap was up to 6 times it.
+SAFETY = 8.0
+
+_SUFFICIENT = 1e-4  # Armijo's constant
+_SHORTEST = 1e-4  # steps below this share of the quasi-Newton step are not worth an evaluation
+_SMALLEST_CURVATURE = 1e-5  # eigenvalues of B below this share of its largest are raised to it
+
+
+@dataclass(frozen=True)
+class State:
+    """Where the P problems stand.
+
+    Attributes:
+        theta: (P, c, q), float64.
+        loss: (P,), mean loss without the penalty.
+        grad: (P, c, q), gradient of the mean loss without the penalty, which serves every penalty.
+        direction: (P, c, q), the quasi-Newton step from here.
+        gap: (P,), estimate of f(θ) − min f from the quasi-Newton model, half of the decrement.
+        step_size: (P,), length of the next step along the direction: 1, unless the last one failed.
+        steps: pairs' differences of θ, each (P, c, q), oldest first.
+        changes: pairs' differences of the gradient of f, each (P, c, q).
+        vectors: (P, c, c), Q above.
+        curvature: (P, c), b above.
+        n_iter: (P,), evaluations under this penalty.
+    """
+
+    theta: Tensor
+    loss: Tensor
+    grad: Tensor
+    direction: Tensor
+    gap: Tensor
+    step_size: Tensor
+    steps: tuple[Tensor, ...]
+    changes: tuple[Tensor, ...]
+    vectors: Tensor
+    curvature: Tensor
+    n_iter: Tensor
+
+    def select(self, index: Tensor) -> State:
+        """Return the states of the problems at `index`, which may repeat one."""
+        fields = {name: value[index] for name, value in vars(self).items() if isinstance(value, Tensor)}
+        pairs = {"steps": tuple(s[index] for s in self.steps), "changes": tuple(y[index] for y in self.changes)}
+        return State(**fields, **pairs)  # type: ignore[arg-type]
+
+
+def objective(basis: Basis, problems: Problems, theta: Tensor, loss: Tensor) -> Tensor:
+    """Return f (P,) from the mean loss at θ."""
+    return loss + 0.5 * problems.penalty * (theta.square() * basis.penalized).sum((1, 2))
+
+
+def gradient(basis: Basis, problems: Problems, theta: Tensor, grad: Tensor) -> Tensor:
+    """Return the gradient of f (P, c, q) from the gradient of the mean loss at θ."""
+    return grad + problems.penalty[:, None, None] * (theta * basis.penalized)
+
+
+def init(rows: Rows, basis: Basis, problems: Problems, theta: Tensor) -> State:
+    """Evaluate the start θ (P, c, q)."""
+    at = evaluate(rows, problems, theta, curvature=True)
+    assert at.curvature is not None
+    curvature, vectors = _factor(at.curvature)
+    zeros, ones = torch.zeros_like(at.loss), torch.ones_like(at.loss)
+    state = State(theta, at.loss, at.grad, at.grad, zeros, ones, (), (), vectors, curvature, zeros.long())
+    return _aim(basis, problems, state)
+
+
+def repenalize(basis: Basis, old: Problems, new: Problems, state: State) -> State:
+    """Return the state under another penalty: what was learnt of the loss stays, so no pass over the rows is due."""
+    shift = (new.penalty - old.penalty)[:, None, None] * basis.penalized
+    changes = tuple(y + shift * s for s, y in zip(state.steps, state.changes, strict=True))
+    fresh = replace(
+        state,
+        changes=changes,
+        n_iter=torch.zeros_like(state.n_iter),
+        step_size=torch.ones_like(state.step_size),
+    )
+    return _aim(basis, new, fresh)
+
+
+def step(rows: Rows, basis: Basis, problems: Problems, state: State, *, refresh: bool) -> State:
+    """Try one step for every problem, at the cost of one evaluation; where it fails, only the next one is shorter.
+
+    `refresh` takes the model of the Hessian anew, from the point that is reached.
+    """
+    trial = state.theta + state.step_size[:, None, None] * state.direction
+    at = evaluate(rows, problems, trial, curvature=refresh)
+    grad = gradient(basis, problems, state.theta, state.grad)
+    before = objective(basis, problems, state.theta, state.loss)
+    after = objective(basis, problems, trial, at.loss)
+    slope = _dot(grad, state.direction)
+    noise = torch.finfo(rows.features.dtype).eps * before
+    accepted = after <= before + _SUFFICIENT * state.step_size * slope + noise
+    change = gradient(basis, problems, trial, at.grad) - grad
+    remembered = _remember(state, trial - state.theta, change)
+    moved = _move(remembered, trial, at, accepted)
+    shorter = _shorter(state.step_size, before, after, slope)
+    step_size = torch.where(accepted, torch.ones_like(shorter), shorter)
+    return _aim(basis, problems, replace(moved, step_size=step_size, n_iter=state.n_iter + 1))
+
+
+def converged(basis: Basis, problems: Problems, state: State, tol: float) -> Tensor:
+    """Return (P,) whether the estimated gap is at most `tol` times the objective."""
+    enough: Tensor = SAFETY * state.gap <= tol * objective(basis, problems, state.theta, state.loss)
+    return enough
+
+
+def stuck(state: State) -> Tensor:
+    """Return (P,) whether steps have failed so often that rounding must hide the descent."""
+    return torch.lt(state.step_size, _SHORTEST)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    inner: Tensor = torch.linalg.vecdot(a.flatten(1), b.flatten(1))
+    return inner
+
+
+def _factor(curvature: Tensor) -> tuple[Tensor, Tensor]:
+    eigvals, vectors = torch.linalg.eigh(curvature)
+    floor = _SMALLEST_CURVATURE * eigvals[:, -1:]
+    return eigvals.maximum(floor).clamp_min(torch.finfo(eigvals.dtype).tiny), vectors
+
+
+def _precondition(basis: Basis, problems: Problems, state: State, grad: Tensor) -> Tensor:
+    model = state.curvature[:, :, None] * basis.eigvals + problems.penalty[:, None, None] * basis.penalized
+    return state.vectors @ (state.vectors.mT @ grad / model)
+
+
+def _aim(basis: Basis, problems: Problems, state: State) -> State:
+    """Return the state with direction and gap from its gradient: L-BFGS in two loops."""
+    grad = gradient(basis, problems, state.theta, state.grad)
+    rest, along = grad, []
+    inverse = [_inverse(_dot(s, y)) for s, y in zip(state.steps, state.changes, strict=True)]
+    for s, y, rho in zip(reversed(state.steps), reversed(state.changes), reversed(inverse), strict=True):
+        along.append(rho * _dot(s, rest))
+        rest = rest - along[-1][:, None, None] * y
+    ahead = _precondition(basis, problems, state, rest) * _scale(basis, problems, state)
+    for s, y, rho, a in zip(state.steps, state.changes, inverse, reversed(along), strict=True):
+        ahead = ahead + (a - rho * _dot(y, ahead))[:, None, None] * s
+    return replace(state, direction=-ahead, gap=0.5 * _dot(grad, ahead))
+
+
+def _scale(basis: Basis, problems: Problems, state: State) -> Tensor | float:
+    """How far the last pair says that the model lacks curvature: a factor of at most 1, (P, 1, 1).
+
+    Without it the first step overshoots on nearly separable data, and half of the evaluations are lost (865 against
+    261 on a path of 20 strengths); a factor above 1 overshoots as often as it helps.
+    """
+    if not state.steps:
+        return 1.0
+    step, change = state.steps[-1], state.changes[-1]
+    ratio = _dot(step, change) / _dot(change, _precondition(basis, problems, state, change))
+    return torch.where(ratio > 0, ratio, 1).clamp_max(1)[:, None, None]
+
+
+def _inverse(curvature: Tensor) -> Tensor:
+    """1 / curvature, and 0 for a pair that was blanked out."""
+    return torch.where(curvature > 0, 1 / curvature, 0)
+
+
+def _remember(state: State, step: Tensor, change: Tensor) -> State:
+    """Append a pair, also that of a failed step, whose curvature is as true; blank where it is not positive."""
+    inner = _dot(step, change)
+    usable = (torch.isfinite(inner) & (inner > 0))[:, None, None]
+    steps = (*state.steps, torch.where(usable, step, 0))[-MEMORY:]
+    changes = (*state.changes, torch.where(usable, change, 0))[-MEMORY:]
+    return replace(state, steps=steps, changes=changes)
+
+
+def _move(state: State, trial: Tensor, at: Evaluation, accepted: Tensor) -> State:
+    wide = accepted[:, None, None]
+    moved = replace(
+        state,
+        theta=torch.where(wide, trial, state.theta),
+        loss=torch.where(accepted, at.loss, state.loss),
+        grad=torch.where(wide, at.grad, state.grad),
+    )
+    if at.curvature is None:
+        return moved
+    curvature, vectors = _factor(torch.where(torch.isfinite(at.curvature), at.curvature, 0))
+    return replace(
+        moved,
+        curvature=torch.where(accepted[:, None], curvature, state.curvature),
+        vectors=torch.where(wide, vectors, state.vectors),
+    )
+
+
+def _shorter(step_size: Tensor, before: Tensor, after: Tensor, slope: Tensor) -> Tensor:
+    """The minimum of the parabola through both values and the slope, between a tenth and a half of the step."""
+    rise = after - before - step_size * slope
+    best = -slope * step_size / (2 * rise)
+    return step_size * torch.where(torch.isfinite(best), best, 0).clamp(0.1, 0.5)

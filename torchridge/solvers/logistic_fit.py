@@ -1,0 +1,119 @@
+"""Logistic fits in the units of the caller: into the eigenbasis, along the path, and back out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from torchridge.solvers.logistic_basis import Basis, eigenbasis, rotate, unrotate
+from torchridge.solvers.logistic_loss import Rows, chunks
+from torchridge.solvers.logistic_path import Path, repair, solve_path, strengths_at_once
+
+# Below this the rounding of float32 sums is no longer small beside the gap that is asked for.
+_FLOAT32_TOL = 1e-7
+
+
+@dataclass(frozen=True)
+class Fit:
+    """L strengths × h heads × g row weights: weight (L, h, g, c, d), bias (L, h, g, c), and (L, h, g) for the rest."""
+
+    weight: Tensor
+    bias: Tensor
+    objective: Tensor
+    gap: Tensor
+    n_iter: Tensor
+    converged: Tensor
+    separated: Tensor
+
+
+def working_dtype(tol: float, device: torch.device) -> torch.dtype:
+    """Return the dtype of the products: float32 where its rounding is small beside `tol`, and is not TF32."""
+    exact = device.type == "cpu" or torch.get_float32_matmul_precision() == "highest"
+    return torch.float32 if tol >= _FLOAT32_TOL and exact else torch.float64
+
+
+def fit(
+    X: Tensor, labels: Tensor, k: int, weight: Tensor, C: Tensor, *,
+    intercept: bool, tol: float, max_iter: int, max_elements: int,
+) -> Fit:  # fmt: skip
+    """Fit every head under every row weight and strength. The strengths must rise.
+
+    Shape:
+        X: (n, d); labels: (h, n), int64 under k; weight: (g, n), float64; C: (L,), float64, rising.
+
+    Cost: 3·n·d² + 9·d³ flops once, and 4·n·d·c for an evaluation; a strength takes 1 to 20 of them, up to 100 where
+    the data are nearly separable. Memory: the features once more, and `max_elements` logits.
+    """
+    total = weight.sum(1)  # (g,)
+    shares = weight / total[:, None]
+    seen = _class_weight(labels, shares, k)  # (h, g, k)
+    dtype = working_dtype(tol, X.device)
+    basis = eigenbasis(X, shares.mean(0), intercept=intercept)
+    rows = _rows(X, basis, labels, shares, seen, dtype, max_elements)
+    # Two classes left of many: the softmax of two has twice the penalty of the single logit that is meant.
+    twice = 1.0 + ((seen > 0).sum(-1) == 2) * float(k > 2)
+    penalty = twice / (C[:, None, None] * total)  # (L, h, g)
+    start = _start(seen, len(basis.eigvals), intercept)
+    at_once = strengths_at_once(start.shape[0] * start.shape[1], start.shape[2], X.device)
+    path = solve_path(rows, basis, start, penalty, at_once=at_once, tol=tol, max_iter=max_iter)
+    if dtype is torch.float32 and not bool(path.converged.all()):
+        exact = _rows(X, basis, labels, shares, seen, torch.float64, max_elements)
+        path = repair(exact, basis, path, penalty, at_once=at_once, tol=tol, max_iter=max_iter)
+    separated = torch.stack([_separated(rows, theta) for theta in path.theta])
+    return _in_units(basis, path, C[:, None, None] * total, seen, separated)
+
+
+def _rows(
+    X: Tensor, basis: Basis, labels: Tensor, shares: Tensor, seen: Tensor, dtype: torch.dtype, max_elements: int
+) -> Rows:
+    closed = seen == 0
+    missing = closed if seen.shape[-1] > 2 and bool(closed.any()) else None
+    return Rows(rotate(basis, X, dtype), labels, shares.to(dtype), missing, max_elements)
+
+
+def _class_weight(labels: Tensor, shares: Tensor, k: int) -> Tensor:
+    """Return the share (h, g, k) of every class in the weight of the rows."""
+    heads, groups = len(labels), len(shares)
+    index = labels[:, None].expand(heads, groups, -1)
+    return shares.new_zeros(heads, groups, k).scatter_add_(2, index, shares[None].expand(heads, groups, -1))
+
+
+def _start(seen: Tensor, q: int, intercept: bool) -> Tensor:
+    """Return the solution of an infinite penalty, (h, g, c, q): zero weights, and the log odds of the classes."""
+    k = seen.shape[-1]
+    start = seen.new_zeros(*seen.shape[:2], 1 if k == 2 else k, q)
+    if intercept:
+        start[..., -1] = torch.logit(seen[..., 1:]) if k == 2 else _centred(seen.log())
+    return start.nan_to_num(neginf=0.0)
+
+
+def _centred(bias: Tensor) -> Tensor:
+    """Shift (..., k) so that its finite entries have mean zero: the softmax leaves a common shift open."""
+    open_ = torch.isfinite(bias)
+    mean = torch.where(open_, bias, 0).sum(-1, keepdim=True) / open_.sum(-1, keepdim=True)
+    return bias - mean
+
+
+def _separated(rows: Rows, theta: Tensor) -> Tensor:
+    """Return (h, g) whether the logits of θ (h, g, c, q) put every row that has weight in its class."""
+    heads, groups, c, q = theta.shape
+    right = torch.ones(heads, groups, dtype=torch.bool, device=theta.device)
+    flat = theta.to(rows.features.dtype).reshape(-1, q)
+    for part in chunks(len(rows.features), len(flat), rows.max_elements):
+        logits = (flat @ rows.features[part].mT).view(heads, groups, c, -1)
+        if c > 1 and rows.closed is not None:
+            logits.masked_fill_(rows.closed[..., None], -torch.inf)
+        chosen = (logits[:, :, 0] > 0).long() if c == 1 else logits.argmax(2)
+        right &= ((chosen == rows.labels[:, None, part]) | (rows.weight[:, part] == 0)).all(-1)
+    return right
+
+
+def _in_units(basis: Basis, path: Path, unit: Tensor, seen: Tensor, separated: Tensor) -> Fit:
+    weight, bias = unrotate(basis, path.theta)
+    if seen.shape[-1] > 2:
+        bias = bias.masked_fill(seen == 0, -torch.inf)
+        bias = _centred(bias) if basis.intercept else bias
+    gap = path.gap / path.objective.clamp_min(torch.finfo(torch.float64).tiny)
+    return Fit(weight, bias, path.objective * unit, gap, path.n_iter, path.converged, separated)

@@ -1,0 +1,81 @@
+"""What a logistic fit hands back: frozen weights that predict, and how well they were found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class LogisticSolution:
+    """The minimum of `C Σ_i s_i CE(y_i, W x_i + b) + ½‖W‖²`, for one strength or L, for one label vector or h heads.
+
+    The leading dimensions `*` are (L,) for a path, then (h,) for heads; c is 1 for two classes, else k.
+
+    Attributes:
+        weight: (*, c, d).
+        bias: (*, c); minus infinity for a class that a head lacks, zero without an intercept.
+        classes: (k,), sorted.
+        C: (L,) or (), the strengths as scikit-learn counts them.
+        objective: (*), the objective above, float64.
+        gap: (*), estimate of what the objective lacks to its minimum, relative to it, float64.
+        n_iter: (*), evaluations of loss and gradient.
+        converged: (*), whether the gap reached the tolerance.
+        separated: (*), whether every row that has weight falls on the right side: the bias and weights are then
+            bounded by the penalty alone, and probabilities near 0 and 1 say nothing of new rows.
+        heads: whether y had a column for each of several heads.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    classes: Tensor
+    C: Tensor
+    objective: Tensor
+    gap: Tensor
+    n_iter: Tensor
+    converged: Tensor
+    separated: Tensor
+    heads: bool
+
+    def at(self, index: int) -> LogisticSolution:
+        """Return strength `index` of a path."""
+        if self.C.ndim == 0:
+            raise ValueError("`at` picks a strength of a path, got a solution of one strength. Use it as it is.")
+        kept = {"classes", "heads"}
+        return replace(self, **{f.name: getattr(self, f.name)[index] for f in fields(self) if f.name not in kept})
+
+    def decision_function(self, X: Tensor) -> Tensor:
+        """Return the logits of the rows of X (m, d): (L, m, h, k), without the dimensions that the fit lacks.
+
+        Two classes have one logit, that of the second class: (L, m, h).
+        """
+        if X.ndim != 2 or X.shape[1] != self.weight.shape[-1]:
+            raise ValueError(f"`X` should have shape (m, {self.weight.shape[-1]}), got {tuple(X.shape)}.")
+        logits = X.to(self.weight.dtype) @ self.weight.mT + self.bias[..., None, :]  # (*, m, c)
+        logits = logits.movedim(-3, -2) if self.heads else logits
+        return logits[..., 0] if len(self.classes) == 2 else logits
+
+    def predict_proba(self, X: Tensor) -> Tensor:
+        """Return the probability of every class, (L, m, h, k) without the dimensions that the fit lacks."""
+        logits = self.decision_function(X)
+        if len(self.classes) > 2:
+            return torch.softmax(logits, -1)
+        return torch.stack([torch.sigmoid(-logits), torch.sigmoid(logits)], -1)
+
+    def predict(self, X: Tensor) -> Tensor:
+        """Return the most probable class of every row, (L, m, h) without the dimensions that the fit lacks."""
+        logits = self.decision_function(X)
+        return self.classes[logits.argmax(-1) if len(self.classes) > 2 else (logits > 0).long()]
+
+    def to_linear(self) -> nn.Linear:
+        """Return the logits as an `nn.Linear` (d, c); heads are stacked (h·c). A path has to be picked from first."""
+        if self.C.ndim:
+            raise ValueError("`to_linear` takes one strength, got a path. Pick one with `at(i)` first.")
+        weight = self.weight.reshape(-1, self.weight.shape[-1])
+        linear = nn.Linear(weight.shape[1], weight.shape[0], device=weight.device, dtype=weight.dtype)
+        with torch.no_grad():
+            linear.weight.copy_(weight)
+            linear.bias.copy_(self.bias.reshape(-1))
+        return linear
