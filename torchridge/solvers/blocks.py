@@ -176,7 +176,8 @@ def block_of(
     """
     d, t = X.shape[1], y.shape[1]
     n = X.shape[0] if index is None else index.shape[0]
-    size = min(n, chunk_rows(d, t, dtype.itemsize))
+    copied = index is not None or X.dtype is torch.bfloat16  # beside the chunk that is centred, one on its way in
+    size = min(n, chunk_rows(d, t, dtype.itemsize) // (2 if copied else 1))
     run = _Pass(size, empty_block(d, t, dtype, device))
     weights = None if sample_weight is None else sample_weight.to(device, dtype)
     for start in range(0, n, size):
