@@ -19,7 +19,7 @@ from torchridge._warnings import GridEdgeWarning
 from torchridge.solvers import blas, blocks, cross_validation, dual, folds, select
 from torchridge.solvers.arguments import check_strengths
 from torchridge.solvers.blocks import Block
-from torchridge.solvers.cross_validation import DualFolds, DualSplits, Scorer, Whole, WholeDual
+from torchridge.solvers.cross_validation import DualFolds, Scorer, Whole, WholeDual
 from torchridge.solvers.fit import Fit, Strengths, fit_block, fit_from_dual
 from torchridge.solvers.moments import Moments
 from torchridge.solvers.objective import Objective
@@ -47,7 +47,7 @@ class _Prepared:
         dtype = result_dtype(self.rows.X) if self.rows is not None else options.moments_dtype
         if isinstance(scorer, (DualFolds, WholeDual)) and self.rows is not None:
             choice = Choice("dual", "the strength was chosen from the gram matrix of the rows")
-            return fit_from_dual(scorer.problem, self.rows, self.objective, strengths, choice, dtype)
+            return fit_from_dual(scorer.problem, self.rows, self.objective, strengths, choice, dtype, errors=False)
         if self.block is None and self.rows is not None:
             return fit_rows(self.rows, self.objective, strengths, options._replace(solver="auto"))
         assert self.block is not None
@@ -234,7 +234,7 @@ def _prepare_folds(rows: Rows, ids: Tensor, objective: Objective, options: Optio
             parts = [(everything[ids != k], i) for k, i in enumerate(index)]
             return _dual_splits(counted, parts, objective, rows)
         problem = dual.dual(counted, objective, torch.float64)
-        return _Prepared(DualFolds(problem, counted, index), objective, rows, None, counted)
+        return _Prepared(DualFolds(problem, counted, index, objective), objective, rows, None, counted)
     held = cross_validation.fold_blocks(counted, index, options.moments_dtype)
     for b in held:
         blocks.check_finite(b, rows)
@@ -244,8 +244,7 @@ def _prepare_folds(rows: Rows, ids: Tensor, objective: Objective, options: Optio
 
 
 def _dual_splits(rows: Rows, parts: list[folds.Split], objective: Objective, source: Rows) -> _Prepared:
-    problems = [dual.dual(cross_validation.take(rows, train), objective, torch.float64) for train, _ in parts]
-    return _Prepared(DualSplits(problems, parts, rows, objective), objective, source, None, rows)
+    return _Prepared(cross_validation.dual_splits(rows, parts, objective), objective, source, None, rows)
 
 
 def _prepare_splits(rows: Rows, parts: list[folds.Split], objective: Objective, options: Options) -> _Prepared:
@@ -272,7 +271,7 @@ def _prepare_splits(rows: Rows, parts: list[folds.Split], objective: Objective, 
 def _choose(prepared: _Prepared, alphas: Any, cv: Any, scoring: str, per_target: bool, options: Options) -> Solution:
     scorer = prepared.scorer
     variances = scorer.variances()
-    kind = cv if cv in ("gcv", "evidence") else "gcv" if variances is None else scoring
+    kind = cv if isinstance(cv, str) and cv in ("gcv", "evidence") else "gcv" if variances is None else scoring
     if kind != scoring and scoring == "r2":
         raise ValueError(
             f"`scoring`='r2' needs held-out targets, which `cv`={kind!r} has none of. Use folds or cv='loo'."

@@ -116,7 +116,7 @@ def to_solution(fit: Fit, strengths: Strengths, path: bool, objective: Objective
     left = torch.where(left > 0.5, left, torch.nan)
     variance = fit.squares / (left[None] if strengths.per_target else left[:, None])
     pick = slice(None) if path else 0
-    single = not path and not strengths.per_target
+    single, unit = not path and not strengths.per_target, fit.unit_variance
     return Solution(
         weight=weight[pick].to(dtype).contiguous(),
         bias=bias[pick].to(dtype),
@@ -128,7 +128,7 @@ def to_solution(fit: Fit, strengths: Strengths, path: bool, objective: Objective
         condition=fit.condition,
         rank=fit.rank,
         residual_variance=variance[pick],
-        unit_variance=fit.unit_variance[:, 0] if single else fit.unit_variance.T,
+        unit_variance=None if unit is None else unit[:, 0] if single else unit.T,
         fit_intercept=objective.intercept,
         vector_target=source.vector_target,
         is_path=path,

@@ -1,6 +1,7 @@
 """One table of bad inputs: what is raised, what the message says, and that nothing changed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pytest
@@ -33,7 +34,7 @@ class Bad(NamedTuple):
     X: Any = X
     y: Any = Y
     alpha: Any = 1.0
-    options: dict[str, Any] = {}  # noqa: RUF012
+    options: Mapping[str, Any] = MappingProxyType({})
 
 
 def weights(value: Any) -> dict[str, Any]:

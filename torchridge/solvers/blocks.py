@@ -49,8 +49,8 @@ def empty_block(d: int, t: int, dtype: torch.dtype, device: torch.device) -> Blo
 
 
 def chunk_rows(d: int, t: int, itemsize: int) -> int:
-    """Return how many rows of (x, y) fit the working memory; at least 64, so that products stay products."""
-    return max(64, CHUNK_BYTES // (itemsize * (d + t)))
+    """Return how many rows of (x, y) to work on at once: what fits the working memory, and is worth a d × d product."""
+    return max(64, min(CHUNK_BYTES // (itemsize * (d + t)), max(8 * d, 4096)))
 
 
 class Workspace(NamedTuple):
@@ -202,7 +202,8 @@ def block_of(
     d, t = X.shape[1], y.shape[1]
     n = X.shape[0] if index is None else index.shape[0]
     work = workspace(n, d, t, dtype, device) if work is None else work
-    size = work.buffers[0].shape[0]
+    copied = index is not None or X.dtype is torch.bfloat16  # beside the chunk that is centred, one on its way in
+    size = max(1, work.buffers[0].shape[0] // (2 if copied else 1))
     run = _Pass(empty_block(d, t, dtype, device), work)
     weights = None if sample_weight is None else sample_weight.to(device, dtype)
     with np.errstate(over="ignore", invalid="ignore"):  # `check_finite` tells the caller, with the row

@@ -29,7 +29,7 @@ class Fit(NamedTuple):
     target_center: Tensor  # (t,)
     squares: Tensor  # (L, t) Σ s (y − ŷ)²
     dof: Tensor  # (L,); (t,) where each target has its own strength
-    unit_variance: Tensor  # (d, L) or (d, t)
+    unit_variance: Tensor | None  # (d, L) or (d, t); None where it was not asked for
     condition: float  # of gram + αD in the metric of the penalty, at the weakest strength
     rank: int
     minimum_norm: bool  # the penalty was too weak to decide between solutions
@@ -156,7 +156,7 @@ def _joined(fits: list[Fit]) -> Fit:
         weight=torch.cat([f.weight for f in fits], 1),
         squares=torch.cat([f.squares for f in fits]),
         dof=torch.cat([f.dof for f in fits]),
-        unit_variance=torch.cat([f.unit_variance for f in fits], 1),
+        unit_variance=torch.cat([f.unit_variance for f in fits if f.unit_variance is not None], 1),
         condition=max(f.condition for f in fits),
         lost=max(f.lost for f in fits),
     )
@@ -197,8 +197,9 @@ def fit_from_dual(
     strengths: Strengths,
     choice: Choice,
     result_dtype: torch.dtype,
+    errors: bool = True,
 ) -> Fit:
-    """Solve from a problem that is already diagonalized."""
+    """Solve from a problem that is already diagonalized; `errors` asks for the variance of the weights, as costly."""
     alpha = strengths.alpha
     top, low = spectral.scale_of(problem.eigvals), problem.eigvals.amin() if len(problem.eigvals) else alpha.amax()
     ambiguous = bool((top + alpha.min()) > select.CAREFUL[result_dtype] * (low + alpha.min()))
@@ -221,7 +222,7 @@ def fit_from_dual(
         place.target_center,
         strengths.dual_squares(problem),
         dual.dof(problem, alpha),
-        dual.unit_variance(problem, rows, alpha),
+        dual.unit_variance(problem, rows, alpha) if errors else None,
         float((top + alpha.min()) / (smallest + alpha.min())),
         rank,
         (weak and rank < rows.X.shape[1])

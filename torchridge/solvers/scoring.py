@@ -12,7 +12,7 @@ from torch import Tensor
 
 from torchridge.solvers import blas, spectral
 from torchridge.solvers.blocks import Block, about, chunk_rows
-from torchridge.solvers.objective import Objective, located, residual_moments, system
+from torchridge.solvers.objective import Objective, feature_variance, located, residual_moments, system
 from torchridge.solvers.rows import Rows
 from torchridge.solvers.spectral import Spectrum, filters
 
@@ -21,6 +21,9 @@ _BASIS_TOLERANCE = 1e-12
 
 # Under this many columns (strengths × targets) the basis costs more than it saves.
 _DIRECT_COLUMNS = 256
+
+# Numbers of one chunk of rows in leave-one-out: few enough to stay in cache between the operations on them.
+_CACHED_NUMBERS = 2**19
 
 # Targets scored at once, so that the basis of their weights stays in the working memory.
 _TARGET_BLOCK = 128
@@ -161,18 +164,23 @@ def leave_one_out(spec: Spectrum, block: Block, objective: Objective, rows: Rows
     filtered = filters(spec.eigvals, alpha)  # (m, L)
     L, t = alpha.shape[0], spec.coef.shape[1]
     inner = (filtered[:, :, None] * spec.coef[:, None, :]).reshape(-1, L * t)
+    # Small means are taken off after the product: off z rather than off a copy of x.
+    shifted = spec.base is not None or bool((center.mean_x**2 > feature_variance(block)).any())
+    offset = blas.matmul(center.mean_x[None], spec.transform)
     total = torch.zeros(L, t, dtype=inner.dtype, device=inner.device)
-    size = min(rows.X.shape[0], chunk_rows(spec.transform.shape[0] * 2, 2 * L * t, inner.dtype.itemsize))
+    size = max(256, _CACHED_NUMBERS // (spec.transform.shape[0] + L * t))
     for start in range(0, rows.X.shape[0], size):
         part = slice(start, start + size)
-        x = rows.X[part].detach().to(inner) - center.mean_x
+        x = rows.X[part].detach().to(inner)
+        x = x - center.mean_x if shifted else x
         y = rows.y[part].detach().to(inner) - center.mean_y
         y = y if spec.base is None else y - blas.matmul(x, spec.base)
         z = blas.matmul(x, spec.transform)  # (chunk, m)
-        leverage = blas.matmul(z**2, filtered) + _fixed_leverage(spec, block, objective, x)
+        z = z if shifted else z.sub_(offset)
+        error = y[:, None, :] - blas.matmul(z, inner).reshape(-1, L, t)
+        leverage = blas.matmul(z.mul_(z), filtered) + _fixed_leverage(spec, block, objective, x)
         s = None if rows.sample_weight is None else rows.sample_weight[part].detach().to(inner)
         leverage = leverage if s is None else leverage * s[:, None]
-        error = y[:, None, :] - blas.matmul(z, inner).reshape(-1, L, t)
         square = (error / (1 - leverage).clamp_min(torch.finfo(inner.dtype).eps)[:, :, None]) ** 2
         total += square.sum(0) if s is None else (square * s[:, None, None]).sum(0)
     return total / block.weight
