@@ -258,12 +258,14 @@ def target_variance(rows: Rows, index: Tensor | slice) -> Tensor:
 
 def fold_blocks(rows: Rows, index: list[Tensor], dtype: torch.dtype) -> list[Block]:
     """Return the moments of each fold, in one pass over the rows; runs of rows are read without a copy."""
+    (_, d), (_, t), device = rows.X.shape, rows.y.shape, rows.X.device
+    work = blocks.workspace(max(len(i) for i in index), d, t, dtype, device)
     result = []
     for i in index:
         if len(i) and int(i[-1]) - int(i[0]) + 1 == len(i) and bool((i[1:] > i[:-1]).all()):
             run = slice(int(i[0]), int(i[-1]) + 1)
             weight = None if rows.sample_weight is None else rows.sample_weight[run]
-            result.append(blocks.block_of(rows.X[run], rows.y[run], weight, None, dtype, rows.X.device))
+            result.append(blocks.block_of(rows.X[run], rows.y[run], weight, None, dtype, device, work))
         else:
-            result.append(blocks.block_of(*rows[:3], i, dtype, rows.X.device))
+            result.append(blocks.block_of(*rows[:3], i, dtype, device, work))
     return result

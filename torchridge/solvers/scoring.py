@@ -62,21 +62,28 @@ def heldout_squares(spec: Spectrum, train: Block, held: Block, objective: Object
     cross, yy = (seen.cross, seen.yy) if spec.base is None else residual_moments(seen, spec.base)
     if len(spec.eigvals) == 0:  # every feature is free: one answer for all strengths
         return yy.clamp_min(0).repeat(len(alpha), 1)
-    inner = blas.matmul(spec.transform.T, blas.matmul(seen.gram, spec.transform))  # (m, m)
     cross = blas.matmul(spec.transform.T, cross)  # (m, t)
     path = paths(spec, alpha)
+    transform: Tensor | None = spec.transform
+    inner = seen.gram
+    if path.basis.shape[1] * cross.shape[1] > spec.transform.shape[1]:  # more columns than eigenvectors: rotate once
+        transform, inner = None, blas.matmul(spec.transform.T, blas.matmul(seen.gram, spec.transform))  # (m, m)
     result = []
     for i in range(0, cross.shape[1], _TARGET_BLOCK):
         block = slice(i, i + _TARGET_BLOCK)
-        result.append(yy[block] + _quadratic(path._replace(start=path.start[:, block]), inner, cross[:, block]))
+        result.append(
+            yy[block] + _quadratic(path._replace(start=path.start[:, block]), transform, inner, cross[:, block])
+        )
     return torch.cat(result, 1).clamp_min(0)
 
 
-def _quadratic(path: Paths, inner: Tensor, cross: Tensor) -> Tensor:
-    """Return −2 wᵀ cross + wᵀ inner w for every strength and target, (L, t)."""
+def _quadratic(path: Paths, transform: Tensor | None, inner: Tensor, cross: Tensor) -> Tensor:
+    """Return −2 wᵀ cross + wᵀ inner w for every strength and target, (L, t); `inner` is in the space of `transform`."""
     linear = blas.matmul(path.basis.T, path.start * cross)  # (r, t)
     # Target-major, so that the r weights of one target lie together for the small products below.
     weight = path.start.T[:, None, :] * path.basis.T.contiguous()  # (t, r, m)
+    if transform is not None:
+        weight = blas.matmul(weight.flatten(0, 1), transform.T).reshape(*weight.shape[:2], -1)  # (t, r, d)
     product = blas.matmul(weight.flatten(0, 1), inner).view_as(weight)
     if path.mix is None:
         return (weight * product).sum(2).T - 2 * linear
