@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from torchridge import _check
-from torchridge._ridge_dense import solve_dense, stack
+from torchridge._ridge_dense import solve_watched, stack
 from torchridge._ridge_options import Options, check_options, needs_torch, refuse_beside_moments
 from torchridge._ridge_solve import fit_moments, fit_rows, to_solution
 from torchridge._warnings import GridEdgeWarning
@@ -129,7 +129,7 @@ def _differentiable(X: Tensor, y: Tensor, *arguments: Any) -> Solution:
     alphas, cv, groups, scoring, per_target, sample_weight, options = arguments
     with torch.no_grad():
         chosen = cross_validate(X, y, alphas, cv, groups, scoring, per_target, sample_weight, options)
-    fitted = solve_dense(X, y, chosen.alpha, "alpha", sample_weight, options._replace(solver="auto"))
+    fitted = solve_watched(X, y, chosen.alpha, "alpha", sample_weight, options._replace(solver="auto"))
     scores = {name: getattr(chosen, name) for name in ("alphas", "scores", "fold_scores", "best_score", "scoring")}
     return dataclasses.replace(fitted, **scores)
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from torchridge import _check
-from torchridge._ridge_dense import solve_batch, solve_dense
+from torchridge._ridge_dense import solve_batch, solve_watched
 from torchridge._ridge_options import Options, check_options, needs_torch, refuse_beside_moments, strengths_of
 from torchridge._warnings import IllConditionedWarning, RankDeficientWarning
 from torchridge.solvers import blas, blocks, select
@@ -35,7 +35,7 @@ def solve(X: Any, y: Any, alpha: Any, name: str, sample_weight: Any, options: Op
     _check.is_tensor(X, "X")
     _check.is_tensor(y, "y")
     if needs_torch(X, y, alpha, sample_weight, options.penalty_factors, options.prior):
-        return solve_dense(X, y, alpha, name, sample_weight, options)
+        return solve_watched(X, y, alpha, name, sample_weight, options)
     if X.ndim > 2:
         return solve_batch(solve, X, y, alpha, name, sample_weight, options)
     with blas.one_pool(X.device):

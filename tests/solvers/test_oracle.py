@@ -244,3 +244,14 @@ def test_dependent_features_without_penalty_warn_whatever_the_strength(
     with pytest.warns(RankDeficientWarning):
         weight = ridge(X.to(device), y.to(device), 1.0, penalty_factors=factors.to(device)).weight
     torch.testing.assert_close(weight[:, 0], weight[:, 1])
+
+
+@pytest.mark.parametrize("solver", ["cholesky", "spectral", "auto"])
+def test_moments_alone_of_dependent_features_give_the_least_norm(solver: str, device: torch.device) -> None:
+    for seed in range(5):  # rounding decides whether a singular matrix has a Cholesky factor
+        X = torch.randn(40, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        X[:, 4], y = X[:, 0] + X[:, 1], torch.randn(40, dtype=torch.float64)
+        moments = Moments().update(X.to(device), y.to(device))
+        with pytest.warns(RankDeficientWarning, match="rank 5 of 6"):
+            weight = ridge(moments, 0.0, solver=solver).weight
+        assert relative(weight, least_norm(X, y[:, None])) <= 1e-10

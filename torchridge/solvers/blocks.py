@@ -202,8 +202,9 @@ def block_of(
     d, t = X.shape[1], y.shape[1]
     n = X.shape[0] if index is None else index.shape[0]
     work = workspace(n, d, t, dtype, device) if work is None else work
-    copied = index is not None or X.dtype is torch.bfloat16  # beside the chunk that is centred, one on its way in
-    size = max(1, work.buffers[0].shape[0] // (2 if copied else 1))
+    size = work.buffers[0].shape[0]
+    if index is not None or X.dtype is torch.bfloat16:  # such rows are copied on their way in, beside the buffers
+        size = max(1, size // 2)
     run = _Pass(empty_block(d, t, dtype, device), work)
     weights = None if sample_weight is None else sample_weight.to(device, dtype)
     with np.errstate(over="ignore", invalid="ignore"):  # `check_finite` tells the caller, with the row

@@ -74,8 +74,11 @@ def fit_block(
     problem, place = system(block, objective), frame(block, objective)
     if choice.solver == "cholesky":
         results = [_fit_cholesky(problem, place, float(a), choice) for a in strengths.alpha]
-        if all(r is not None and (rows is None or r.condition <= select.CAREFUL[result_dtype]) for r in results):
-            return _joined([r for r in results if r is not None])
+        # Moments alone leave no better way, until the matrix is singular to rounding: then the minimum norm.
+        worst = 1e-3 / torch.finfo(problem.gram.dtype).eps if rows is None else select.CAREFUL[result_dtype]
+        if all(r is not None and r.condition <= worst for r in results):
+            rank = min(problem.gram.shape[0], block.rows - objective.intercept)
+            return _joined([r._replace(rank=rank) for r in results if r is not None])
         choice = Choice("spectral", "gram + αD is too ill-conditioned for Cholesky")
     if choice.solver == "svd" and rows is not None:
         spec = svd_spectrum(rows, place, problem.cross)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from torchridge import _check
+
 
 @dataclass(frozen=True, eq=False)
 class Solution:
@@ -77,6 +79,8 @@ class Solution:
             raise ValueError(
                 f"`X` has shape {tuple(X.shape)}, expected (..., {self.weight.shape[-1]}) as it was fitted on."
             )
+        _check.is_dense_real(X, "X")
+        _check.same_device({"X": X, "weight": self.weight})
         rows = X.to(self.weight.dtype)
         rows = rows.unsqueeze(0) if X.ndim == 1 else rows
         rows = rows.unsqueeze(-3) if self.is_path and X.ndim > 2 else rows
