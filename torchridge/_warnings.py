@@ -19,3 +19,7 @@ class GridEdgeWarning(TorchridgeWarning):
 
 class ConvergenceWarning(TorchridgeWarning):
     """An iterative solver stopped before it reached its tolerance."""
+
+
+class InertPenaltyWarning(TorchridgeWarning):
+    """L2 on a weight whose scale the model divides out again: it changes the learning rate, not the function."""
