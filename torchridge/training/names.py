@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Literal
 
 Kind = Literal["weight", "embedding", "bias", "norm", "scale", "token", "vector", "exempt"]
@@ -39,6 +40,7 @@ def words(name: str) -> list[str]:
     return [word.lower() for word in _WORD.findall(_NUMBER.sub("_", name))]
 
 
+@lru_cache(maxsize=4096)
 def is_norm_class(name: str) -> bool:
     """Whether a class is called a normalization: `ConvNextV2GRN` is one, `NormAttention` is an attention.
 
@@ -57,6 +59,7 @@ def is_projection_class(name: str) -> bool:
     return any(_PROJECTION_CLASS.fullmatch(word) for word in words(name)[-1:])
 
 
+@lru_cache(maxsize=4096)
 def kind_of_leaf(leaf: str) -> Kind | None:
     """What a parameter is called as, or None where its name leaves it open.
 

@@ -24,7 +24,8 @@ def match_rules(judgements: Sequence[Judgement], rules: Rules[V], *, argument: s
 
     A selector is one of:
 
-    * a glob over the parameter's name or its module's (`"encoder.*"`, `"head.weight"`, `"head"`; `*` spans dots),
+    * a glob for the name of the parameter or of a module around it (`"head.weight"`, `"head"`, `"blocks.*.attn"`;
+      `*` spans dots),
     * a compiled regular expression, searched in the parameter's name,
     * a module type or a tuple of them, met by the module that the parameter serves or by one around it,
     * a predicate `(name, parameter, module) -> bool`.
@@ -52,12 +53,12 @@ def match_rules(judgements: Sequence[Judgement], rules: Rules[V], *, argument: s
     for index, (selector, _) in enumerate(pairs):
         if not matched[index]:
             raise ValueError(
-                f"`{argument}` has {_spell(selector)}, which matches no parameter; expected every rule to match one. "
+                f"`{argument}` has {spell(selector)}, which matches no parameter; expected every rule to match one. "
                 f"{_examples(judgements)}"
             )
         if not reached[index]:
             raise ValueError(
-                f"`{argument}` has {_spell(selector)}, which is never reached: earlier rules take every parameter it "
+                f"`{argument}` has {spell(selector)}, which is never reached: earlier rules take every parameter it "
                 f"matches, and the first match wins. Move it up, or drop it."
             )
     return values
@@ -86,7 +87,7 @@ def rule_pairs(rules: Rules[V], argument: str = "rules") -> list[tuple[Selector,
 def matches(selector: Selector, site: Site) -> bool:
     """Whether a selector holds for one place of a parameter."""
     if isinstance(selector, str):
-        return any(fnmatchcase(name, selector) for name in (*_names(site), site.owner_name))
+        return any(fnmatchcase(name, selector) for name in (*_names(site), *site.enclosing_names[1:]))
     if isinstance(selector, re.Pattern):
         return any(selector.search(name) for name in _names(site))
     if isinstance(selector, (type, tuple)):
@@ -111,8 +112,8 @@ def _value(
         first_name, first = chosen[0]
         if not _same(pairs[index][1], pairs[first][1]):
             raise ValueError(
-                f"`{argument}` disagrees on one tied parameter: {_spell(pairs[first][0])} gives `{first_name}` "
-                f"{pairs[first][1]!r}, {_spell(pairs[index][0])} gives `{name}` {pairs[index][1]!r}; expected one "
+                f"`{argument}` disagrees on one tied parameter: {spell(pairs[first][0])} gives `{first_name}` "
+                f"{pairs[first][1]!r}, {spell(pairs[index][0])} gives `{name}` {pairs[index][1]!r}; expected one "
                 f"value. Put a rule that matches both names in front of them."
             )
     return pairs[chosen[0][1]][1] if chosen else None
@@ -136,7 +137,8 @@ def _is_selector(selector: object) -> bool:
     return isinstance(selector, (str, re.Pattern)) or callable(selector)
 
 
-def _spell(selector: Selector) -> str:
+def spell(selector: Selector) -> str:
+    """Name a selector in an error or a report."""
     if isinstance(selector, re.Pattern):
         return f"the regular expression {selector.pattern!r}"
     if isinstance(selector, str):
