@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 
-from torchridge.training.names import Kind, is_norm_class, is_projection_class, kind_of_leaf
+from torchridge.training.names import Kind, is_embedding_class, is_norm_class, is_projection_class, kind_of_leaf
 from torchridge.training.sites import Site, sites
 
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.CrossMapLRN2d)
@@ -72,7 +72,9 @@ class Judgement:
 def judge(model: nn.Module) -> list[Judgement]:
     """Judge every parameter of a model once, tied ones too, in the order of `model.named_parameters()`.
 
-    A tied parameter that is a weight in one of its places is a weight. Nothing is changed on the model.
+    A tied parameter that is a weight in one of its places is a weight. Nothing is changed on the model. A module's own
+    `no_weight_decay()` counts at any depth, and so does `_no_weight_decay` on a parameter; `fully_shard` makes new
+    parameters and loses the latter, so set it again after sharding.
 
     Args:
         model: Any module, also one under `torch.compile`, DDP, FSDP2 or activation-checkpoint wrappers.
@@ -199,7 +201,7 @@ def _by_owner(site: Site) -> _Verdict | None:
         return _Verdict("scale", "slope of PReLU")
     if _is_weight_norm_magnitude(site):
         return _Verdict("scale", f"magnitude of weight_norm on {name}, a gain")
-    if isinstance(owner, _EMBEDDINGS) and leaf == "weight":
+    if leaf == "weight" and (isinstance(owner, _EMBEDDINGS) or is_embedding_class(name)):
         return _Verdict("embedding", f"table of {name}")
     if _serves_as_weight(site):
         return _Verdict("weight", f"weight of {name}")

@@ -21,15 +21,17 @@ _WEIGHTED_CLASS = re.compile(
 _MATRIX_NOUN = re.compile("proj|projection|kernel|matrix|linear|mlp|net|w")
 _SUFFIX = re.compile("weights?|param|params|parameters?|table")
 _BIAS = re.compile("bias|biases")
+_POSITION = re.compile("pos|position|positional")
+_ENCODING = re.compile("emb|embeds?|embeddings?|enc|encodings?")
 _NOUNS: tuple[tuple[re.Pattern[str], Kind], ...] = (
     (re.compile("norm|layernorm|rmsnorm|ln|bn"), "norm"),
-    (re.compile("gammas?|betas?|gains?|scales?|layerscale|shift|temperature"), "scale"),
+    (re.compile("alphas?|gammas?|betas?|gains?|scales?|layerscale|shift|temperature"), "scale"),
     (re.compile("tokens?"), "token"),
 )
 _LEAVES: tuple[tuple[re.Pattern[str], Kind], ...] = (
     (re.compile(r"b\d*|b_.+"), "bias"),
     (re.compile(r"(layer|logit|skip|res)_scale.*|scale_shift_table|gamma_.+|lambda_.+"), "scale"),
-    (re.compile(r".*pos(ition|itional)?_emb(ed|eds|edding|eddings)?|class_embedding"), "token"),
+    (re.compile(r"rel(ative)?_pos_.+|class_embedding"), "token"),
     # State-space models exponentiate these: https://github.com/state-spaces/mamba marks them by hand.
     (re.compile(r"A_logs?|A_(real|imag)|log_A(_real|_imag)?|(inv|log)_dt|dt_log"), "exempt"),
 )
@@ -59,6 +61,11 @@ def is_projection_class(name: str) -> bool:
     return any(_PROJECTION_CLASS.fullmatch(word) for word in words(name)[-1:])
 
 
+def is_embedding_class(name: str) -> bool:
+    """Whether a class is called an embedding, such as `VocabParallelEmbedding`."""
+    return any(word in ("embedding", "embeddings") for word in words(name)[-1:])
+
+
 @lru_cache(maxsize=4096)
 def kind_of_leaf(leaf: str) -> Kind | None:
     """What a parameter is called as, or None where its name leaves it open.
@@ -79,4 +86,6 @@ def kind_of_leaf(leaf: str) -> Kind | None:
         return None
     if any(_BIAS.fullmatch(word) for word in spoken):
         return "bias"
+    if any(_POSITION.fullmatch(word) for word in spoken) and any(_ENCODING.fullmatch(word) for word in spoken):
+        return "token"
     return next((kind for pattern, kind in _NOUNS if pattern.fullmatch(spoken[-1])), None)
