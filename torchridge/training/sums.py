@@ -12,6 +12,7 @@ from torch import Tensor
 
 # Rows this short lose under 4e-7 of their sum of squares to float32, whatever they hold; longer ones lose more.
 _ROW = 256
+_SHORT = 1 << 14
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -164,16 +165,17 @@ def _local_sum(tensors: list[Tensor]) -> Tensor:
     flat = [_flat(t) for t in tensors]
     if tensors[0].device.type != "cpu":  # these kernels sum by blocks as it is
         return torch.stack(torch._foreach_norm(flat, 2, dtype=dtype)).square().sum()
-    norms = [n for f in flat for n in _row_norms(f, dtype)]
-    return torch.cat(norms).double().square().sum()
+    rows, rest = zip(*map(_split_rows, flat), strict=True)
+    norms = [torch.linalg.vector_norm(r, dim=1, dtype=dtype) for r in rows if len(r)]
+    sums = [r.to(dtype).square().sum().double() for r in rest if len(r)]
+    sums += [torch.cat(norms).double().square().sum()] if norms else []
+    return torch.stack(sums).sum() if sums else torch.zeros((), dtype=torch.float64)
 
 
-def _row_norms(flat: Tensor, dtype: torch.dtype) -> list[Tensor]:
-    body = flat.numel() // _ROW * _ROW
-    norms = [torch.linalg.vector_norm(flat[:body].view(-1, _ROW), dim=1, dtype=dtype)] if body else []
-    if body < flat.numel() or not body:
-        norms.append(torch.linalg.vector_norm(flat[body:], dtype=dtype).reshape(1))
-    return norms
+def _split_rows(flat: Tensor) -> tuple[Tensor, Tensor]:
+    """Split a vector into rows and the rest; all of a short one is rest, where squaring is exact for small integers."""
+    body = flat.numel() // _ROW * _ROW if flat.numel() > _SHORT else 0
+    return flat[:body].view(-1, _ROW), flat[body:]
 
 
 def _flat(tensor: Tensor) -> Tensor:
