@@ -133,7 +133,13 @@ class CosineWeightDecay(ConstantWeightDecay):
 
 def get_weight_decay(group: Mapping[str, Any]) -> float:
     """The strength of a parameter group, wherever it is applied."""
-    return float(group.get(KEY, group.get("weight_decay", 0.0)))
+    return float(strength_of(group))
+
+
+def strength_of(group: Mapping[str, Any]) -> Tensor | float:
+    """The strength of a parameter group as it is kept, on its device where it is a tensor."""
+    strength: Tensor | float = group.get(KEY, group.get("weight_decay", 0.0))
+    return strength
 
 
 def set_weight_decay(group: dict[str, Any], value: float) -> None:
