@@ -141,6 +141,16 @@ def test_frozen_parameters_are_in_no_group_but_in_the_report() -> None:
     assert row.reason.startswith("frozen; weight of Linear")
 
 
+def test_lazy_parameters_keep_their_group_when_they_get_a_shape() -> None:
+    model = nn.Sequential(nn.LazyLinear(3), nn.LazyBatchNorm1d())
+    optimizer = torch.optim.AdamW(weight_decay_groups(model, 0.5, inert="keep"), lr=0.1)
+    model(torch.randn(4, 2)).square().sum().backward()
+    optimizer.step()
+    decayed, not_decayed = optimizer.param_groups
+    assert [p.shape for p in decayed["params"]] == [(3, 2)]
+    assert [p.shape for p in not_decayed["params"]] == [(3,), (3,), (3,)]
+
+
 def test_rules_set_strengths_on_weights_alone() -> None:
     groups = weight_decay_groups(Transformer(), 0.1, rules={"blocks.0": 0.2, nn.Embedding: 0.0})
     by_strength = names_by_strength(groups)
@@ -327,6 +337,11 @@ BAD_INPUT: list[tuple[Callable[[], object], type[Exception], str]] = [
         r"`layer_of` should return an integer of at least 0, got -1 for `weight`",
     ),
     (lambda: muon_groups(nn.Linear(2, 2), 0.1), ValueError, r"no hidden matrix for Muon"),
+    (
+        lambda: muon_groups(nn.Sequential(nn.LazyLinear(2), nn.LazyLinear(2)), 0.1),
+        ValueError,
+        r"`0.weight` is a lazy parameter .* Run one forward pass first",
+    ),
 ]
 
 

@@ -14,6 +14,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoi
 from zoo import ZOO, Outer
 
 from torchridge.training.decay import explain_weight_decay, weight_decay_groups
+from torchridge.training.decoupled import DecoupledWeightDecay
 from torchridge.training.judge import judge
 
 SECONDS = 120
@@ -67,20 +68,27 @@ def fsdp2() -> None:
 def fsdp2_steps() -> None:
     from torch.distributed.fsdp import fully_shard
 
-    torch.manual_seed(0)
-    plain = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 3))
-    sharded = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 3))
-    sharded.load_state_dict(plain.state_dict())
-    fully_shard(sharded)
-    x = torch.randn(8, 4)
-    for model in (plain, sharded):
-        optimizer = torch.optim.AdamW(weight_decay_groups(model, 0.5), lr=0.1)
-        for _ in range(3):
-            optimizer.zero_grad()
-            model(x).square().mean().backward()
-            optimizer.step()
-    for p, q in zip(plain.parameters(), sharded.parameters(), strict=True):
-        torch.testing.assert_close(q.full_tensor(), p)  # type: ignore[attr-defined]
+    def build() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 3))
+
+    x = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+    reference = {name: torch.full_like(p, 0.3) for name, p in build().state_dict().items()}
+    options: list[dict[str, Any] | None] = [None, {}, {"cautious": True}, {"reference": reference}]
+    options += [{"coupled": True, "reference": "initial"}]
+    for option in options:
+        plain, sharded = build(), build()
+        fully_shard(sharded)
+        for model in (plain, sharded):
+            optimizer = torch.optim.AdamW(weight_decay_groups(model, 0.5), lr=0.1)
+            if option is not None:
+                DecoupledWeightDecay(optimizer, **option)
+            for _ in range(3):
+                optimizer.zero_grad()
+                model(x).square().mean().backward()
+                optimizer.step()
+        for p, q in zip(plain.parameters(), sharded.parameters(), strict=True):
+            torch.testing.assert_close(q.full_tensor(), p)  # type: ignore[attr-defined]
 
 
 def fsdp1() -> None:

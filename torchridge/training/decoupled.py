@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from torchridge import _check
+from torchridge.training.sums import is_dtensor, local
 
 Reference: TypeAlias = "Literal['initial'] | Mapping[str, Tensor] | None"
 
@@ -41,6 +42,13 @@ def shrink_where_aligned_(
     decays = torch._foreach_mul(distances, masks)
     torch._foreach_mul_(decays, strength)
     torch._foreach_sub_(list(params), decays)
+
+
+class _Snapshot(NamedTuple):
+    group: dict[str, Any]
+    weights: list[Tensor]
+    before: list[Tensor]
+    references: list[Tensor] | None
 
 
 class DecoupledWeightDecay:
@@ -111,7 +119,7 @@ class DecoupledWeightDecay:
         self.coupled, self.cautious, self.independent_of_lr = coupled, cautious, independent_of_lr
         self.optimizer = optimizer
         self.references = _references(groups, reference)
-        self._before: list[tuple[dict[str, Any], list[Tensor], list[Tensor]]] = []
+        self._before: list[_Snapshot] = []
         for group in groups:
             _take_over(group, independent_of_lr)
         self._hooks = [optimizer.register_step_pre_hook(self._before_step)]
@@ -144,7 +152,7 @@ class DecoupledWeightDecay:
                 f"{[len(group['params']) for group in groups]}; expected as many. Build the optimizer as it was saved."
             )
         self.references = {
-            id(p): value.to(p)
+            id(p): _like(value, p)
             for row, group in zip(saved, groups, strict=True)
             for value, p in zip(row, group["params"], strict=True)
             if value is not None
@@ -159,38 +167,41 @@ class DecoupledWeightDecay:
             )
         self._before = []
         for group in optimizer.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            if KEY not in group or not params:
+            if KEY not in group:
                 continue
-            for own, references in self._by_reference(params):
+            for params, references in self._by_reference([p for p in group["params"] if p.grad is not None]):
                 if self.cautious:
-                    self._before.append((group, own, [_real(p).clone() for p in own]))
+                    weights = _coordinates(params)
+                    self._before.append(_Snapshot(group, weights, [w.clone() for w in weights], references))
+                elif self.coupled:
+                    self._add_to_gradients(group, params, references)
                 else:
-                    self._decay(group, own, references)
+                    self._shrink(group, _coordinates(params), references)
 
     @torch.no_grad()
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        for group, params, before in self._before:
-            references = [_real(self.references[id(p)]) for p in params if id(p) in self.references] or None
-            shrink_where_aligned_([_real(p) for p in params], before, references, self._strength(group))
+        for group, weights, before, references in self._before:
+            shrink_where_aligned_(weights, before, references, self._strength(group))
         self._before = []
 
-    def _decay(self, group: dict[str, Any], params: list[Tensor], references: list[Tensor] | None) -> None:
-        if self.coupled:
-            distances = params if references is None else list(torch._foreach_sub(params, references))
-            grads = [p.grad for p in params if p.grad is not None]
-            torch._foreach_add_(grads, list(torch._foreach_mul(distances, self._scaled(group[KEY]))))
-        elif references is None:
-            shrink_(params, self._strength(group))
+    def _add_to_gradients(self, group: dict[str, Any], params: list[Tensor], references: list[Tensor] | None) -> None:
+        weights = _coordinates(params)
+        distances = weights if references is None else torch._foreach_sub(weights, references)
+        grads = _coordinates([p.grad for p in params if p.grad is not None])
+        torch._foreach_add_(grads, list(torch._foreach_mul(distances, self._scaled(group[KEY]))))
+
+    def _shrink(self, group: dict[str, Any], weights: list[Tensor], references: list[Tensor] | None) -> None:
+        if references is None:
+            shrink_(weights, self._strength(group))
         else:
-            shrink_toward_(params, references, self._strength(group))
+            shrink_toward_(weights, references, self._strength(group))
 
     def _by_reference(self, params: list[Tensor]) -> list[tuple[list[Tensor], list[Tensor] | None]]:
-        """The parameters that have a reference with theirs, and those that have none."""
+        """The parameters that have a reference with its coordinates, and those that have none."""
         bare = [p for p in params if id(p) not in self.references]
         held = [p for p in params if id(p) in self.references]
         pairs: list[tuple[list[Tensor], list[Tensor] | None]] = [(bare, None)] if bare else []
-        return [*pairs, (held, [self.references[id(p)] for p in held])] if held else pairs
+        return [*pairs, (held, _coordinates([self.references[id(p)] for p in held]))] if held else pairs
 
     def _strength(self, group: dict[str, Any]) -> Tensor:
         strength: Tensor = group[KEY] * group["decay_lr" if self.independent_of_lr else "lr"]
@@ -233,12 +244,26 @@ def _references(groups: Sequence[dict[str, Any]], reference: Reference) -> dict[
     for name, p in known.items():
         _check.is_tensor(reference[name], f"reference[{name!r}]")
         _check.shape(reference[name], [tuple(p.shape)], f"reference[{name!r}]")
-    return {id(p): reference[name].detach().to(p, copy=True) for name, p in known.items()}
+    return {id(p): _like(reference[name], p) for name, p in known.items()}
 
 
-def _real(value: Tensor) -> Tensor:
-    """The coordinates of a complex tensor, a view; a real one as it is."""
-    return torch.view_as_real(value) if value.is_complex() else value
+def _like(value: Tensor, parameter: Tensor) -> Tensor:
+    """A copy in the dtype and on the device of the parameter, sharded as it is."""
+    value = value.detach()
+    if not is_dtensor(parameter):
+        return value.to(parameter, copy=True)
+    if not is_dtensor(value):
+        from torch.distributed.tensor import distribute_tensor
+
+        mesh, placements = parameter.device_mesh, parameter.placements  # type: ignore[attr-defined]
+        value = distribute_tensor(value.to(parameter.device), mesh, placements)
+    return value.to(parameter.dtype, copy=True)
+
+
+def _coordinates(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Views of the real coordinates, of this rank's shard where a tensor is sharded."""
+    shards = [local(t.detach()) for t in tensors]
+    return [torch.view_as_real(t) if t.is_complex() else t for t in shards]
 
 
 def _some(names: Mapping[str, Any]) -> str:

@@ -44,7 +44,8 @@ def muon_groups(
         The groups for Muon and those for AdamW. Every trainable parameter is in exactly one of all of them.
 
     Raises:
-        ValueError: As :func:`~torchridge.training.decay.weight_decay_groups`, or if there is no hidden matrix.
+        ValueError: As :func:`~torchridge.training.decay.weight_decay_groups`, if there is no hidden matrix, or
+            if a weight is lazy.
 
     Example:
         >>> model = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 9))
@@ -80,7 +81,12 @@ def _heads(model: nn.Module, judgements: Sequence[Judgement], head: Selector | N
 
 def _is_hidden_matrix(judgement: Judgement, heads: set[int]) -> bool:
     parameter = judgement.parameter
-    if judgement.kind != "weight" or id(parameter) in heads or is_lazy(parameter):
+    if judgement.kind != "weight" or id(parameter) in heads:
         return False
+    if is_lazy(parameter):
+        raise ValueError(
+            f"`{judgement.name}` is a lazy parameter without a shape yet; expected a shape, since Muon takes matrices "
+            f"only. Run one forward pass first."
+        )
     embeds = any(isinstance(site.owner, (nn.Embedding, nn.EmbeddingBag)) for site in judgement.sites)
     return parameter.ndim == 2 and not parameter.is_complex() and not embeds
