@@ -246,8 +246,9 @@ INERT = {
 
 @pytest.mark.parametrize(("build", "cause"), INERT.values(), ids=INERT)
 def test_decay_without_effect_warns(build: Callable[[], nn.Module], cause: str) -> None:
-    with pytest.warns(InertPenaltyWarning, match=rf"\({cause}\) does not change what the model computes"):
+    with pytest.warns(InertPenaltyWarning, match=rf"\({cause}\) does not change what the model computes") as caught:
         weight_decay_groups(build(), 0.1)
+    assert caught[-1].filename == __file__
     assert any(cause in row.reason for row in explain_weight_decay(build()))
     skipped = explain_weight_decay(build(), inert="skip")
     assert not any(row.decay for row in skipped)

@@ -37,8 +37,8 @@ def inert_weights(model: nn.Module, judgements: Sequence[Judgement]) -> dict[str
     return found
 
 
-def warn_inert(model: nn.Module, judgements: Sequence[Judgement], *, stacklevel: int = 3) -> None:
-    """Warn once, naming the first few, if any weight that is decayed is inert."""
+def warn_inert(model: nn.Module, judgements: Sequence[Judgement], *, stacklevel: int = 2) -> None:
+    """Warn once, naming the first few, if any weight that is decayed is inert; `stacklevel` as if warned there."""
     found = inert_weights(model, judgements)
     if not found:
         return
