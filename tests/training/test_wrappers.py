@@ -17,7 +17,7 @@ from torchridge.training.decay import explain_weight_decay, weight_decay_groups
 from torchridge.training.decoupled import DecoupledWeightDecay
 from torchridge.training.judge import judge
 
-SECONDS = 120
+SECONDS = 300  # a bound against hanging, far above the 20 s that a run takes
 
 # What cannot be sharded or replicated here: not materialized, complex under gloo, without a forward, GPU only.
 UNSHARDABLE = {"lazy", "complex", "lists of parameters", "sync batch norm"}
