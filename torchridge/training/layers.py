@@ -151,15 +151,15 @@ def _chosen(
     l2: Strength | None, weight: Any, bias: Any, activity: Any, has_bias: bool
 ) -> tuple[Penalty | None, Penalty | None, Penalty | None]:
     """The three regularizers that the arguments ask for, checked before a layer is made."""
-    strength = None if l2 is None else validate_float_arg(l2, "l2")
-    if weight is not None and strength is not None and (isinstance(strength, torch.Tensor) or strength != _DEFAULT):
+    strength = 0.0 if l2 is None else validate_float_arg(l2, "l2")
+    present = isinstance(strength, torch.Tensor) or strength > 0
+    if weight is not None and present and (isinstance(strength, torch.Tensor) or strength != _DEFAULT):
         raise ValueError(
             f"got both `l2` = {l2} and `weight_regularizer` = {weight!r}; expected one of them. "
             f"Drop `l2`, or put it into the regularizer, e.g. `L1L2(l1=..., l2=...)`."
         )
     if bias is not None and not has_bias:
         raise ValueError(f"got `bias_regularizer` = {bias!r} with `bias=False`; expected a bias to penalize. Drop one.")
-    present = isinstance(strength, torch.Tensor) or bool(strength)
     return get(weight) if weight is not None else L2(strength) if present else None, get(bias), get(activity)
 
 
