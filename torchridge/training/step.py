@@ -75,7 +75,7 @@ class StepPenalty:
             torch._foreach_add_([local(g) for g in grads], [local(t) for t in ready], alpha=factor)
         fresh = [weight for weight in weights if weight.grad is None]
         if fresh and self._unused == "penalize":
-            for weight, product in zip(fresh, scale(fresh, torch.as_tensor(factor)), strict=True):
+            for weight, product in zip(fresh, scale(fresh, torch.as_tensor(factor, dtype=torch.float64)), strict=True):
                 weight.grad = product
 
     def _add_differentiated(
