@@ -121,7 +121,7 @@ def _is_frozen(module: nn.Module, attribute: str) -> bool:
 
 
 def _refuse_lazy(tensor: Tensor, name: str) -> None:
-    if is_lazy(tensor):
+    if not torch.compiler.is_compiling() and is_lazy(tensor):
         raise ValueError(
             f"`{name}` is lazy and has no values yet; expected an initialized weight. Run one forward pass first."
         )
