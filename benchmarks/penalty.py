@@ -90,7 +90,7 @@ def stepper(weight_decay: float, hooked: bool) -> tuple[nn.Module, Callable[[], 
 
 def once_per_step(count: int) -> dict[str, float]:
     bare, decayed, hooked = stepper(0.0, False), stepper(2 * LAMBDA, False), stepper(0.0, True)
-    for model, step in (decayed, hooked):
+    for _, step in (decayed, hooked):
         step()
     for p, q in zip(decayed[0].parameters(), hooked[0].parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-9)

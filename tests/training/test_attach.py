@@ -177,8 +177,7 @@ def test_a_compiled_model_and_its_names() -> None:
 @pytest.mark.parametrize("old", [False, True], ids=["parametrization", "hook"])
 def test_under_weight_norm_the_effective_weight_is_penalized(old: bool) -> None:
     norm = nn.utils.weight_norm if old else nn.utils.parametrizations.weight_norm
-    with pytest.warns(InertPenaltyWarning):
-        layer = regularize(norm(nn.Linear(3, 2)), L2(1.0))
+    layer = regularize(norm(nn.Linear(3, 2)), L2(1.0))  # no warning: this penalty acts on the gain
     layer(torch.ones(1, 3))
     assert penalty(layer).item() == pytest.approx(squares(layer.weight), rel=1e-6)
     assert list(penalties(layer)) == ["weight"]
@@ -203,8 +202,9 @@ def test_pruned_weights_are_penalized_as_pruned() -> None:
     ids=["batch norm", "spectral_norm", "orthogonal"],
 )
 def test_inert_penalties_warn(model: nn.Module) -> None:
-    with pytest.warns(InertPenaltyWarning, match="does not change what the model computes"):
+    with pytest.warns(InertPenaltyWarning, match="does not change what the model computes") as caught:
         regularize(model, L2(1.0))
+    assert caught[0].filename == __file__
     assert len(penalties(regularize(model, L2(1.0), inert="keep"))) == 1
     assert penalty(regularize(clear_regularizers(model), L2(1.0), inert="skip")).item() == 0
 

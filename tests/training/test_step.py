@@ -198,7 +198,7 @@ def test_the_effective_weight_under_weight_norm() -> None:
     def build() -> nn.Module:
         model = network()
         nn.utils.parametrizations.weight_norm(model[0])
-        return regularize(model, L2(0.1), inert="keep")
+        return regularize(model, L2(0.1))
 
     in_loss, hooked = build(), build()
     train(in_loss, torch.optim.SGD(in_loss.parameters(), lr=0.05), 20, in_loss=True)

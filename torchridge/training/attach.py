@@ -184,13 +184,18 @@ def _chosen(
         elif judgement.kind == "bias" and bias is not None:
             chosen.append((judgement, bias))
     if inert == "warn":
-        warn_inert(model, [j for j, regularizer in chosen if j.decay and isinstance(regularizer, L2)])
+        warn_inert(model, _stored([j for j, regularizer in chosen if isinstance(regularizer, L2)]), stacklevel=3)
     return chosen
 
 
 def _eligible(model: nn.Module, judgements: Sequence[Judgement], embeddings: bool, inert: Inert) -> set[int]:
-    skipped = inert_weights(model, judgements) if inert == "skip" else {}
+    skipped = inert_weights(model, _stored(judgements)) if inert == "skip" else {}
     return {id(j) for j in judgements if j.decay and j.name not in skipped and (embeddings or j.kind != "embedding")}
+
+
+def _stored(judgements: Sequence[Judgement]) -> list[Judgement]:
+    """All but the directions of weight_norm: inert when decayed, but penalized as the weight they make, with its gain."""
+    return [j for j in judgements if j.sites[0].part != "original1" and not j.leaf.endswith("_v")]
 
 
 def _rules(rules: Rules[Any]) -> list[tuple[Any, Penalty | None]]:
