@@ -194,7 +194,7 @@ def _eligible(model: nn.Module, judgements: Sequence[Judgement], embeddings: boo
 
 
 def _stored(judgements: Sequence[Judgement]) -> list[Judgement]:
-    """All but the directions of weight_norm: inert when decayed, but penalized as the weight they make, with its gain."""
+    """All but the directions of weight_norm: inert when decayed, but penalized as the weight that they make."""
     return [j for j in judgements if j.sites[0].part != "original1" and not j.leaf.endswith("_v")]
 
 
