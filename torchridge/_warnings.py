@@ -23,3 +23,7 @@ class ConvergenceWarning(TorchridgeWarning):
 
 class MissingClassWarning(TorchridgeWarning):
     """A class is missing from the rows that a fold is fitted on: it has probability zero there."""
+
+
+class InertPenaltyWarning(TorchridgeWarning):
+    """L2 on a weight whose scale the model divides out again: it changes the learning rate, not the function."""

@@ -1,0 +1,33 @@
+"""Keras 3's regularizers for PyTorch; see `torchridge.training.regularizers`."""
+
+from torchridge.training.identifiers import deserialize, get, serialize
+from torchridge.training.regularizers import (
+    L1,
+    L1L2,
+    L2,
+    OrthogonalRegularizer,
+    Regularizer,
+    l1,
+    l1_l2,
+    l2,
+    orthogonal,
+    orthogonal_regularizer,
+    validate_float_arg,
+)
+
+__all__ = [
+    "L1",
+    "L1L2",
+    "L2",
+    "OrthogonalRegularizer",
+    "Regularizer",
+    "deserialize",
+    "get",
+    "l1",
+    "l1_l2",
+    "l2",
+    "orthogonal",
+    "orthogonal_regularizer",
+    "serialize",
+    "validate_float_arg",
+]

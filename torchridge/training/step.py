@@ -1,0 +1,159 @@
+"""The penalty as a gradient, added once per optimizer step rather than to each loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from torchridge import _check
+from torchridge.training.regularizers import Strength
+from torchridge.training.sums import local, scale
+from torchridge.training.weights import Weight, split_plain, weight_penalties, weights_of
+
+Unused = Literal["penalize", "skip"]
+
+
+class StepPenalty:
+    """The hook that :func:`penalize_step` put on an optimizer; `remove()` takes it off."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, model: nn.Module, unused: Unused) -> None:
+        self._model = model
+        self._unused = unused
+        self._handle = optimizer.register_step_pre_hook(self._before_step)
+
+    def remove(self) -> None:
+        """Take the hook off the optimizer."""
+        self._handle.remove()
+
+    def _before_step(
+        self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        # A closure zeroes and refills the gradients, so the penalty has to come after it.
+        if len(args) > 1 and args[1] is not None:
+            return (args[0], self._penalized(optimizer, args[1]), *args[2:]), kwargs
+        if kwargs.get("closure") is not None:
+            return args, {**kwargs, "closure": self._penalized(optimizer, kwargs["closure"])}
+        self._add(optimizer)
+        return None
+
+    def _penalized(self, optimizer: torch.optim.Optimizer, closure: Callable[[], Any]) -> Callable[[], Any]:
+        def penalized() -> Any:
+            loss = closure()
+            self._add(optimizer)
+            with torch.no_grad():
+                parts = weight_penalties(_owned(optimizer, weights_of(self._model)))
+            return loss + sum(float(part) for part in parts)
+
+        return penalized
+
+    def _add(self, optimizer: torch.optim.Optimizer) -> None:
+        # `GradScaler` leaves the gradients of fused optimizers scaled, and tells them by how much.
+        grad_scale: Tensor | None = getattr(optimizer, "grad_scale", None)
+        with torch.enable_grad():
+            weights = weights_of(self._model)
+        parameters = {id(p): p for group in optimizer.param_groups for p in group["params"]}
+        plain, others = split_plain(weights)
+        for strength, group in plain:
+            leaves = [weight.tensor for weight in group if id(weight.tensor) in parameters]
+            self._add_fused(leaves, strength, grad_scale)
+        others += [weight for _, group in plain for weight in group if not weight.tensor.is_leaf]
+        if others:
+            self._add_differentiated(others, list(parameters.values()), grad_scale)
+
+    @torch.no_grad()
+    def _add_fused(self, weights: Sequence[Tensor], strength: Strength, grad_scale: Tensor | None) -> None:
+        """Add 2 · strength · W to the gradients."""
+        factor = 2 * strength if grad_scale is None else 2 * strength * grad_scale
+        ready = [weight for weight in weights if weight.grad is not None]
+        grads = [_dense(weight.grad) for weight in ready if weight.grad is not None]
+        if isinstance(factor, Tensor):
+            torch._foreach_add_([local(g) for g in grads], [local(t) for t in scale(ready, factor)])
+        elif ready:
+            torch._foreach_add_([local(g) for g in grads], [local(t) for t in ready], alpha=factor)
+        fresh = [weight for weight in weights if weight.grad is None]
+        if fresh and self._unused == "penalize":
+            for weight, product in zip(fresh, scale(fresh, torch.as_tensor(factor, dtype=torch.float64)), strict=True):
+                weight.grad = product
+
+    def _add_differentiated(
+        self, weights: Sequence[Weight], parameters: Sequence[Tensor], grad_scale: Tensor | None
+    ) -> None:
+        """Add the gradient of any other penalty, through whatever computes the weight."""
+        with torch.enable_grad():
+            value = torch.stack([v.to(weights[0].tensor.device) for v in weight_penalties(weights)]).sum()
+        value = value if grad_scale is None else value * grad_scale.to(value.device)
+        trained = [p for p in parameters if p.requires_grad]
+        for parameter, grad in zip(trained, torch.autograd.grad(value, trained, allow_unused=True), strict=True):
+            if grad is None:
+                continue
+            if parameter.grad is not None:
+                _dense(parameter.grad).add_(grad)
+            elif self._unused == "penalize":
+                parameter.grad = grad
+
+
+def penalize_step(optimizer: torch.optim.Optimizer, model: nn.Module, *, unused: Unused = "penalize") -> StepPenalty:
+    """Add the gradient of `penalty(model)` once per step of an optimizer, in place of adding the penalty to the loss.
+
+    Before each `optimizer.step()` the gradient of every penalized parameter of the optimizer grows by that of its
+    penalty: 2λW for `L2(λ)`, as `weight_decay = 2λ` would do in SGD and Adam, and with AdamW's step it is still this
+    coupled L2, not decoupled decay. So it counts once however many micro-batches were accumulated, is not multiplied
+    by the scale of a `GradScaler`, and is not averaged over the ranks of DDP.
+
+    Clipping of gradients between `backward` and `step` sees the loss's gradient alone, as it does with
+    `weight_decay`; with `loss + penalty(model)` it sees the sum. `parameter.grad` holds the penalty's part after the
+    step. Do not add `penalty(model)` to the loss as well, but for `penalty(model, weights=False)`: penalties of
+    outputs depend on the data, and belong in the loss.
+
+    A closure is followed by the penalty at each evaluation, and its loss is returned with the penalty's value, so
+    that LBFGS minimizes the penalized loss.
+
+    Args:
+        optimizer: Any `torch.optim` optimizer; with several, call once for each.
+        model: The model that carries the regularizers, from `regularize` or `L2Linear`; read anew at each step.
+        unused: What to do about a penalized parameter without a gradient, as DDP leaves unused ones: `"penalize"` as
+            the penalty in the loss would, or `"skip"` as `weight_decay` does.
+
+    Returns:
+        A handle, for `remove()`.
+
+    Raises:
+        TypeError: If `optimizer` is no optimizer or `model` no module.
+        ValueError: If `unused` is unknown.
+
+    Cost: a step reads and writes each gradient once and reads each weight once, fused over the tensors.
+
+    Example:
+        >>> from torchridge.training.layers import L2Linear
+        >>> layer = L2Linear(2, 1, l2=0.5)
+        >>> optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+        >>> hook = penalize_step(optimizer, layer)
+        >>> before = layer.weight.detach().clone()
+        >>> layer(torch.zeros(1, 2)).sum().backward(); optimizer.step()
+        >>> torch.allclose(layer.weight, before * (1 - 0.1 * 2 * 0.5))
+        True
+    """
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(f"`optimizer` should be a torch.optim.Optimizer, got {type(optimizer).__name__}.")
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"`model` should be a torch.nn.Module, got {type(model).__name__}. Pass the model itself.")
+    _check.option(unused, "unused", ("penalize", "skip"))
+    return StepPenalty(optimizer, model, unused)
+
+
+def _owned(optimizer: torch.optim.Optimizer, weights: Sequence[Weight]) -> list[Weight]:
+    """The weights that the optimizer trains, or that are computed from parameters."""
+    parameters = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    return [w for w in weights if id(w.tensor) in parameters or not w.tensor.is_leaf]
+
+
+def _dense(grad: Tensor) -> Tensor:
+    if grad.layout is not torch.strided:
+        raise RuntimeError(
+            f"a penalized weight has a gradient of layout {grad.layout}; expected a dense one, since the penalty acts "
+            f"on every row. Build the embedding with `sparse=False`, or leave it out by a rule."
+        )
+    return grad
