@@ -11,7 +11,7 @@ SOLVERS = {torch.float64: 1e-10, torch.float32: 1e-4}
 # float32 data solved in float64 and rounded once at the end: the float32 unit, with room for the rounding of the norm.
 ROUNDED_ONCE = 1e-6
 
-# Against exact answers: what the issue of the closed form promises, by the condition number of S + alpha I.
+# Against exact answers: what the closed form promises, by the condition number of S + alpha I.
 EXACT = 1e-10
 EXACT_PER_CONDITION = 1e3 * torch.finfo(torch.float64).eps
 
@@ -22,3 +22,10 @@ LEAVE_ONE_OUT = 1e-8
 # Moments: the same sums in another order; and in another order after a difference that cancels.
 SAME_SUMS = 1e-12
 CANCELLED_SUMS = 1e-10
+
+
+# An objective at its minimum, against scikit-learn's newton-cholesky at tol=1e-12.
+OBJECTIVE = 1e-8
+
+# Coefficients of a fit stopped at a relative gap of 1e-13 of the objective: its root, times the condition.
+LOGISTIC_WEIGHT = 1e-5
