@@ -2,5 +2,6 @@
 
 from torchridge.estimators._protocol import NotFittedError
 from torchridge.estimators.ridge import Ridge, RidgeClassifier
+from torchridge.estimators.ridge_cv import RidgeClassifierCV, RidgeCV
 
-__all__ = ["NotFittedError", "Ridge", "RidgeClassifier"]
+__all__ = ["NotFittedError", "Ridge", "RidgeCV", "RidgeClassifier", "RidgeClassifierCV"]
