@@ -10,3 +10,9 @@ SOLVERS = {torch.float64: 1e-10, torch.float32: 1e-4}
 
 # float32 data solved in float64 and rounded once at the end: the float32 unit, with room for the rounding of the norm.
 ROUNDED_ONCE = 1e-6
+
+# An objective at its minimum, against scikit-learn's newton-cholesky at tol=1e-12.
+OBJECTIVE = 1e-8
+
+# Coefficients of a fit stopped at a relative gap of 1e-13 of the objective: its root, times the condition.
+LOGISTIC_WEIGHT = 1e-5

@@ -88,6 +88,11 @@ def make_splits(data: Data, cv: Any, groups: Any) -> list[Split]:
     elif isinstance(cv, (int, Tensor)):
         ids = fold_ids(cv, n, groups)
     else:
+        if isinstance(cv, str):
+            raise ValueError(
+                f"`cv` should be a number of folds, fold ids of shape ({n},), a splitter, or (train, test) row "
+                f"numbers, got {cv!r}."
+            )
         return splits(cv, n, labels, check_groups(groups, n).numpy() if groups is not None else None)
     return [((ids != k).nonzero()[:, 0], (ids == k).nonzero()[:, 0]) for k in range(int(ids.max()) + 1)]
 
