@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +14,8 @@ from torchridge.estimators._folds import make_parts
 from torchridge.estimators._input import Container, Table, too_large
 from torchridge.estimators._judges import FoldJudge
 from torchridge.estimators._linear import LinearModel
-from torchridge.estimators._scorers import resolve, routing_enabled
+from torchridge.estimators._route import Routed
+from torchridge.estimators._scorers import resolve
 from torchridge.estimators._search import Found, ScoreRows, by_folds, leave_one_out
 from torchridge.ridge import ridge_cv
 from torchridge.solvers.solution import Solution
@@ -27,13 +27,6 @@ class Problem(NamedTuple):
     X: Tensor  # (n, d)
     y: Tensor  # (n, t)
     weight: Tensor | None  # (n,)
-
-
-class Routed(NamedTuple):
-    """What else the scorer and the splitter are given."""
-
-    score: Mapping[str, Any]
-    split: Mapping[str, Any]
 
 
 class RidgeCVModel(LinearModel):
@@ -72,21 +65,6 @@ class RidgeCVModel(LinearModel):
 
     def _by_criterion(self) -> bool:
         return isinstance(self.alphas, str) or isinstance(self.cv, str)
-
-    def _route(self, sample_weight: Any, params: dict[str, Any]) -> Routed:
-        """Return what the scorer and the splitter are given beside the rows."""
-        if routing_enabled():
-            from sklearn.utils.metadata_routing import process_routing
-
-            given = params if sample_weight is None else {**params, "sample_weight": sample_weight}
-            routed = process_routing(self, "fit", **given)
-            return Routed(dict(routed.scorer.score), dict(routed.splitter.split))
-        if params:
-            raise ValueError(
-                f"[{', '.join(params)}] are passed to `fit`, which hands them on only with "
-                f"`sklearn.set_config(enable_metadata_routing=True)`."
-            )
-        return Routed({} if sample_weight is None or self.cv is not None else {"sample_weight": sample_weight}, {})
 
     def get_metadata_routing(self) -> Any:
         """Return which metadata `fit` hands to the scorer and the splitter, as scikit-learn's `MetadataRouter`."""

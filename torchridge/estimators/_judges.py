@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchridge.estimators._input import Container, Table, as_array
+from torchridge.estimators._input import Container, Table
 from torchridge.estimators._labels import Labels
 from torchridge.estimators._scorers import Predicted, Scorer
 from torchridge.estimators._search import ScoreRows
@@ -36,7 +36,7 @@ def judge_rows(scorer: Scorer, params: Mapping[str, Any], vector: bool, per_targ
 def judge_classes(scorer: Scorer, params: Mapping[str, Any], labels: Labels) -> ScoreRows:
     """Return a judge of leave-one-out scores (n, t) of classes, which it is told by number."""
     true = labels.codes.cpu().numpy()
-    estimator = Predicted("classifier", None if labels.multilabel else np.arange(max(2, len(labels.classes))))
+    estimator = Predicted("classifier", np.arange(max(2, len(labels.classes))), labels.multilabel)
     return lambda predicted, _: scorer(estimator, predicted.cpu().numpy(), true, **params)
 
 
@@ -124,6 +124,6 @@ def of_rows(params: Mapping[str, Any], index: Any, n: int) -> dict[str, Any]:
     """Return metadata of some rows: whatever has one entry a row is cut down to them."""
     cut = {}
     for name, value in params.items():
-        is_row_wise = value is not None and not isinstance(value, (str, bytes, dict)) and np.shape(value)[:1] == (n,)
-        cut[name] = as_array(value, name)[index] if is_row_wise else value
+        entries = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+        cut[name] = entries[index] if entries.shape[:1] == (n,) else value
     return cut

@@ -83,9 +83,9 @@ _OWN: Mapping[str, Callable[[Any, Any, Any], float]] = {
 class Predicted(Estimator):
     """An estimator whose rows are its own predictions: leave-one-out has one model per row, and a scorer takes one."""
 
-    def __init__(self, kind: str = "regressor", classes: Any = None) -> None:
+    def __init__(self, kind: str = "regressor", classes: Any = None, multilabel: bool = False) -> None:
         self._estimator_type = kind
-        self.classes_ = classes
+        self.classes_, self.multilabel_ = classes, multilabel
 
     def decision_function(self, X: Any) -> Any:
         """Return the scores that were given."""
@@ -96,4 +96,4 @@ class Predicted(Estimator):
         if self._estimator_type != "classifier":
             return X
         scores = self.decision_function(X)
-        return (scores > 0).astype(int) if scores.ndim == 1 or self.classes_ is None else scores.argmax(1)
+        return (scores > 0).astype(int) if scores.ndim == 1 or self.multilabel_ else scores.argmax(1)

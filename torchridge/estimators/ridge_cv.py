@@ -11,6 +11,7 @@ from torchridge.estimators._input import beside, is_sparse, read_table, read_tar
 from torchridge.estimators._judges import judge_class_folds, judge_classes, judge_folds, judge_rows
 from torchridge.estimators._kinds import Classifier, Regressor
 from torchridge.estimators._labels import class_weights, joined_weights, read_labels
+from torchridge.estimators._route import route
 from torchridge.estimators._scorers import resolve
 from torchridge.estimators._search import follows_from_squares
 
@@ -94,7 +95,7 @@ class RidgeCV(RidgeCVModel, Regressor):
         """
         self._check_options(self.alpha_per_target)
         _check.option(self.gcv_mode, "gcv_mode", (None, "auto", "svd", "eigen"))
-        alphas, routed = self._check_alphas(), self._route(sample_weight, params)
+        alphas, routed = self._check_alphas(), route(self, sample_weight, params, to_scorer=self.cv is None)
         if self.gcv_mode == "svd" and self.cv is None and is_sparse(X):
             warnings.warn(
                 "The 'svd' mode is not supported for sparse X from scikit-learn 1.11 on. Leave `gcv_mode` out; the "
@@ -206,7 +207,7 @@ class RidgeClassifierCV(RidgeCVModel, Classifier):
         table = dense(read_table(X, self.device))
         labels = read_labels(y, table.X.shape[0])
         weight = joined_weights(read_weight(sample_weight, table), class_weights(self.class_weight, labels))
-        routed = self._route(None if weight is None else weight.cpu().numpy(), params)
+        routed = route(self, None if weight is None else weight.cpu().numpy(), params, to_scorer=self.cv is None)
         parts = self._parts(X, y, len(labels.codes), None if labels.multilabel else labels.codes, routed)
         scorer, fold = resolve(self.scoring), None
         rows = None if scorer is None else judge_classes(scorer, routed.score, labels)
