@@ -21,6 +21,9 @@ SOLVERS = ("lbfgs", "liblinear", "newton-cg", "newton-cholesky", "sag", "saga")
 # scikit-learn's default; at it and above our own tolerances hold, which are tighter.
 _THEIR_TOL = 1e-4
 
+# Evaluations of loss and gradient that one of `max_iter` stands for.
+EVALUATIONS = 10
+
 
 class Rows(NamedTuple):
     """Checked rows of classes."""

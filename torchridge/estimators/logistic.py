@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from torchridge.estimators._folds import make_parts
-from torchridge.estimators._logistic_model import LogisticModel
+from torchridge.estimators._logistic_model import EVALUATIONS, LogisticModel
 from torchridge.estimators._logistic_search import Paths, best_of, fold_paths, fold_scores, mean_of_best
 from torchridge.estimators._route import route
 from torchridge.estimators._scorers import resolve
@@ -32,7 +32,7 @@ class LogisticRegression(LogisticModel):
         class_weight: weights by label that multiply the sample weights, or "balanced".
         random_state: kept for scikit-learn's signature; nothing is random.
         solver: a name of scikit-learn's.
-        max_iter: evaluations of loss and gradient.
+        max_iter: iterations; ten evaluations of loss and gradient are allowed for each.
         verbose: kept for scikit-learn's signature.
         warm_start: kept for scikit-learn's signature; a path is cheaper by `torchridge.logistic`.
         n_jobs: kept for scikit-learn's signature.
@@ -115,7 +115,7 @@ class LogisticRegression(LogisticModel):
             sample_weight=rows.weight,
             fit_intercept=self.fit_intercept,
             tol=self._tolerance(),
-            max_iter=self.max_iter,
+            max_iter=EVALUATIONS * self.max_iter,
         )
         self._forget()
         self._note_features(rows.table)
@@ -171,6 +171,8 @@ class LogisticRegressionCV(LogisticModel):
         >>> LogisticRegressionCV(Cs=[1e-3, 1e-1, 1e3], cv=4, use_legacy_attributes=False).fit(X, y).C_
         0.001
     """
+
+    C_: Any
 
     def __init__(
         self,
@@ -250,7 +252,7 @@ class LogisticRegressionCV(LogisticModel):
         return self
 
     def _settings(self) -> dict[str, Any]:
-        return {"fit_intercept": self.fit_intercept, "tol": self._tolerance(), "max_iter": self.max_iter}
+        return {"fit_intercept": self.fit_intercept, "tol": self._tolerance(), "max_iter": EVALUATIONS * self.max_iter}
 
     def _scorer(self) -> Any:
         return None if self.scoring in (None, "warn", "accuracy") else resolve(self.scoring)
