@@ -56,10 +56,10 @@ class FoldJudge:
         test = self.parts[k][1]
         model = self.member(k, weight, bias, alpha)
         rows = self.X[test.to(self.X.device)]
-        if self.scorer is None:
-            return float(model.score(rows, self.y[test.to(self.y.device)]))
         chosen = test.numpy()
         cut = of_rows(self.params, chosen, len(self.X))
+        if self.scorer is None:
+            return float(model.score(rows, self.y[test.to(self.y.device)], **cut))
         return float(self.scorer(model, rows.cpu().numpy(), np.asarray(self.y)[chosen], **cut))
 
 

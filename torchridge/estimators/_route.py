@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from torchridge.estimators._scorers import routing_enabled
+from torchridge.estimators._scorers import Scorer, accepts_weight, routing_enabled
 
 
 class Routed(NamedTuple):
@@ -15,8 +15,8 @@ class Routed(NamedTuple):
     split: Mapping[str, Any]
 
 
-def route(model: Any, sample_weight: Any, params: dict[str, Any], *, to_scorer: bool, method: str = "fit") -> Routed:
-    """Return what the scorer and the splitter are given: by routing where it is enabled, else at most the weights."""
+def route(model: Any, sample_weight: Any, params: dict[str, Any], scorer: Scorer | None, method: str = "fit") -> Routed:
+    """Return what scorer and splitter are given: by routing where it is enabled, else at most the weights."""
     if routing_enabled():
         from sklearn.utils.metadata_routing import process_routing
 
@@ -28,4 +28,5 @@ def route(model: Any, sample_weight: Any, params: dict[str, Any], *, to_scorer: 
             f"[{', '.join(params)}] are passed to `{method}`, which hands them on only with "
             f"`sklearn.set_config(enable_metadata_routing=True)`."
         )
-    return Routed({"sample_weight": sample_weight} if to_scorer and sample_weight is not None else {}, {})
+    weighted = sample_weight is not None and accepts_weight(scorer)
+    return Routed({"sample_weight": sample_weight} if weighted else {}, {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -35,6 +36,16 @@ def resolve(scoring: Any) -> Scorer | None:
     except ImportError:
         return _own(scoring)
     return get_scorer(scoring)  # type: ignore[no-any-return]
+
+
+def accepts_weight(scorer: Scorer | None) -> bool:
+    """Whether a scorer takes `sample_weight`; without one, R² and accuracy do."""
+    if scorer is None:
+        return True
+    if hasattr(scorer, "_accept_sample_weight"):
+        return bool(scorer._accept_sample_weight())
+    parameters = inspect.signature(scorer).parameters.values()
+    return any(p.name == "sample_weight" or p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 def _own(scoring: Any) -> Scorer:

@@ -121,7 +121,7 @@ def by_folds(
     scoring: Any,
     score: ScoreFold | None,
 ) -> Found:
-    """Choose by the mean over folds of a score of held-out rows; training rows are weighted, held-out ones are not.
+    """Choose by the mean over folds of a score of held-out rows.
 
     Without `score`, by a name whose score follows from moments; otherwise by `score` of every fold's weights.
     """
@@ -136,9 +136,10 @@ def by_folds(
     return _found(prepared, alphas, scores.mean(0), intercept, None)
 
 
-def follows_from_squares(scoring: Any, weight: Tensor | None) -> bool:
-    """Whether the scores of folds need no predictions."""
-    return weight is None and (scoring is None or (isinstance(scoring, str) and scoring in _FROM_SQUARES))
+def follows_from_squares(scoring: Any, weight: Tensor | None, given: Mapping[str, Any]) -> bool:
+    """Whether the scores of folds need no predictions: held-out rows weigh what they weigh in training."""
+    known = scoring is None or (isinstance(scoring, str) and scoring in _FROM_SQUARES)
+    return known and set(given) == (set() if weight is None else {"sample_weight"})
 
 
 def _from_squares(prepared: Prepared, alphas: Tensor, scoring: Any, parts: list[Split]) -> Any:

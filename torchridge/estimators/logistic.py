@@ -173,6 +173,7 @@ class LogisticRegressionCV(LogisticModel):
     """
 
     C_: Any
+    l1_ratio_: Any
 
     def __init__(
         self,
@@ -231,12 +232,13 @@ class LogisticRegressionCV(LogisticModel):
             ConvergenceWarning: where `max_iter` came before the tolerance.
         """
         self._check_options(None if isinstance(self.l1_ratios, str) else self.l1_ratios)
-        routed = route(self, sample_weight, params, to_scorer=True)
+        scorer = self._scorer()
+        routed = route(self, sample_weight, params, scorer)
         rows = self._rows(X, y, sample_weight)
         n = rows.codes.shape[0]
         parts = make_parts(5 if self.cv is None else self.cv, X, y, n, rows.labels.codes, dict(routed.split))
         paths = fold_paths(rows, parts, self.Cs, self._settings())
-        scores = fold_scores(paths, rows, parts, self._scorer(), routed.score)
+        scores = fold_scores(paths, rows, parts, scorer, routed.score)
         best = best_of(scores.sum(0))
         self._forget()
         self._note_features(rows.table)
@@ -259,8 +261,8 @@ class LogisticRegressionCV(LogisticModel):
 
     def score(self, X: Any, y: Any, sample_weight: Any = None, **params: Any) -> float:
         """Return the score named by `scoring` (accuracy by default), weighted."""
-        routed = route(self, sample_weight, params, to_scorer=True, method="score")
         scorer = self._scorer()
+        routed = route(self, sample_weight, params, scorer, "score")
         if scorer is None:
             return super().score(X, y, sample_weight)
         return float(scorer(self, X, y, **routed.score))

@@ -20,8 +20,9 @@ class RidgeCV(RidgeCVModel, Regressor):
     r"""Ridge regression that chooses α among strengths by leave-one-out or folds.
 
     Minimizes Σ s ‖y − Wx − b‖² + α ‖W‖² at the α that predicts best; b is never penalized. Parameters and attributes
-    mean what they mean in `sklearn.linear_model.RidgeCV`: of equal scores the first strength wins, and held-out rows
-    of folds are not weighted. Beyond it: ``alphas="auto"``, ``cv="gcv"`` and ``cv="evidence"``, tensors, streams.
+    mean what they mean in `sklearn.linear_model.RidgeCV` (1.9): of equal scores the first strength wins, and held-out
+    rows are weighted where the scorer takes weights. Beyond it: ``alphas="auto"``, ``cv="gcv"``, ``cv="evidence"``,
+    tensors, streams.
 
     Args:
         alphas: (L,) strengths, positive for leave-one-out; or "auto", a grid from the data.
@@ -95,7 +96,8 @@ class RidgeCV(RidgeCVModel, Regressor):
         """
         self._check_options(self.alpha_per_target)
         _check.option(self.gcv_mode, "gcv_mode", (None, "auto", "svd", "eigen"))
-        alphas, routed = self._check_alphas(), route(self, sample_weight, params, to_scorer=self.cv is None)
+        alphas, scorer = self._check_alphas(), resolve(self.scoring)
+        routed = route(self, sample_weight, params, scorer)
         if self.gcv_mode == "svd" and self.cv is None and is_sparse(X):
             warnings.warn(
                 "The 'svd' mode is not supported for sparse X from scikit-learn 1.11 on. Leave `gcv_mode` out; the "
@@ -106,10 +108,10 @@ class RidgeCV(RidgeCVModel, Regressor):
         table = dense(read_table(X, self.device))
         y_, weight = read_target(y, table), read_weight(sample_weight, table)
         vector = y_.ndim == 1
-        parts, scorer = self._parts(X, y, len(y_), None, routed), resolve(self.scoring)
+        parts = self._parts(X, y, len(y_), None, routed)
         rows = None if scorer is None else judge_rows(scorer, routed.score, vector, self.alpha_per_target)
         fold = None
-        if isinstance(parts, list) and (routed.score or not follows_from_squares(self.scoring, weight)):
+        if isinstance(parts, list) and not follows_from_squares(self.scoring, weight, routed.score):
             fold = judge_folds(table, y_, parts, self.fit_intercept, scorer, routed.score)
         problem = Problem(table.X, y_[:, None] if vector else y_, weight)
         self._keep_found(table, self._choose(problem, alphas, parts, rows, fold), vector)
@@ -207,9 +209,9 @@ class RidgeClassifierCV(RidgeCVModel, Classifier):
         table = dense(read_table(X, self.device))
         labels = read_labels(y, table.X.shape[0])
         weight = joined_weights(read_weight(sample_weight, table), class_weights(self.class_weight, labels))
-        routed = route(self, None if weight is None else weight.cpu().numpy(), params, to_scorer=self.cv is None)
-        parts = self._parts(X, y, len(labels.codes), None if labels.multilabel else labels.codes, routed)
         scorer, fold = resolve(self.scoring), None
+        routed = route(self, None if weight is None else weight.cpu().numpy(), params, scorer)
+        parts = self._parts(X, y, len(labels.codes), None if labels.multilabel else labels.codes, routed)
         rows = None if scorer is None else judge_classes(scorer, routed.score, labels)
         if isinstance(parts, list):
             fold = judge_class_folds(table, labels, weight, parts, self.fit_intercept, scorer, routed.score)
