@@ -51,9 +51,9 @@ def finite(value: Tensor, name: str) -> None:
         return
     first = tuple(int(i) for i in bad.nonzero()[0])
     kind = "NaN" if bool(torch.isnan(value[first])) else "infinity"
-    where = f"row {first[0]}" if value.ndim <= 2 else f"index {first}"
+    where = "" if value.ndim == 0 else f", first in row {first[0]}" if value.ndim <= 2 else f", first in index {first}"
     raise ValueError(
-        f"`{name}` holds {kind}, first in {where} ({int(bad.sum())} such values); expected finite numbers. "
+        f"`{name}` holds {kind}{where} ({int(bad.sum())} such values); expected finite numbers. "
         f"Drop or impute these rows."
     )
 
