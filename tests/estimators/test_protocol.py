@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("sklearn")
+import joblib
 from sklearn import config_context, linear_model
 from sklearn.base import clone, is_classifier, is_regressor
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris
@@ -115,7 +116,8 @@ def test_pipeline_grid_search_and_parallel_scores(make: Any) -> None:
     name = "C" if make is LogisticRegression else "alpha"
     pipe = make_pipeline(StandardScaler(), make())
     step = make.__name__.lower()
-    search = GridSearchCV(pipe, {f"{step}__{name}": [0.1, 10.0]}, cv=3, n_jobs=2).fit(X, y)
+    with joblib.parallel_config("threading", n_jobs=2):
+        search = GridSearchCV(pipe, {f"{step}__{name}": [0.1, 10.0]}, cv=3).fit(X, y)
     theirs = make_pipeline(StandardScaler(), getattr(linear_model, make.__name__)(tol=1e-10))
     expected = GridSearchCV(theirs, {f"{step}__{name}": [0.1, 10.0]}, cv=3).fit(X, y)
     assert search.best_params_ == expected.best_params_

@@ -16,7 +16,7 @@ Scorer = Callable[..., float]
 
 def routing_enabled() -> bool:
     """Whether the program has asked scikit-learn to route metadata."""
-    if "sklearn" not in sys.modules:
+    if sys.modules.get("sklearn") is None:
         return False
     from sklearn import get_config
 
