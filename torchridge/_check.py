@@ -52,9 +52,7 @@ def finite(value: Tensor, name: str) -> None:
         return
     first = tuple(int(i) for i in bad.nonzero()[0])
     kind = "NaN" if bool(torch.isnan(value[first])) else "infinity"
-    where = (
-        f", first in {'row' if value.ndim <= 2 else 'index'} {first[0] if value.ndim <= 2 else first}" if first else ""
-    )
+    where = "" if value.ndim == 0 else f", first in row {first[0]}" if value.ndim <= 2 else f", first in index {first}"
     raise ValueError(
         f"`{name}` holds {kind}{where} ({int(bad.sum())} such values); expected finite numbers. "
         f"Drop or impute these rows."

@@ -32,7 +32,7 @@ _CRITERIA = ("gcv", "loo", "evidence")
 
 
 @dataclasses.dataclass(frozen=True)
-class _Prepared:
+class Prepared:
     """A scorer, and what the fit at the chosen strength starts from."""
 
     scorer: Scorer
@@ -120,7 +120,7 @@ def cross_validate(
         return _differentiable(X, y, alphas, cv, groups, scoring, per_target, sample_weight, options)
     cv = "gcv" if cv is None else cv
     with blas.one_pool(X.device):
-        prepared = _prepare_rows(check_rows(X, y, sample_weight), cv, groups, options)
+        prepared = prepare_rows(check_rows(X, y, sample_weight), cv, groups, options)
         return _choose(prepared, alphas, cv, scoring, per_target, options)
 
 
@@ -159,14 +159,14 @@ def _of_problem(value: Any, at: tuple[Tensor, ...], ndim: int) -> Any:
     return value[at] if isinstance(value, Tensor) and value.ndim > ndim else value
 
 
-def _prepare_moments(moments: Moments, cv: Any, options: Options) -> _Prepared:
+def _prepare_moments(moments: Moments, cv: Any, options: Options) -> Prepared:
     block = moments.block()
     d, t = block.cross.shape
     objective = options.objective(d, t, block.gram, dtype=moments.dtype)
     cv = ("folds" if moments.folds else "gcv") if cv is None else cv
     if isinstance(cv, str) and cv in ("gcv", "evidence"):
         scorer = Whole(cv, train_spectrum(block, objective), block, objective, None)
-        return _Prepared(scorer, objective, moments, block)
+        return Prepared(scorer, objective, moments, block)
     if isinstance(cv, str) and cv == "loo":
         raise ValueError("`cv`='loo' needs the rows, which moments do not hold. Use cv='gcv', or folds in `Moments`.")
     k = len(moments.folds)
@@ -177,10 +177,10 @@ def _prepare_moments(moments: Moments, cv: Any, options: Options) -> _Prepared:
         )
     held = [moments.block(f) for f in moments.folds]
     train = [moments.without(f) for f in moments.folds]
-    return _Prepared(cross_validation.fold_moments(train, held, objective, None, None), objective, moments, block)
+    return Prepared(cross_validation.fold_moments(train, held, objective, None, None), objective, moments, block)
 
 
-def _prepare_rows(rows: Rows, cv: Any, groups: Any, options: Options) -> _Prepared:
+def prepare_rows(rows: Rows, cv: Any, groups: Any, options: Options) -> Prepared:
     objective = options.objective(rows.X.shape[1], rows.y.shape[1], rows.X)
     if isinstance(cv, str):
         _check.option(cv, "cv", _CRITERIA)
@@ -201,21 +201,21 @@ def _prepare_rows(rows: Rows, cv: Any, groups: Any, options: Options) -> _Prepar
     return _prepare_splits(rows, parts, objective, options)
 
 
-def _prepare_whole(rows: Rows, cv: str, objective: Objective, options: Options) -> _Prepared:
+def _prepare_whole(rows: Rows, cv: str, objective: Objective, options: Options) -> Prepared:
     n, d = rows.X.shape
     counted = rows.counted
     if options.solver == "dual" or (options.solver == "auto" and n < d):
         blocks.check_squares(rows)
         objective = objective.to(torch.float64)
         problem = dual.dual(counted, objective, torch.float64)
-        return _Prepared(WholeDual(cv, problem, counted), objective, rows, None, counted)
+        return Prepared(WholeDual(cv, problem, counted), objective, rows, None, counted)
     block = blocks.block_of(*counted[:3], None, options.moments_dtype, rows.X.device)
     blocks.check_finite(block, rows)
     scorer = Whole(cv, train_spectrum(block, objective), block, objective, counted)
-    return _Prepared(scorer, objective, rows, block, counted)
+    return Prepared(scorer, objective, rows, block, counted)
 
 
-def _prepare_folds(rows: Rows, ids: Tensor, objective: Objective, options: Options) -> _Prepared:
+def _prepare_folds(rows: Rows, ids: Tensor, objective: Objective, options: Options) -> Prepared:
     counted, count = rows.counted, int(ids.max()) + 1
     if counted is not rows and rows.sample_weight is not None:
         ids = ids[rows.sample_weight > 0]
@@ -234,20 +234,20 @@ def _prepare_folds(rows: Rows, ids: Tensor, objective: Objective, options: Optio
             parts = [(everything[ids != k], i) for k, i in enumerate(index)]
             return _dual_splits(counted, parts, objective, rows)
         problem = dual.dual(counted, objective, torch.float64)
-        return _Prepared(DualFolds(problem, counted, index, objective), objective, rows, None, counted)
+        return Prepared(DualFolds(problem, counted, index, objective), objective, rows, None, counted)
     held = cross_validation.fold_blocks(counted, index, options.moments_dtype)
     for b in held:
         blocks.check_finite(b, rows)
     train = [blocks.merge([b for j, b in enumerate(held) if j != k]) for k in range(len(held))]
     scorer = cross_validation.fold_moments(train, held, objective, counted, index)
-    return _Prepared(scorer, objective, rows, blocks.merge(held), counted)
+    return Prepared(scorer, objective, rows, blocks.merge(held), counted)
 
 
-def _dual_splits(rows: Rows, parts: list[folds.Split], objective: Objective, source: Rows) -> _Prepared:
-    return _Prepared(cross_validation.dual_splits(rows, parts, objective), objective, source, None, rows)
+def _dual_splits(rows: Rows, parts: list[folds.Split], objective: Objective, source: Rows) -> Prepared:
+    return Prepared(cross_validation.dual_splits(rows, parts, objective), objective, source, None, rows)
 
 
-def _prepare_splits(rows: Rows, parts: list[folds.Split], objective: Objective, options: Options) -> _Prepared:
+def _prepare_splits(rows: Rows, parts: list[folds.Split], objective: Objective, options: Options) -> Prepared:
     """Prepare splits that do not partition the rows: each part is gathered by itself."""
     blocks.check_squares(rows)
     parts = [(a.to(rows.X.device), b.to(rows.X.device)) for a, b in parts]
@@ -265,10 +265,10 @@ def _prepare_splits(rows: Rows, parts: list[folds.Split], objective: Objective, 
     train = cross_validation.fold_blocks(rows, [a for a, _ in parts], options.moments_dtype)
     held = cross_validation.fold_blocks(rows, [b for _, b in parts], options.moments_dtype)
     scorer = cross_validation.fold_moments(train, held, objective, rows, [b for _, b in parts])
-    return _Prepared(scorer, objective, rows, None, rows.counted)
+    return Prepared(scorer, objective, rows, None, rows.counted)
 
 
-def _choose(prepared: _Prepared, alphas: Any, cv: Any, scoring: str, per_target: bool, options: Options) -> Solution:
+def _choose(prepared: Prepared, alphas: Any, cv: Any, scoring: str, per_target: bool, options: Options) -> Solution:
     scorer = prepared.scorer
     variances = scorer.variances()
     kind = cv if isinstance(cv, str) and cv in ("gcv", "evidence") else "gcv" if variances is None else scoring

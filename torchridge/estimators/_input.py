@@ -72,7 +72,7 @@ def _from_tensor(X: Tensor, name: str) -> Tensor:
         raise ValueError(f"Complex data not supported: `{name}` is {X.dtype}.")
     if X.layout is not torch.strided:
         if X.numel() * 8 > DENSE_BYTES:
-            raise ValueError(_too_large(X.shape))
+            raise ValueError(too_large(X.shape))
         X = X.to_dense()
     _shape(tuple(X.shape), name)
     return X.detach()
@@ -87,7 +87,8 @@ def _from_sparse(X: Any, device: Any) -> Any:
     return as_tensor(_real(X.toarray(), "X")).to(device or "cpu")
 
 
-def _too_large(shape: Any) -> str:
+def too_large(shape: Any) -> str:
+    """Return the error of a sparse matrix that cannot be made dense."""
     return (
         f"a sparse `X` of shape {tuple(shape)} does not fit in {DENSE_BYTES / 2**30:g} GiB when made dense. Reduce its "
         f"columns, or stream dense batches through `partial_fit`."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -85,6 +86,18 @@ class Classifier(LinearModel):
             right = torch.from_numpy(np.asarray(predicted == np.asarray(y).reshape(predicted.shape)))
         right = right if right.ndim == 1 else right.all(1)
         return _metrics.accuracy(right, _weight_on(sample_weight, right))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `partial_fit` has gathered, and the classes, safe for `torch.load(weights_only=True)`."""
+        names = self.classes_ if isinstance(self.classes_, Tensor) else self.classes_.tolist()
+        return {**super().state_dict(), "classes": names, "multilabel": self.multilabel_}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned; `partial_fit` goes on from there, bit for bit."""
+        super().load_state_dict(state)
+        names = state["classes"]
+        self.classes_ = names if isinstance(names, Tensor) else np.asarray(names)
+        self.multilabel_ = bool(state["multilabel"])
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -107,8 +107,13 @@ def _all_known(known: bool) -> None:
         raise ValueError("`y` holds labels that `classes` does not. Pass all labels of all batches as `classes`.")
 
 
-def class_weights(class_weight: Any, labels: Labels, streamed: bool = False) -> Tensor | None:
-    """Return a weight for each row, from weights by class or "balanced": n / (k · rows of the class)."""
+def class_weights(
+    class_weight: Any, labels: Labels, *, streamed: bool = False, sample_weight: Tensor | None = None
+) -> Tensor | None:
+    """Return a weight for each row, from weights by class or "balanced": n / (k · rows of the class).
+
+    With `sample_weight`, "balanced" counts rows by it.
+    """
     if class_weight is None:
         return None
     if isinstance(class_weight, str):
@@ -118,7 +123,7 @@ def class_weights(class_weight: Any, labels: Labels, streamed: bool = False) -> 
                 "`class_weight`='balanced' needs all labels at once, which batches do not have. Pass a dict of weights."
             )
         columns = labels.codes if labels.multilabel else labels.codes[:, None]
-        return torch.stack([_balanced(c) for c in columns.T]).prod(0)
+        return torch.stack([_balanced(c, sample_weight) for c in columns.T]).prod(0)
     if not hasattr(class_weight, "get") or labels.multilabel:
         raise ValueError(f"`class_weight` should be a dict by label, 'balanced' or None, got {class_weight!r}.")
     names = [c.item() if hasattr(c, "item") else c for c in labels.classes]
@@ -128,10 +133,13 @@ def class_weights(class_weight: Any, labels: Labels, streamed: bool = False) -> 
     return table.to(labels.codes.device)[labels.codes]
 
 
-def _balanced(codes: Tensor) -> Tensor:
-    _, inverse, counts = torch.unique(codes, return_inverse=True, return_counts=True)
-    weights: Tensor = len(codes) / (len(counts) * counts.double())
-    return weights[inverse]
+def _balanced(codes: Tensor, sample_weight: Tensor | None) -> Tensor:
+    found, inverse = torch.unique(codes, return_inverse=True)
+    rows = torch.ones(len(codes), dtype=torch.float64, device=codes.device)
+    rows = rows if sample_weight is None else sample_weight.to(codes.device)
+    counts = rows.new_zeros(len(found)).index_add_(0, inverse, rows)
+    weights: Tensor = rows.sum() / (len(found) * counts)
+    return torch.where(counts > 0, weights, 0.0)[inverse]
 
 
 def joined_weights(first: Tensor | None, second: Tensor | None) -> Tensor | None:

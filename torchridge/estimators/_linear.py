@@ -90,7 +90,8 @@ class LinearModel(Estimator):
         weight, bias = torch.as_tensor(self.coef_), torch.as_tensor(self.intercept_)
         dtype = torch.promote_types(X.dtype if X.is_floating_point() else torch.float64, weight.dtype)
         dtype = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
-        return X.to(dtype) @ weight.to(X.device, dtype).T + bias.to(X.device, dtype)
+        weight = weight.to(X.device, dtype)
+        return X.to(dtype) @ (weight if weight.ndim == 1 else weight.T) + bias.to(X.device, dtype)
 
     def to_linear(self) -> nn.Linear:
         """Return an `nn.Linear` of this model's weights, on their device, in their dtype; (d,) becomes one output."""

@@ -21,7 +21,7 @@ class NotFittedError(ValueError, AttributeError):
 
 def sklearn_class(module: str, name: str, own: Any) -> Any:
     """Return scikit-learn's class where the program has imported it, so that its users' `except` clauses hold."""
-    if "sklearn" not in sys.modules:
+    if sys.modules.get("sklearn") is None:
         return own
     loaded = __import__(f"sklearn.{module}", fromlist=[name])
     return getattr(loaded, name)

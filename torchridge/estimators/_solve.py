@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from torchridge import _check
-from torchridge.estimators._input import Table, _too_large, as_tensor
+from torchridge.estimators._input import Table, as_tensor, too_large
 from torchridge.estimators._protocol import convergence_warning
 from torchridge.ridge import ridge
 from torchridge.solvers import blocks
@@ -133,7 +133,7 @@ def sparse_moments(X: Any, y: Tensor, weight: Tensor | None) -> Moments:
     """Return the moments of sparse rows, made dense a run at a time."""
     n, d = X.shape
     if d > _MOMENTS_COLUMNS:
-        raise ValueError(_too_large(X.shape))
+        raise ValueError(too_large(X.shape))
     moments, size = Moments(), max(1, _RUN_BYTES // (8 * d))
     for start in range(0, n, size):
         part = slice(start, start + size)

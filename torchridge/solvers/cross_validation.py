@@ -269,3 +269,30 @@ def fold_blocks(rows: Rows, index: list[Tensor], dtype: torch.dtype) -> list[Blo
         else:
             result.append(blocks.block_of(*rows[:3], i, dtype, device, work))
     return result
+
+
+def fold_weights(scorer: FoldMoments, k: int, alpha: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the weights (d, L, t) and biases (L, t) of training part k at every strength."""
+    weight = spectral.weights(scorer.spectra[k], alpha)
+    place = frame(scorer.train[k], scorer.objective)
+    return weight, place.target_center - torch.einsum("dlt,d->lt", weight, place.center)
+
+
+def leave_one_out_errors(scorer: Whole | WholeDual, rows: Rows, alpha: Tensor) -> Tensor:
+    """Return the leave-one-out residuals of all rows, (n, L, t); of a row of zero weight, those of the whole fit."""
+    if isinstance(scorer, Whole):
+        runs = scoring.leave_one_out_residuals(scorer.spectrum, scorer.block, scorer.objective, rows, alpha)
+        return torch.cat([error for _, error in runs])
+    errors = dual.leave_one_out(scorer.problem, alpha)
+    if scorer.problem.root is not None:
+        errors = errors / scorer.problem.root[:, None, None]
+    if len(errors) == rows.X.shape[0] or rows.sample_weight is None:
+        return errors
+    counted = rows.sample_weight > 0
+    weight = dual.weights(scorer.problem, scorer.rows, Objective(), dual.coefficients(scorer.problem, alpha))
+    x = rows.X[~counted].to(weight.dtype) - scorer.problem.center
+    y = rows.y[~counted].to(weight.dtype) - scorer.problem.target_center
+    everything = errors.new_empty(len(counted), *errors.shape[1:])
+    everything[counted] = errors
+    everything[~counted] = y[:, None, :] - torch.einsum("nd,dlt->nlt", x, weight)
+    return everything

@@ -5,6 +5,7 @@ All of them return errors of shape (L, t): L strengths, t targets; lower is bett
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -160,6 +161,20 @@ def evidence(eigvals: Tensor, energy: Tensor, alpha: Tensor, count: int) -> Tens
 
 def leave_one_out(spec: Spectrum, block: Block, objective: Objective, rows: Rows, alpha: Tensor) -> Tensor:
     """Return Σ s e² / Σ s over exact leave-one-out residuals e_i / (1 − h_i), (L, t). Cost n d m and n m L t."""
+    L, t = alpha.shape[0], spec.coef.shape[1]
+    total = torch.zeros(L, t, dtype=spec.coef.dtype, device=spec.coef.device)
+    for part, error in leave_one_out_residuals(spec, block, objective, rows, alpha):
+        square = error**2
+        if rows.sample_weight is not None:
+            square *= rows.sample_weight[part].detach().to(error)[:, None, None]
+        total += square.sum(0)
+    return total / block.weight
+
+
+def leave_one_out_residuals(
+    spec: Spectrum, block: Block, objective: Objective, rows: Rows, alpha: Tensor
+) -> Iterator[tuple[slice, Tensor]]:
+    """Yield runs of rows and their leave-one-out residuals e_i / (1 − h_i), (run, L, t). A weight of zero has h = 0."""
     center = located(block, objective)
     filtered = filters(spec.eigvals, alpha)  # (m, L)
     L, t = alpha.shape[0], spec.coef.shape[1]
@@ -167,7 +182,6 @@ def leave_one_out(spec: Spectrum, block: Block, objective: Objective, rows: Rows
     # Small means are taken off after the product: off z rather than off a copy of x.
     shifted = spec.base is not None or bool((center.mean_x**2 > feature_variance(block)).any())
     offset = blas.matmul(center.mean_x[None], spec.transform)
-    total = torch.zeros(L, t, dtype=inner.dtype, device=inner.device)
     size = max(256, _CACHED_NUMBERS // (spec.transform.shape[0] + L * t))
     for start in range(0, rows.X.shape[0], size):
         part = slice(start, start + size)
@@ -179,11 +193,9 @@ def leave_one_out(spec: Spectrum, block: Block, objective: Objective, rows: Rows
         z = z if shifted else z.sub_(offset)
         error = y[:, None, :] - blas.matmul(z, inner).reshape(-1, L, t)
         leverage = blas.matmul(z.mul_(z), filtered) + _fixed_leverage(spec, block, objective, x)
-        s = None if rows.sample_weight is None else rows.sample_weight[part].detach().to(inner)
-        leverage = leverage if s is None else leverage * s[:, None]
-        square = (error / (1 - leverage).clamp_min(torch.finfo(inner.dtype).eps)[:, :, None]) ** 2
-        total += square.sum(0) if s is None else (square * s[:, None, None]).sum(0)
-    return total / block.weight
+        if rows.sample_weight is not None:
+            leverage = leverage * rows.sample_weight[part].detach().to(inner)[:, None]
+        yield part, error / (1 - leverage).clamp_min(torch.finfo(inner.dtype).eps)[:, :, None]
 
 
 def _fixed_leverage(spec: Spectrum, block: Block, objective: Objective, x: Tensor) -> Tensor:

@@ -1,0 +1,171 @@
+"""What `RidgeCV` and `RidgeClassifierCV` share: parameters, metadata, the way from scores to weights."""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchridge import _check
+from torchridge.estimators._folds import make_parts
+from torchridge.estimators._input import Container, Table, too_large
+from torchridge.estimators._judges import FoldJudge
+from torchridge.estimators._linear import LinearModel
+from torchridge.estimators._route import Routed
+from torchridge.estimators._scorers import resolve
+from torchridge.estimators._search import Found, ScoreRows, by_folds, leave_one_out
+from torchridge.ridge import ridge_cv
+from torchridge.solvers.solution import Solution
+
+
+class Problem(NamedTuple):
+    """Rows to choose a strength by."""
+
+    X: Tensor  # (n, d)
+    y: Tensor  # (n, t)
+    weight: Tensor | None  # (n,)
+
+
+class RidgeCVModel(LinearModel):
+    """A ridge model that chooses its strength."""
+
+    alphas: Any
+    scoring: Any
+    cv: Any
+    store_cv_results: bool
+    alpha_: Any
+    best_score_: Any
+    cv_results_: Any
+    solution_: Solution
+
+    def _check_alphas(self) -> Any:
+        """Return the strengths as an array, or "auto"."""
+        if isinstance(self.alphas, str):
+            _check.option(self.alphas, "alphas", ("auto",))
+            return self.alphas
+        given = self.alphas.detach().cpu().numpy() if isinstance(self.alphas, Tensor) else self.alphas
+        single = np.ndim(given) == 0
+        for i, alpha in enumerate([given] if single else given):
+            _check_alpha(alpha, "alphas" if single or len(given) == 1 else f"alphas[{i}]", self.cv is None)
+        values = np.asarray(given, dtype=np.float64).reshape(-1)
+        if not values.size:
+            raise ValueError("`alphas` is empty; expected at least one strength.")
+        return values
+
+    def _check_options(self, per_target: bool = False) -> None:
+        for name in ("fit_intercept", "store_cv_results"):
+            _check.option(getattr(self, name), name, (True, False))
+        if self.cv is not None and self.store_cv_results:
+            raise ValueError("cv!=None and store_cv_results=True are incompatible: leave `cv` out, or the results.")
+        if self.cv is not None and per_target and not self._by_criterion():
+            raise ValueError("cv!=None and alpha_per_target=True are incompatible: leave `cv` out, or one alpha.")
+
+    def _by_criterion(self) -> bool:
+        return isinstance(self.alphas, str) or isinstance(self.cv, str)
+
+    def get_metadata_routing(self) -> Any:
+        """Return which metadata `fit` hands to the scorer and the splitter, as scikit-learn's `MetadataRouter`."""
+        from sklearn.metrics import get_scorer
+        from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping
+
+        name = "accuracy" if self._estimator_type == "classifier" else "r2"
+        scorer = resolve(self.scoring) or get_scorer(name).set_score_request(sample_weight=True)
+        router = MetadataRouter(owner=self).add_self_request(self._metadata_requests())
+        router.add(scorer=scorer, method_mapping=MethodMapping().add(caller="fit", callee="score"))
+        return router.add(splitter=self.cv, method_mapping=MethodMapping().add(caller="fit", callee="split"))
+
+    def _parts(self, X: Any, y: Any, n: int, codes: Tensor | None, routed: Routed) -> Any:
+        """Return folds as row numbers; None for leave-one-out, or the name of a criterion."""
+        if self.cv is None or isinstance(self.cv, str):
+            return self.cv
+        return make_parts(self.cv, X, y, n, codes, dict(routed.split))
+
+    def _choose(
+        self, problem: Problem, alphas: Any, parts: Any, rows: ScoreRows | None, fold: FoldJudge | None
+    ) -> Found:
+        """Choose by leave-one-out, which `rows` judges, or by folds, which `fold` judges."""
+        X, y, weight = problem
+        per_target = getattr(self, "alpha_per_target", False)
+        if isinstance(alphas, str) or isinstance(parts, str):
+            return self._criterion(problem, alphas, "loo" if parts is None else parts, per_target)
+        grid = torch.from_numpy(alphas).to(X.device)
+        if parts is not None:
+            return by_folds(X, y, weight, grid, parts, intercept=self.fit_intercept, scoring=self.scoring, score=fold)
+        store = self.store_cv_results
+        return leave_one_out(
+            X, y, weight, grid, intercept=self.fit_intercept, score=rows, store=store, per_target=per_target
+        )
+
+    def _criterion(self, problem: Problem, alphas: Any, cv: Any, per_target: bool) -> Found:
+        """Choose by what the front door has beside scikit-learn: a grid of its own, GCV, the evidence."""
+        _check.option(self.scoring, "scoring", (None, "neg_mean_squared_error"))
+        if isinstance(cv, str):
+            _check.option(cv, "cv", ("gcv", "loo", "evidence"))
+        X, y, weight = problem
+        solution = ridge_cv(
+            X, y, alphas, cv, sample_weight=weight, fit_intercept=self.fit_intercept, alpha_per_target=per_target
+        )
+        return _from_solution(solution)
+
+    def _keep_found(self, table: Table, found: Found, vector: bool) -> None:
+        self._forget()
+        self.__dict__.pop("cv_results_", None)
+        self._note_features(table)
+        self._keep_choice(found, table.container, vector)
+        if found.results is not None:
+            results = found.results[:, 0] if vector else found.results
+            self.cv_results_ = table.container.give(results)
+
+    def _keep_choice(self, found: Found, container: Container, vector: bool) -> None:
+        self._keep_weights(found.solution.weight, found.solution.bias, container, vector)
+        self.solution_, self.alpha_, self.best_score_ = found.solution, found.alpha, found.score
+        if container.tensor and isinstance(found.alpha, np.ndarray):
+            self.alpha_ = container.give(torch.from_numpy(found.alpha))
+            self.best_score_ = container.give(torch.from_numpy(found.score))
+
+    def _solve_moments(self) -> None:
+        solution = ridge_cv(
+            self.moments_,
+            alphas=self._check_alphas(),
+            cv=self.cv if isinstance(self.cv, str) else None,
+            scoring="r2" if self.moments_.folds and self.scoring in (None, "r2") else "mse",
+            fit_intercept=self.fit_intercept,
+            alpha_per_target=getattr(self, "alpha_per_target", False),
+        )
+        vector = self.moments_.vector_target and self._estimator_type == "regressor"
+        self._keep_choice(_from_solution(solution), self._container, vector)
+
+    def _check_streamed(self, fold: Any) -> None:
+        _check.option(self.scoring, "scoring", (None, "r2", "neg_mean_squared_error"))
+        if fold is None and self.cv not in (None, "gcv", "evidence"):
+            raise ValueError(
+                f"`fold` is missing: `cv`={self.cv!r} holds out rows, and moments keep none. Give every batch its "
+                f"fold, or leave `cv` out, which is generalized cross-validation for streamed rows."
+            )
+
+
+def _from_solution(solution: Solution) -> Found:
+    assert solution.best_score is not None
+    score = solution.best_score if solution.scoring == "r2" else -solution.best_score
+    if solution.alpha.ndim == 0:
+        return Found(float(solution.alpha), float(score), solution)
+    return Found(solution.alpha.cpu().numpy(), score.cpu().numpy(), solution)
+
+
+def _check_alpha(alpha: Any, name: str, strict: bool) -> None:
+    """Raise in scikit-learn's words unless a strength is a number, at least zero or, for leave-one-out, above."""
+    if isinstance(alpha, bool) or not isinstance(alpha, numbers.Real):
+        raise TypeError(f"{name} must be an instance of float, not {type(alpha).__name__}.")
+    if not float(alpha) >= 0 or (strict and alpha == 0):
+        bound = "> 0.0. Leave-one-out needs positive `alphas`" if strict else ">= 0.0"
+        raise ValueError(f"{name} == {alpha}, must be {bound}.")
+
+
+def dense(table: Table) -> Table:
+    """Return a table, or raise where it is too large to be made dense."""
+    if table.sparse:
+        raise ValueError(too_large(table.X.shape))
+    return table

@@ -1,0 +1,116 @@
+"""What `LogisticRegression` and `LogisticRegressionCV` share: parameters, data, probabilities."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchridge import _check
+from torchridge.estimators._cv_model import dense
+from torchridge.estimators._input import Container, Table, beside, read_table, read_weight
+from torchridge.estimators._kinds import Classifier
+from torchridge.estimators._labels import Labels, class_weights, joined_weights, read_labels
+from torchridge.estimators._protocol import NotFittedError
+
+SOLVERS = ("lbfgs", "liblinear", "newton-cg", "newton-cholesky", "sag", "saga")
+
+# scikit-learn's default; at it and above our own tolerances hold, which are tighter.
+_THEIR_TOL = 1e-4
+
+# Evaluations of loss and gradient that one of `max_iter` stands for.
+EVALUATIONS = 10
+
+
+class Rows(NamedTuple):
+    """Checked rows of classes."""
+
+    table: Table
+    labels: Labels
+    codes: Tensor  # (n,), where the features are
+    own: Tensor | None  # (n,) sample weights as they were given
+    weight: Tensor | None  # (n,) times the weights of the classes
+
+
+class LogisticModel(Classifier):
+    """A classifier of which the scores are logits."""
+
+    C: Any
+    penalty: Any
+    solver: str
+    tol: float
+    max_iter: int
+    class_weight: Any
+    n_iter_: Any
+
+    def _check_options(self, l1: Any) -> None:
+        _check.option(self.penalty, "penalty", ("deprecated", "l2"))
+        _check.option(self.solver, "solver", SOLVERS)
+        _check.option(self.fit_intercept, "fit_intercept", (True, False))
+        _check.number(self.tol, "tol")
+        _check.integer(self.max_iter, "max_iter", minimum=1)
+        if l1 is not None and np.any(np.asarray(l1) != 0):
+            raise ValueError(f"an L1 penalty is not offered, got an L1 ratio of {l1!r}. Leave it at 0.")
+        if self.penalty == "l2":
+            warnings.warn(
+                "`penalty` is deprecated in scikit-learn; leave it out: L2 it is.", FutureWarning, stacklevel=3
+            )
+
+    def _rows(self, X: Any, y: Any, sample_weight: Any) -> Rows:
+        table = dense(read_table(X, self.device))
+        labels = read_labels(y, table.X.shape[0])
+        if labels.multilabel:
+            raise ValueError("y should be a 1d array of labels, got several columns. Fit one model for each.")
+        if len(labels.classes) < 2:
+            raise ValueError(
+                f"This solver needs samples of at least 2 classes in the data, but the data contains only one class: "
+                f"{labels.classes[0]!r}."
+            )
+        own = read_weight(sample_weight, table)
+        weight = joined_weights(own, class_weights(self.class_weight, labels, sample_weight=own))
+        return Rows(table, labels, beside(table, labels.codes), own, weight)
+
+    def _tolerance(self) -> float | None:
+        return None if self.tol >= _THEIR_TOL else max(float(self.tol), 1e-15)
+
+    def _keep_logits(self, weight: Tensor, bias: Tensor, container: Container) -> None:
+        """Take over weights (c, d) and biases (c,)."""
+        self.coef_ = container.give(weight)
+        self.intercept_ = container.give(bias)
+
+    def _stacked(self, X: Any) -> tuple[Tensor, Any]:
+        """Return log-odds against nothing, (n, k): for two classes those of the first are zero."""
+        scores = self.decision_function(X)
+        tensor = torch.as_tensor(scores)
+        return torch.stack([torch.zeros_like(tensor), tensor], 1) if tensor.ndim == 1 else tensor, scores
+
+    def predict_proba(self, X: Any) -> Any:
+        """Return the probability of each class, (n, k), in the kind of X."""
+        logits, like = self._stacked(X)
+        proba = logits.softmax(1)
+        return proba if isinstance(like, Tensor) else proba.numpy()
+
+    def predict_log_proba(self, X: Any) -> Any:
+        """Return the logarithm of `predict_proba`, without its underflow."""
+        logits, like = self._stacked(X)
+        proba = logits.log_softmax(1)
+        return proba if isinstance(like, Tensor) else proba.numpy()
+
+    def decision_function(self, X: Any) -> Any:
+        """Return the logits, (n,) of the second of two classes, (n, k) for more, in the kind of X."""
+        scores = self._raw(X)
+        return scores[:, 0] if scores.shape[1] == 1 else scores
+
+    def to_linear(self) -> torch.nn.Linear:
+        """Return the logits as an `nn.Linear`, one output for two classes."""
+        if "coef_" not in self.__dict__:
+            raise NotFittedError("`to_linear` gives the weights that `fit` finds. Call `fit` first.")
+        return super().to_linear()
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = False
+        return tags

@@ -1,0 +1,112 @@
+"""The choice of C by folds: all folds and strengths fitted together, then scored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchridge._logistic_arguments import check_data, check_settings, check_strengths, warn_unless_converged
+from torchridge.estimators import _metrics
+from torchridge.estimators._judges import of_rows
+from torchridge.estimators._logistic_model import LogisticModel, Rows
+from torchridge.estimators._scorers import Scorer
+from torchridge.solvers.folds import Split
+from torchridge.solvers.logistic_fit import fit
+
+_MAX_ELEMENTS = 2**24
+
+
+class Paths(NamedTuple):
+    """The fits of all folds at all strengths."""
+
+    Cs: Any  # (L,) an array
+    weight: Tensor  # (K, L, c, d)
+    bias: Tensor  # (K, L, c)
+    n_iter: Any  # (K, L) an array
+    names: list[Any]  # (k,) the classes
+
+    def flat(self, intercept: bool) -> Any:
+        """Return an array (K, L, c, d), the bias as one column more where one was fitted."""
+        both = torch.cat([self.weight, self.bias[..., None].to(self.weight)], -1) if intercept else self.weight
+        return both.cpu().numpy()
+
+
+def fold_paths(rows: Rows, parts: list[Split], Cs: Any, options: dict[str, Any]) -> Paths:
+    """Fit every fold at every strength; a fold is a set of row weights."""
+    data = check_data(rows.table.X, rows.codes, rows.weight)
+    settings = check_settings(rows.table.X, max_elements=_MAX_ELEMENTS, dtype=None, **options)
+    grid = np.logspace(-4, 4, Cs) if isinstance(Cs, int) else np.asarray(Cs, dtype=np.float64)
+    strengths = check_strengths(grid, None, data.weight).reshape(-1)
+    weight = data.weight.new_zeros(len(parts), len(data.X))
+    for k, (train, _) in enumerate(parts):
+        index = train.to(weight.device)
+        weight[k].index_add_(0, index, data.weight[index])
+    order = strengths.argsort()
+    found = fit(
+        data.X,
+        data.labels,
+        len(data.classes),
+        weight,
+        strengths[order],
+        intercept=settings.intercept,
+        tol=settings.tol,
+        max_iter=settings.max_iter,
+        max_elements=settings.max_elements,
+    )
+    warn_unless_converged(found.converged, found.gap, settings)
+    back = order.argsort()
+    W, b, n_iter = (a[back][:, 0].transpose(0, 1) for a in (found.weight, found.bias, found.n_iter))
+    names = [c.item() if hasattr(c, "item") else c for c in rows.labels.classes]
+    return Paths(grid.reshape(-1), W, b, n_iter.cpu().numpy().astype(np.int32), names)
+
+
+def fold_scores(paths: Paths, rows: Rows, parts: list[Split], scorer: Scorer | None, params: Mapping[str, Any]) -> Any:
+    """Return the score (K, L) of the held-out rows of every fold at every strength; without a scorer, accuracy."""
+    scores = np.empty((len(parts), len(paths.Cs)))
+    names = rows.labels.classes
+    names = names.cpu().numpy() if isinstance(names, Tensor) else names
+    for k, (_, test) in enumerate(parts):
+        index = test.to(rows.codes.device)
+        X, codes = rows.table.X[index], rows.codes[index]
+        weight = None if rows.own is None else rows.own[index]
+        cut = of_rows(params, test.numpy(), len(rows.codes))
+        for i in range(len(paths.Cs)):
+            if scorer is None:
+                scores[k, i] = _accuracy(X, codes, weight, paths.weight[k, i], paths.bias[k, i])
+            else:
+                model = _member(paths, k, i, names)
+                scores[k, i] = scorer(model, X.cpu().numpy(), names[codes.cpu().numpy()], **cut)
+    return scores
+
+
+def _accuracy(X: Tensor, codes: Tensor, sample_weight: Tensor | None, weight: Tensor, bias: Tensor) -> float:
+    logits = X.to(weight.dtype) @ weight.T + bias.to(weight.dtype)
+    predicted = (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
+    return _metrics.accuracy(predicted == codes, sample_weight)
+
+
+def _member(paths: Paths, k: int, i: int, names: Any) -> LogisticModel:
+    model = LogisticModel()
+    model.fit_intercept, model.device = True, None
+    model.n_features_in_ = paths.weight.shape[-1]
+    model.classes_, model.multilabel_ = names, False
+    model.coef_ = paths.weight[k, i].cpu().double().numpy()
+    model.intercept_ = paths.bias[k, i].cpu().double().numpy()
+    return model
+
+
+def best_of(scores: Any) -> int:
+    """Return the index of the best of scores (L,); of equal ones the first."""
+    return int(np.argmax(scores))
+
+
+def mean_of_best(paths: Paths, scores: Any) -> tuple[float, Tensor, Tensor]:
+    """Return the means over folds of C, weights and biases, each fold at its own best."""
+    best = np.argmax(scores, axis=1)
+    folds = torch.arange(len(best))
+    index = torch.from_numpy(best)
+    return float(paths.Cs[best].mean()), paths.weight[folds, index].mean(0), paths.bias[folds, index].mean(0)

@@ -1,0 +1,110 @@
+"""Scores by name or callable, as scikit-learn's users give them; its own are used where it is installed."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from torchridge.estimators._protocol import Estimator
+
+Scorer = Callable[..., float]
+
+
+def routing_enabled() -> bool:
+    """Whether the program has asked scikit-learn to route metadata."""
+    if sys.modules.get("sklearn") is None:
+        return False
+    from sklearn import get_config
+
+    return bool(get_config()["enable_metadata_routing"])
+
+
+def resolve(scoring: Any) -> Scorer | None:
+    """Return a scorer ``(estimator, X, y)``, larger for a better fit; None for None.
+
+    Raises:
+        ValueError: on an unknown name; on one that only scikit-learn knows where it is not installed.
+    """
+    if scoring is None or callable(scoring):
+        return scoring  # type: ignore[no-any-return]
+    try:
+        from sklearn.metrics import get_scorer
+    except ImportError:
+        return _own(scoring)
+    return get_scorer(scoring)  # type: ignore[no-any-return]
+
+
+def accepts_weight(scorer: Scorer | None) -> bool:
+    """Whether a scorer takes `sample_weight`; without one, R² and accuracy do."""
+    if scorer is None:
+        return True
+    if hasattr(scorer, "_accept_sample_weight"):
+        return bool(scorer._accept_sample_weight())
+    parameters = inspect.signature(scorer).parameters.values()
+    return any(p.name == "sample_weight" or p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def _own(scoring: Any) -> Scorer:
+    if scoring not in _OWN:
+        raise ValueError(
+            f"`scoring` should be None, a callable, or one of {', '.join(map(repr, _OWN))}, got {scoring!r}. "
+            f"scikit-learn knows more names: `pip install torchridge[sklearn]`."
+        )
+    measure = _OWN[scoring]
+
+    def scorer(estimator: Any, X: Any, y: Any, sample_weight: Any = None) -> float:
+        return measure(np.asarray(y), np.asarray(estimator.predict(X)), sample_weight)
+
+    return scorer
+
+
+def _errors(power: int, root: bool = False) -> Callable[[Any, Any, Any], float]:
+    def measure(y: Any, predicted: Any, weight: Any) -> float:
+        mean = np.average(np.abs(y - predicted) ** power, axis=0, weights=weight)
+        return -float(np.mean(np.sqrt(mean) if root else mean))
+
+    return measure
+
+
+def _r2(y: Any, predicted: Any, weight: Any) -> float:
+    squares = np.average((y - predicted) ** 2, axis=0, weights=weight)
+    variances = np.average((y - np.average(y, axis=0, weights=weight)) ** 2, axis=0, weights=weight)
+    ratio = np.divide(squares, variances, out=np.asarray(squares != 0, dtype=float), where=variances != 0)
+    return float(np.mean(1 - ratio))
+
+
+def _accuracy(y: Any, predicted: Any, weight: Any) -> float:
+    right = (y == predicted).reshape(len(y), -1).all(1)
+    return float(np.average(right, weights=weight))
+
+
+_OWN: Mapping[str, Callable[[Any, Any, Any], float]] = {
+    "r2": _r2,
+    "neg_mean_squared_error": _errors(2),
+    "neg_root_mean_squared_error": _errors(2, root=True),
+    "neg_mean_absolute_error": _errors(1),
+    "accuracy": _accuracy,
+}
+
+
+class Predicted(Estimator):
+    """An estimator whose rows are its own predictions: leave-one-out has one model per row, and a scorer takes one."""
+
+    def __init__(self, kind: str = "regressor", classes: Any = None, multilabel: bool = False) -> None:
+        self._estimator_type = kind
+        self.classes_, self.multilabel_ = classes, multilabel
+
+    def decision_function(self, X: Any) -> Any:
+        """Return the scores that were given."""
+        return X[:, 0] if self._estimator_type == "classifier" and X.shape[1] == 1 else X
+
+    def predict(self, X: Any) -> Any:
+        """Return the predictions that were given; of a classifier, the class that wins."""
+        if self._estimator_type != "classifier":
+            return X
+        scores = self.decision_function(X)
+        return (scores > 0).astype(int) if scores.ndim == 1 or self.multilabel_ else scores.argmax(1)

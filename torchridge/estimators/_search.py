@@ -1,0 +1,165 @@
+"""The choice of a strength as scikit-learn makes it: leave-one-out in closed form, or folds, the first best wins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchridge._ridge_cv import Prepared, prepare_rows
+from torchridge._ridge_options import Options
+from torchridge._ridge_solve import to_solution
+from torchridge.estimators._metrics import r2_by_target
+from torchridge.ridge import ridge_path
+from torchridge.solvers.cross_validation import FoldMoments, Whole, WholeDual, fold_weights, leave_one_out_errors
+from torchridge.solvers.fit import Strengths
+from torchridge.solvers.folds import Split
+from torchridge.solvers.rows import Rows, check_rows
+from torchridge.solvers.solution import Solution
+
+# Scores of a fold that follow from its squared errors and its variance, (K, L, t) and (K, t), without a prediction.
+_FROM_SQUARES: Mapping[Any, Callable[[Tensor, Tensor], Tensor]] = {
+    None: lambda squares, variances: r2_by_target(squares, variances[:, None]),
+    "r2": lambda squares, variances: r2_by_target(squares, variances[:, None]),
+    "neg_mean_squared_error": lambda squares, _: -squares,
+    "neg_root_mean_squared_error": lambda squares, _: -squares.sqrt(),
+}
+
+# (predictions (n, t), targets (n, t)) of all rows at one strength → its score, or one for each target.
+ScoreRows = Callable[[Tensor, Tensor], Any]
+
+# (fold, weight (t, d), bias (t,), strength) → score on the rows that are held out.
+ScoreFold = Callable[[int, Tensor, Tensor, float], float]
+
+
+class Found(NamedTuple):
+    """A strength, its score, and the fit at it."""
+
+    alpha: Any  # a number, or an array (t,)
+    score: Any
+    solution: Solution
+    results: Tensor | None = None  # (n, t, L)
+
+
+def _options(intercept: bool) -> Options:
+    return Options(intercept, False, None, None, "auto", torch.float64)
+
+
+def first_best(scores: Any) -> Any:
+    """Return the index of the best score of (L,), or of every column of (L, t); of equal ones the first."""
+    best = np.zeros(scores.shape[1:], dtype=np.int64)
+    for i in range(1, len(scores)):
+        best = np.where(scores[i] > np.take_along_axis(scores, best[None], 0)[0], i, best)
+    return best
+
+
+def _fit(prepared: Prepared, alphas: Tensor, best: Any, intercept: bool) -> Solution:
+    index = torch.as_tensor(best, device=alphas.device).reshape(-1)
+    strengths = Strengths(alphas[index], len(index) > 1)
+    fit = prepared.fit(strengths, _options(intercept))
+    return to_solution(fit, strengths, False, prepared.objective, prepared.source)
+
+
+def _found(prepared: Prepared, alphas: Tensor, scores: Any, intercept: bool, results: Tensor | None) -> Found:
+    best = first_best(scores)
+    values = alphas.cpu().numpy()[best]
+    score = np.take_along_axis(scores, best[None], 0)[0]
+    single = best.ndim == 0
+    solution = _fit(prepared, alphas, best, intercept)
+    return Found(float(values) if single else values, float(score) if single else score, solution, results)
+
+
+def leave_one_out(
+    X: Tensor,
+    y: Tensor,
+    weight: Tensor | None,
+    alphas: Tensor,
+    *,
+    intercept: bool,
+    score: ScoreRows | None = None,
+    store: bool = False,
+    per_target: bool = False,
+) -> Found:
+    """Choose by exact leave-one-out: by −mean(s e²), or by `score` of all the held-out predictions together.
+
+    Kept with `store`: s e², or the predictions where there is a `score`. Cost n d min(n, d) and n d L t.
+    """
+    rows = check_rows(X, y, weight)
+    prepared = prepare_rows(rows, "loo", None, _options(intercept))
+    assert isinstance(prepared.scorer, (Whole, WholeDual))
+    n, per_target = y.shape[0], per_target and y.shape[1] > 1
+    if score is None and not store:
+        total = float(n) if weight is None else float(weight.sum())
+        table = -prepared.scorer.squares(alphas)[0] * (total / n)
+        scores = (table if per_target else table.mean(1)).cpu().numpy()
+        return _found(prepared, alphas, scores, intercept, None)
+    columns, each = [], []
+    for alpha in alphas:
+        errors = leave_one_out_errors(prepared.scorer, rows, alpha[None])[:, 0]  # (n, t)
+        if score is None:
+            squares = errors**2 if weight is None else errors**2 * weight[:, None]
+            each.append((-squares.mean(0) if per_target else -squares.mean()).cpu().numpy())
+            columns.append(squares)
+        else:
+            columns.append(y.double() - errors)
+            each.append(np.asarray(score(columns[-1], y)))
+    results = torch.stack(columns, -1) if store else None
+    return _found(prepared, alphas, np.stack(each), intercept, results)
+
+
+def by_folds(
+    X: Tensor,
+    y: Tensor,
+    weight: Tensor | None,
+    alphas: Tensor,
+    parts: list[Split],
+    *,
+    intercept: bool,
+    scoring: Any,
+    score: ScoreFold | None,
+) -> Found:
+    """Choose by the mean over folds of a score of held-out rows.
+
+    Without `score`, by a name whose score follows from moments; otherwise by `score` of every fold's weights.
+    """
+    rows = check_rows(X, y, weight)
+    prepared = prepare_rows(rows, parts, None, _options(intercept))
+    if score is None:
+        scores = _from_squares(prepared, alphas, scoring, parts)
+    else:
+        scores = np.asarray(
+            [_score_fold(k, prepared, rows, alphas, parts, score, intercept) for k in range(len(parts))]
+        )
+    return _found(prepared, alphas, scores.mean(0), intercept, None)
+
+
+def follows_from_squares(scoring: Any, weight: Tensor | None, given: Mapping[str, Any]) -> bool:
+    """Whether the scores of folds need no predictions: held-out rows weigh what they weigh in training."""
+    known = scoring is None or (isinstance(scoring, str) and scoring in _FROM_SQUARES)
+    return known and set(given) == (set() if weight is None else {"sample_weight"})
+
+
+def _from_squares(prepared: Prepared, alphas: Tensor, scoring: Any, parts: list[Split]) -> Any:
+    squares, variances = prepared.scorer.squares(alphas), prepared.scorer.variances()
+    assert variances is not None
+    scores = _FROM_SQUARES[scoring](squares, variances).mean(-1)  # (K, L)
+    if scoring in (None, "r2"):
+        scores[torch.tensor([len(test) < 2 for _, test in parts])] = torch.nan
+    return scores.cpu().numpy()
+
+
+def _score_fold(
+    k: int, prepared: Prepared, rows: Rows, alphas: Tensor, parts: list[Split], score: ScoreFold, intercept: bool
+) -> list[float]:
+    if isinstance(prepared.scorer, FoldMoments):
+        weight, bias = fold_weights(prepared.scorer, k, alphas)
+        weight = weight.permute(1, 2, 0)  # (L, t, d)
+    else:
+        train = parts[k][0].to(rows.X.device)
+        own = None if rows.sample_weight is None else rows.sample_weight[train]
+        path = ridge_path(rows.X[train], rows.y[train], alphas, sample_weight=own, fit_intercept=intercept)
+        weight, bias = path.weight, path.bias
+    return [score(k, weight[i], bias[i], float(alphas[i])) for i in range(len(alphas))]

@@ -1,0 +1,292 @@
+"""`LogisticRegression` and `LogisticRegressionCV`, as scikit-learn names them, with the L2 penalty."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from torchridge.estimators._folds import make_parts
+from torchridge.estimators._logistic_model import EVALUATIONS, LogisticModel
+from torchridge.estimators._logistic_search import Paths, best_of, fold_paths, fold_scores, mean_of_best
+from torchridge.estimators._route import route
+from torchridge.estimators._scorers import resolve
+from torchridge.logistic import logistic
+
+
+class LogisticRegression(LogisticModel):
+    r"""Logistic regression with an L2 penalty: minimize C Σ s CE(y, W x + b) + ½ ‖W‖².
+
+    CE is the cross-entropy of the softmax over all classes, or of the one logit of the second of two. b is never
+    penalized. Parameters and attributes mean what they mean in `sklearn.linear_model.LogisticRegression`; one solver
+    stands in for all its names, and stops on the relative gap of the objective (1e-10 for float64).
+
+    Args:
+        penalty: kept for scikit-learn's signature; L2.
+        C: strength, C = 1 / (2 λ Σ s) for λ beside the mean loss. Finite.
+        l1_ratio: kept for scikit-learn's signature; 0.
+        dual: kept for scikit-learn's signature.
+        tol: below 1e-4, the relative gap to stop at instead of ours.
+        fit_intercept: whether to fit b.
+        intercept_scaling: kept for scikit-learn's signature.
+        class_weight: weights by label that multiply the sample weights, or "balanced".
+        random_state: kept for scikit-learn's signature; nothing is random.
+        solver: a name of scikit-learn's.
+        max_iter: iterations; ten evaluations of loss and gradient are allowed for each.
+        verbose: kept for scikit-learn's signature.
+        warm_start: kept for scikit-learn's signature; a path is cheaper by `torchridge.logistic`.
+        n_jobs: kept for scikit-learn's signature.
+        device: where to compute; by default where X is.
+
+    Attributes:
+        coef_: (1, d) for two classes, (k, d) for more.
+        intercept_: (1,) or (k,).
+        classes_: (k,) labels, a tensor where y came as one.
+        n_iter_: (1,) evaluations.
+        solution_: the `LogisticSolution`.
+
+    Shape:
+        - X: (n, d); y: (n,); sample_weight: (n,)
+
+    Example:
+        >>> import torch
+        >>> from torchridge.estimators import LogisticRegression
+        >>> X = torch.tensor([[0.0], [1.0], [2.0], [3.0]], dtype=torch.float64)
+        >>> model = LogisticRegression().fit(X, torch.tensor([0, 1, 0, 1]))
+        >>> model.coef_.round(decimals=4)
+        tensor([[0.4529]], dtype=torch.float64)
+    """
+
+    def __init__(
+        self,
+        penalty: Any = "deprecated",
+        *,
+        C: float = 1.0,
+        l1_ratio: float | None = 0.0,
+        dual: bool = False,
+        tol: float = 1e-4,
+        fit_intercept: bool = True,
+        intercept_scaling: float = 1,
+        class_weight: Any = None,
+        random_state: Any = None,
+        solver: str = "lbfgs",
+        max_iter: int = 100,
+        verbose: int = 0,
+        warm_start: bool = False,
+        n_jobs: int | None = None,
+        device: Any = None,
+    ) -> None:
+        self.penalty = penalty
+        self.C = C
+        self.l1_ratio = l1_ratio
+        self.dual = dual
+        self.tol = tol
+        self.fit_intercept = fit_intercept
+        self.intercept_scaling = intercept_scaling
+        self.class_weight = class_weight
+        self.random_state = random_state
+        self.solver = solver
+        self.max_iter = max_iter
+        self.verbose = verbose
+        self.warm_start = warm_start
+        self.n_jobs = n_jobs
+        self.device = device
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> LogisticRegression:
+        """Fit to rows, and return self.
+
+        Args:
+            X: (n, d), as in `Ridge.fit`; a sparse matrix has to fit in memory when made dense.
+            y: (n,) labels of any kind.
+            sample_weight: a number, or (n,), s ≥ 0.
+
+        Raises:
+            ValueError: as `Ridge.fit`; on labels that are not discrete, or of one class only.
+
+        Warns:
+            ConvergenceWarning: where `max_iter` came before the tolerance.
+        """
+        self._check_options(self.l1_ratio)
+        rows = self._rows(X, y, sample_weight)
+        solution = logistic(
+            rows.table.X,
+            rows.codes,
+            self.C,
+            sample_weight=rows.weight,
+            fit_intercept=self.fit_intercept,
+            tol=self._tolerance(),
+            max_iter=EVALUATIONS * self.max_iter,
+        )
+        self._forget()
+        self._note_features(rows.table)
+        self._keep_labels(rows.labels)
+        self._keep_logits(solution.weight, solution.bias, rows.table.container)
+        self.n_iter_ = np.asarray([int(solution.n_iter)], dtype=np.int32)
+        self.solution_ = solution
+        return self
+
+
+class LogisticRegressionCV(LogisticModel):
+    r"""Logistic regression that chooses C by folds: minimize C Σ s CE(y, W x + b) + ½ ‖W‖².
+
+    All folds and strengths are solved together in one eigenbasis. Parameters and attributes mean what they mean in
+    `sklearn.linear_model.LogisticRegressionCV`: of equal scores the first C wins. See `LogisticRegression`.
+
+    Args:
+        Cs: (L,) strengths, or how many between 1e-4 and 1e4.
+        l1_ratios: kept for scikit-learn's signature; (0,).
+        fit_intercept: as in `LogisticRegression`.
+        cv: a number of stratified folds (5 by default), a splitter, or (train, test) row numbers.
+        dual: as in `LogisticRegression`.
+        penalty: as in `LogisticRegression`.
+        scoring: None or "warn" for accuracy, a name, or a callable ``scorer(estimator, X, y)``; weighted by
+            `sample_weight`.
+        solver: as in `LogisticRegression`.
+        tol: as in `LogisticRegression`.
+        max_iter: as in `LogisticRegression`.
+        class_weight: as in `LogisticRegression`.
+        n_jobs: as in `LogisticRegression`.
+        verbose: as in `LogisticRegression`.
+        refit: fit all rows at the best C; otherwise average the weights of the folds, each at its own best.
+        intercept_scaling: as in `LogisticRegression`.
+        random_state: as in `LogisticRegression`.
+        use_legacy_attributes: as in scikit-learn 1.8 and later: False for the shapes it will have from 1.10 on.
+        device: as in `LogisticRegression`.
+
+    Attributes:
+        C_: the best strength; (1,) or (k,) with the legacy attributes.
+        Cs_: (L,).
+        scores_: (K, 1, L); legacy, a dict by class of (K, L).
+        coefs_paths_: (K, 1, L, c, d + 1), the intercept last; legacy, a dict by class of (K, L, d + 1).
+        n_iter_: (K, 1, L); legacy (1, K, L).
+        coef_: as in `LogisticRegression`.
+        intercept_: as in `LogisticRegression`.
+        classes_: as in `LogisticRegression`.
+
+    Example:
+        >>> import torch
+        >>> from torchridge.estimators import LogisticRegressionCV
+        >>> X = torch.linspace(-2, 2, 40, dtype=torch.float64)[:, None]
+        >>> y = (X[:, 0] + torch.sin(40 * X[:, 0]) > 0).long()
+        >>> LogisticRegressionCV(Cs=[1e-3, 1e-1, 1e3], cv=4, use_legacy_attributes=False).fit(X, y).C_
+        0.001
+    """
+
+    C_: Any
+    l1_ratio_: Any
+
+    def __init__(
+        self,
+        *,
+        Cs: Any = 10,
+        l1_ratios: Any = "warn",
+        fit_intercept: bool = True,
+        cv: Any = None,
+        dual: bool = False,
+        penalty: Any = "deprecated",
+        scoring: Any = "warn",
+        solver: str = "lbfgs",
+        tol: float = 1e-4,
+        max_iter: int = 100,
+        class_weight: Any = None,
+        n_jobs: int | None = None,
+        verbose: int = 0,
+        refit: bool = True,
+        intercept_scaling: float = 1.0,
+        random_state: Any = None,
+        use_legacy_attributes: Any = "warn",
+        device: Any = None,
+    ) -> None:
+        self.Cs = Cs
+        self.l1_ratios = l1_ratios
+        self.fit_intercept = fit_intercept
+        self.cv = cv
+        self.dual = dual
+        self.penalty = penalty
+        self.scoring = scoring
+        self.solver = solver
+        self.tol = tol
+        self.max_iter = max_iter
+        self.class_weight = class_weight
+        self.n_jobs = n_jobs
+        self.verbose = verbose
+        self.refit = refit
+        self.intercept_scaling = intercept_scaling
+        self.random_state = random_state
+        self.use_legacy_attributes = use_legacy_attributes
+        self.device = device
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, **params: Any) -> LogisticRegressionCV:
+        """Choose C, fit all rows at it, and return self.
+
+        Args:
+            X: as in `LogisticRegression.fit`.
+            y: as in `LogisticRegression.fit`.
+            sample_weight: as in `LogisticRegression.fit`.
+            **params: metadata for the scorer and the splitter, where scikit-learn's metadata routing is enabled.
+
+        Raises:
+            ValueError: as `LogisticRegression.fit`; on folds that cannot be made.
+
+        Warns:
+            ConvergenceWarning: where `max_iter` came before the tolerance.
+        """
+        self._check_options(None if isinstance(self.l1_ratios, str) else self.l1_ratios)
+        scorer = self._scorer()
+        routed = route(self, sample_weight, params, scorer)
+        rows = self._rows(X, y, sample_weight)
+        n = rows.codes.shape[0]
+        parts = make_parts(5 if self.cv is None else self.cv, X, y, n, rows.labels.codes, dict(routed.split))
+        paths = fold_paths(rows, parts, self.Cs, self._settings())
+        scores = fold_scores(paths, rows, parts, scorer, routed.score)
+        best = best_of(scores.sum(0))
+        self._forget()
+        self._note_features(rows.table)
+        self._keep_labels(rows.labels)
+        if self.refit:
+            C = float(paths.Cs[best])
+            solution = logistic(rows.table.X, rows.codes, C, sample_weight=rows.weight, **self._settings())
+            self._keep_logits(solution.weight, solution.bias, rows.table.container)
+        else:
+            C, weight, bias = mean_of_best(paths, scores)
+            self._keep_logits(weight, bias, rows.table.container)
+        self._keep_paths(paths, scores, C)
+        return self
+
+    def _settings(self) -> dict[str, Any]:
+        return {"fit_intercept": self.fit_intercept, "tol": self._tolerance(), "max_iter": EVALUATIONS * self.max_iter}
+
+    def _scorer(self) -> Any:
+        return None if self.scoring in (None, "warn", "accuracy") else resolve(self.scoring)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None, **params: Any) -> float:
+        """Return the score named by `scoring` (accuracy by default), weighted."""
+        scorer = self._scorer()
+        routed = route(self, sample_weight, params, scorer, "score")
+        if scorer is None:
+            return super().score(X, y, sample_weight)
+        return float(scorer(self, X, y, **routed.score))
+
+    def get_metadata_routing(self) -> Any:
+        """Return what `fit` and `score` hand to the scorer and the splitter, as scikit-learn's `MetadataRouter`."""
+        from sklearn.metrics import get_scorer
+        from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping
+
+        to_scorer = MethodMapping().add(caller="fit", callee="score").add(caller="score", callee="score")
+        router = MetadataRouter(owner=self).add_self_request(self._metadata_requests())
+        router.add(scorer=self._scorer() or get_scorer("accuracy"), method_mapping=to_scorer)
+        return router.add(splitter=self.cv, method_mapping=MethodMapping().add(caller="fit", callee="split"))
+
+    def _keep_paths(self, paths: Paths, scores: Any, C: float) -> None:
+        """Take over the paths of all folds in the shapes that `use_legacy_attributes` asks for."""
+        flat = paths.flat(self.fit_intercept)  # (K, L, c, d + 1)
+        self.Cs_, self.l1_ratios_ = paths.Cs, np.asarray([0.0])
+        if not self.use_legacy_attributes:
+            self.C_, self.l1_ratio_ = C, 0.0
+            self.scores_, self.n_iter_, self.coefs_paths_ = scores[:, None], paths.n_iter[:, None], flat[:, None]
+            return
+        classes = paths.names[1:] if flat.shape[2] == 1 else paths.names
+        self.C_, self.l1_ratio_ = np.full(flat.shape[2], C), np.zeros(flat.shape[2])
+        self.scores_ = {c: scores.copy() for c in classes}
+        self.coefs_paths_ = {c: flat[:, :, i] for i, c in enumerate(classes)}
+        self.n_iter_ = paths.n_iter[None]
