@@ -59,10 +59,11 @@ def alternate(
 
 
 def save(name: str, results: dict[str, Any]) -> Path:
-    """Write results with the machine's description; the kind of device is part of the file's name."""
+    """Write results with the machine's description, over those of the same cases; the device is in the file's name."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}-{'cuda' if torch.cuda.is_available() else 'cpu'}.json"
-    path.write_text(json.dumps({"machine": machine(), "results": results}, indent=2) + "\n")
+    before = json.loads(path.read_text())["results"] if path.exists() else {}
+    path.write_text(json.dumps({"machine": machine(), "results": {**before, **results}}, indent=2) + "\n")
     return path
 
 

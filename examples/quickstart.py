@@ -5,19 +5,21 @@ On scikit-learn's diabetes data (regression) and digits (ten one-hot targets), f
     mean squared error + λ ‖w‖²,    α = n λ in closed form,
 
 it picks the strength among 100 by 5-fold cross-validation, fits, then trains `nn.Linear` once with the penalty in the
-loss and once with SGD's `weight_decay = 2λ`, and prints how far apart the three answers are.
+loss and once with SGD's `weight_decay = 2λ`, and prints how far apart the three answers are. Then a small network with
+penalized layers is trained on digits and logged to TensorBoard, and the weight-decay table says what it decided.
 
     python examples/quickstart.py
 """
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from sklearn.datasets import load_diabetes, load_digits
 from torch import Tensor, nn
 
-from torchridge import Solution, convert_strength, ridge_cv
+from torchridge import L2Linear, L2Monitor, Solution, convert_strength, explain_weight_decay, penalty, ridge_cv
 
 try:
     from tqdm import tqdm
@@ -40,7 +42,7 @@ def load(name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return X[train], y[train], X[test], y[test]
 
 
-def train(X: Tensor, y: Tensor, strength: float, penalty: bool, name: str) -> nn.Linear:
+def train(X: Tensor, y: Tensor, strength: float, in_loss: bool, name: str) -> nn.Linear:
     """Train a linear layer by gradient descent with momentum, the penalty in the loss or in the optimizer."""
     torch.manual_seed(0)
     model = nn.Linear(X.shape[1], y.shape[1], dtype=torch.float64, device=DEVICE)
@@ -49,13 +51,13 @@ def train(X: Tensor, y: Tensor, strength: float, penalty: bool, name: str) -> nn
     high, low = max(float(curvature[-1]), 2 / y.shape[1]) + 2 * strength, max(float(curvature[0]), 0.0) + 2 * strength
     ratio = (high / low) ** 0.5
     decay = convert_strength(strength, source="lambda", target="torch")
-    groups = [{"params": [model.weight], "weight_decay": 0.0 if penalty else decay}, {"params": [model.bias]}]
+    groups = [{"params": [model.weight], "weight_decay": 0.0 if in_loss else decay}, {"params": [model.bias]}]
     sgd = torch.optim.SGD(groups, lr=4 / (high**0.5 + low**0.5) ** 2, momentum=((ratio - 1) / (ratio + 1)) ** 2)
     steps = range(int(20 * ratio) + 100)
     for _ in tqdm(steps, desc=name, leave=False, delay=1) if tqdm else steps:
         sgd.zero_grad()
         loss = nn.functional.mse_loss(model(X), y)
-        if penalty:
+        if in_loss:
             loss = loss + strength * model.weight.square().sum()
         loss.backward()
         sgd.step()
@@ -101,3 +103,45 @@ for name in ("diabetes", "digits"):
         with torch.no_grad():
             score = held_out(name, model(X_test), y_test)
         print(f"  {route:<22}{score:<18}{gap:<22.1e}{seconds:.3f}")
+
+
+def network(X: Tensor, y: Tensor, X_test: Tensor, y_test: Tensor, epochs: int = 20) -> None:
+    """Train a small network with penalized layers, log it, and say which parameters weight decay would take."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        L2Linear(X.shape[1], 25, l2=1e-3), nn.LayerNorm(25), nn.ReLU(), L2Linear(25, y.shape[1], l2=1e-3)
+    ).to(DEVICE)
+    X, X_test, labels = X.float(), X_test.float(), y.argmax(1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)  # the penalty is in the loss: no weight_decay here
+    writer = event_writer()
+    monitor = L2Monitor(writer, model, optimizer, every=10) if writer else None
+    steps = torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(X, labels), 64, shuffle=True, generator=torch.Generator().manual_seed(0)
+    )
+    for _ in tqdm(range(epochs), desc="network", leave=False, delay=1) if tqdm else range(epochs):
+        for rows, target in steps:
+            optimizer.zero_grad()
+            loss, extra = nn.functional.cross_entropy(model(rows), target), penalty(model)
+            (loss + extra).backward()
+            if monitor:
+                monitor.step(loss=loss, penalty=extra)
+            optimizer.step()
+    with torch.no_grad():
+        accuracy = float((model(X_test).argmax(1) == y_test.argmax(1)).double().mean())
+    print(f"network on digits: held out accuracy {accuracy:.4f}, penalty {float(penalty(model)):.4f}")
+    print(
+        f"  logged to {writer.log_dir}: tensorboard --logdir runs" if writer else "  pip install tensorboard to log it"
+    )
+    print(explain_weight_decay(model))
+
+
+def event_writer() -> Any:
+    """Return a TensorBoard writer, or None where TensorBoard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter("runs/quickstart")
+
+
+network(*load("digits"))
