@@ -23,9 +23,9 @@ from torch import Tensor
 from torchridge.solvers.logistic_basis import Basis
 from torchridge.solvers.logistic_loss import Evaluation, Problems, Rows, evaluate
 
-MEMORY = 20  # pairs that L-BFGS keeps; 10 costs about 15 % more passes over the data, 40 saves none
+MEMORY = 20  # pairs that L-BFGS keeps; 60 saved a fifth of the passes on 100 classes, at three times the memory
 
-# The gap is read off a model of the Hessian; over the data sets of the benchmark the true gap was up to 6 times it.
+# The gap is read off a model of the Hessian; on planted data the true gap has been several times what it says.
 SAFETY = 8.0
 
 _SUFFICIENT = 1e-4  # Armijo's constant
@@ -168,8 +168,8 @@ def _aim(basis: Basis, problems: Problems, state: State) -> State:
 def _scale(basis: Basis, problems: Problems, state: State) -> Tensor | float:
     """How far the last pair says that the model lacks curvature: a factor of at most 1, (P, 1, 1).
 
-    Without it the first step overshoots on nearly separable data, and half of the evaluations are lost (865 against
-    261 on a path of 20 strengths); a factor above 1 overshoots as often as it helps.
+    Without it the first step overshoots on nearly separable data: on one planted problem (2000, 256, 30 classes), 20
+    strengths took 865 evaluations without a factor, 515 with one of any size, 261 with one of at most 1.
     """
     if not state.steps:
         return 1.0

@@ -36,7 +36,8 @@ def strengths_at_once(problems: int, logits: int, device: torch.device) -> int:
     """Return how many strengths to solve together: as many as fill one matrix product.
 
     Measured with n = 16000, d = 512: on two CPU cores a product with 40 columns costs hardly more than one with 10,
-    so that a warm start saves less than sharing the product does until there are about 40 columns.
+    so that a warm start saves less than sharing the product does until there are about 40 columns. The number for
+    other devices is a guess.
     """
     columns = 40 if device.type == "cpu" else 1024
     return max(1, columns // (problems * logits))
