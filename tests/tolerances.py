@@ -16,3 +16,15 @@ OBJECTIVE = 1e-8
 
 # Coefficients of a fit stopped at a relative gap of 1e-13 of the objective: its root, times the condition.
 LOGISTIC_WEIGHT = 1e-5
+
+# Against exact answers: what the issue of the closed form promises, by the condition number of S + alpha I.
+EXACT = 1e-10
+EXACT_PER_CONDITION = 1e3 * torch.finfo(torch.float64).eps
+
+# K-fold scores against a refit of every fold, leave-one-out against n refits.
+FOLD_SCORES = 1e-9
+LEAVE_ONE_OUT = 1e-8
+
+# Moments: the same sums in another order; and in another order after a difference that cancels.
+SAME_SUMS = 1e-12
+CANCELLED_SUMS = 1e-10

@@ -12,6 +12,7 @@ from torchridge._warnings import (
 from torchridge.ridge import ridge, ridge_cv, ridge_path
 from torchridge.solvers.moments import Moments
 from torchridge.solvers.solution import Solution
+from torchridge.strength import convert_strength
 
 __version__ = _version("torchridge")
 
@@ -24,6 +25,7 @@ __all__ = [
     "Solution",
     "TorchridgeWarning",
     "__version__",
+    "convert_strength",
     "ridge",
     "ridge_cv",
     "ridge_path",

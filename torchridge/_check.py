@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -51,7 +52,9 @@ def finite(value: Tensor, name: str) -> None:
         return
     first = tuple(int(i) for i in bad.nonzero()[0])
     kind = "NaN" if bool(torch.isnan(value[first])) else "infinity"
-    where = "" if value.ndim == 0 else f", first in row {first[0]}" if value.ndim <= 2 else f", first in index {first}"
+    where = (
+        f", first in {'row' if value.ndim <= 2 else 'index'} {first[0] if value.ndim <= 2 else first}" if first else ""
+    )
     raise ValueError(
         f"`{name}` holds {kind}{where} ({int(bad.sum())} such values); expected finite numbers. "
         f"Drop or impute these rows."
@@ -99,9 +102,13 @@ def number(value: Any, name: str, *, minimum: float = 0.0, strict: bool = False)
 
 def integer(value: Any, name: str, *, minimum: int) -> int:
     """Return `value` as an int, raising unless it is a whole number of at least `minimum`."""
-    if isinstance(value, bool) or int(value) != value or int(value) < minimum:
+    try:
+        whole = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        whole = None
+    if whole is None or whole < minimum:
         raise ValueError(f"`{name}` should be an integer of at least {minimum}, got {value!r}.")
-    return int(value)
+    return whole
 
 
 def same_length(got: int, expected: int, name: str, of: str) -> None:

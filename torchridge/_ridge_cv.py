@@ -7,18 +7,19 @@ import math
 import warnings
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from torchridge import _check
-from torchridge._ridge_dense import solve_dense, stack
+from torchridge._ridge_dense import solve_watched, stack
 from torchridge._ridge_options import Options, check_options, needs_torch, refuse_beside_moments
 from torchridge._ridge_solve import fit_moments, fit_rows, to_solution
 from torchridge._warnings import GridEdgeWarning
 from torchridge.solvers import blas, blocks, cross_validation, dual, folds, select
 from torchridge.solvers.arguments import check_strengths
 from torchridge.solvers.blocks import Block
-from torchridge.solvers.cross_validation import DualFolds, DualSplits, Scorer, Whole, WholeDual
+from torchridge.solvers.cross_validation import DualFolds, Scorer, Whole, WholeDual
 from torchridge.solvers.fit import Fit, Strengths, fit_block, fit_from_dual
 from torchridge.solvers.moments import Moments
 from torchridge.solvers.objective import Objective
@@ -46,7 +47,7 @@ class Prepared:
         dtype = result_dtype(self.rows.X) if self.rows is not None else options.moments_dtype
         if isinstance(scorer, (DualFolds, WholeDual)) and self.rows is not None:
             choice = Choice("dual", "the strength was chosen from the gram matrix of the rows")
-            return fit_from_dual(scorer.problem, self.rows, self.objective, strengths, choice, dtype)
+            return fit_from_dual(scorer.problem, self.rows, self.objective, strengths, choice, dtype, errors=False)
         if self.block is None and self.rows is not None:
             return fit_rows(self.rows, self.objective, strengths, options._replace(solver="auto"))
         assert self.block is not None
@@ -105,6 +106,10 @@ def cross_validate(
         raise TypeError("`y` is missing; pass the targets, or `Moments` in place of `X`.")
     _check.is_tensor(X, "X")
     _check.is_tensor(y, "y")
+    if sample_weight is not None:
+        _check.is_tensor(sample_weight, "sample_weight")
+    given = {"X": X, "y": y, "sample_weight": sample_weight, **options._asdict()}
+    _check.same_device({name: value for name, value in given.items() if isinstance(value, Tensor)})
     if not _check.values_visible(X, y, sample_weight):
         raise TypeError(
             "`ridge_cv` compares scores, which a transform or compiler hides. Call it outside, then `ridge`."
@@ -124,7 +129,7 @@ def _differentiable(X: Tensor, y: Tensor, *arguments: Any) -> Solution:
     alphas, cv, groups, scoring, per_target, sample_weight, options = arguments
     with torch.no_grad():
         chosen = cross_validate(X, y, alphas, cv, groups, scoring, per_target, sample_weight, options)
-    fitted = solve_dense(X, y, chosen.alpha, "alpha", sample_weight, options._replace(solver="auto"))
+    fitted = solve_watched(X, y, chosen.alpha, "alpha", sample_weight, options._replace(solver="auto"))
     scores = {name: getattr(chosen, name) for name in ("alphas", "scores", "fold_scores", "best_score", "scoring")}
     return dataclasses.replace(fitted, **scores)
 
@@ -183,6 +188,7 @@ def prepare_rows(rows: Rows, cv: Any, groups: Any, options: Options) -> Prepared
             raise ValueError(f"`groups` has no use with `cv`={cv!r}. Pass a number of folds, e.g. cv=5.")
         return _prepare_whole(rows, cv, objective, options)
     n = rows.X.shape[0]
+    cv = torch.from_numpy(cv) if isinstance(cv, np.ndarray) and cv.dtype.kind in "iub" else cv
     if isinstance(cv, Tensor) or (isinstance(cv, int) and not isinstance(cv, bool)):
         ids: Tensor | None = folds.fold_ids(cv, n, groups)
         parts = None
@@ -195,16 +201,11 @@ def prepare_rows(rows: Rows, cv: Any, groups: Any, options: Options) -> Prepared
     return _prepare_splits(rows, parts, objective, options)
 
 
-def _finite(rows: Rows) -> None:
-    _check.finite(rows.X, "X")
-    _check.finite(rows.y, "y")
-
-
 def _prepare_whole(rows: Rows, cv: str, objective: Objective, options: Options) -> Prepared:
     n, d = rows.X.shape
     counted = rows.counted
     if options.solver == "dual" or (options.solver == "auto" and n < d):
-        _finite(rows)
+        blocks.check_squares(rows)
         objective = objective.to(torch.float64)
         problem = dual.dual(counted, objective, torch.float64)
         return Prepared(WholeDual(cv, problem, counted), objective, rows, None, counted)
@@ -215,10 +216,10 @@ def _prepare_whole(rows: Rows, cv: str, objective: Objective, options: Options) 
 
 
 def _prepare_folds(rows: Rows, ids: Tensor, objective: Objective, options: Options) -> Prepared:
-    counted = rows.counted
+    counted, count = rows.counted, int(ids.max()) + 1
     if counted is not rows and rows.sample_weight is not None:
         ids = ids[rows.sample_weight > 0]
-    index = [(ids == k).nonzero()[:, 0] for k in range(int(ids.max()) + 1)]
+    index = [(ids == k).nonzero()[:, 0] for k in range(count)]
     if any(len(i) == 0 for i in index):
         raise ValueError("`cv`: a fold has no row of positive weight; expected some in every fold.")
     n, d = counted.X.shape
@@ -226,14 +227,14 @@ def _prepare_folds(rows: Rows, ids: Tensor, objective: Objective, options: Optio
         options.solver, n=n, smallest_train=n - max(len(i) for i in index), d=d, rows_at_hand=True
     )
     if choice.solver == "dual":
-        _finite(rows)
+        blocks.check_squares(rows)
         objective = objective.to(torch.float64)
         if objective.standardize:  # a gram matrix for each fold: its own scales
             everything = torch.arange(n, device=ids.device)
             parts = [(everything[ids != k], i) for k, i in enumerate(index)]
             return _dual_splits(counted, parts, objective, rows)
         problem = dual.dual(counted, objective, torch.float64)
-        return Prepared(DualFolds(problem, counted, index), objective, rows, None, counted)
+        return Prepared(DualFolds(problem, counted, index, objective), objective, rows, None, counted)
     held = cross_validation.fold_blocks(counted, index, options.moments_dtype)
     for b in held:
         blocks.check_finite(b, rows)
@@ -243,13 +244,12 @@ def _prepare_folds(rows: Rows, ids: Tensor, objective: Objective, options: Optio
 
 
 def _dual_splits(rows: Rows, parts: list[folds.Split], objective: Objective, source: Rows) -> Prepared:
-    problems = [dual.dual(cross_validation.take(rows, train), objective, torch.float64) for train, _ in parts]
-    return Prepared(DualSplits(problems, parts, rows, objective), objective, source, None, rows)
+    return Prepared(cross_validation.dual_splits(rows, parts, objective), objective, source, None, rows)
 
 
 def _prepare_splits(rows: Rows, parts: list[folds.Split], objective: Objective, options: Options) -> Prepared:
     """Prepare splits that do not partition the rows: each part is gathered by itself."""
-    _finite(rows)
+    blocks.check_squares(rows)
     parts = [(a.to(rows.X.device), b.to(rows.X.device)) for a, b in parts]
     if rows.sample_weight is not None:
         counts = rows.sample_weight > 0
@@ -271,7 +271,7 @@ def _prepare_splits(rows: Rows, parts: list[folds.Split], objective: Objective, 
 def _choose(prepared: Prepared, alphas: Any, cv: Any, scoring: str, per_target: bool, options: Options) -> Solution:
     scorer = prepared.scorer
     variances = scorer.variances()
-    kind = cv if cv in ("gcv", "evidence") else "gcv" if variances is None else scoring
+    kind = cv if isinstance(cv, str) and cv in ("gcv", "evidence") else "gcv" if variances is None else scoring
     if kind != scoring and scoring == "r2":
         raise ValueError(
             f"`scoring`='r2' needs held-out targets, which `cv`={kind!r} has none of. Use folds or cv='loo'."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -12,10 +13,33 @@ from torch import Tensor
 
 from torchridge import _check
 from torchridge._ridge_options import Options
+from torchridge._warnings import IllConditionedWarning
 from torchridge.solvers import dense, select
 from torchridge.solvers.arguments import check_strengths
 from torchridge.solvers.rows import result_dtype
 from torchridge.solvers.solution import Solution
+
+
+def solve_watched(X: Tensor, y: Tensor, alpha: Any, name: str, sample_weight: Any, options: Options) -> Solution:
+    """Solve by torch operations alone, and raise or warn, where values may be looked at, if digits were lost."""
+    solution = solve_dense(X, y, alpha, name, sample_weight, options)
+    condition = torch.as_tensor(solution.condition)
+    if not _check.values_visible(solution.weight, condition):
+        return solution
+    eps, worst = torch.finfo(torch.float64).eps, float(condition.nan_to_num(torch.inf).amax())
+    if worst > 1 / eps or not bool(torch.isfinite(solution.weight).all()):
+        raise ValueError(
+            "`alpha` is too weak for a unique solution: gram + α diag(penalty_factors) is singular to rounding. Raise "
+            "`alpha`; the minimum-norm solution is offered without gradients."
+        )
+    if eps * worst > eps**0.5:
+        warnings.warn(
+            f"the condition number is {worst:.1e}; the weights may be off by {eps * worst:.0e}. Raise `alpha`, or call "
+            f"`ridge` without gradients, which refines the solution.",
+            IllConditionedWarning,
+            stacklevel=5,
+        )
+    return solution
 
 
 def solve_dense(X: Tensor, y: Tensor, alpha: Any, name: str, sample_weight: Any, options: Options) -> Solution:
@@ -26,11 +50,6 @@ def solve_dense(X: Tensor, y: Tensor, alpha: Any, name: str, sample_weight: Any,
     free = visible and problem.penalty is not None and bool((problem.penalty == 0).any())
     primal = options.solver in ("cholesky", "spectral", "svd") or (options.solver == "auto" and (n >= d or free))
     solved = dense.solve(problem, primal)
-    if visible and bool(solved.failed.any()):
-        raise ValueError(
-            "`alpha` is too weak for a unique solution: gram + α diag(penalty_factors) is singular to rounding. Raise "
-            "`alpha`; the minimum-norm solution is offered without gradients."
-        )
     path = name == "alphas"
     single = not path and not problem.per_target
     left = n - solved.dof - int(problem.intercept)
@@ -72,6 +91,7 @@ def _problem(
     weight = None
     if sample_weight is not None:
         _check.is_tensor(sample_weight, "sample_weight")
+        _check.is_dense_real(sample_weight, "sample_weight")
         _check.shape(sample_weight, list(dict.fromkeys([(n,), (*batch, n)])), "sample_weight")
         _check.non_negative(sample_weight, "sample_weight")
         weight = sample_weight.double().expand(*batch, n)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from torchridge import _check
-from torchridge._ridge_dense import solve_batch, solve_dense
+from torchridge._ridge_dense import solve_batch, solve_watched
 from torchridge._ridge_options import Options, check_options, needs_torch, refuse_beside_moments, strengths_of
 from torchridge._warnings import IllConditionedWarning, RankDeficientWarning
 from torchridge.solvers import blas, blocks, select
@@ -17,6 +17,7 @@ from torchridge.solvers.fit import Fit, Strengths, fit_block, fit_dual
 from torchridge.solvers.moments import Moments
 from torchridge.solvers.objective import Objective
 from torchridge.solvers.rows import Rows, check_rows, result_dtype
+from torchridge.solvers.select import Choice
 from torchridge.solvers.solution import Solution
 
 
@@ -34,7 +35,7 @@ def solve(X: Any, y: Any, alpha: Any, name: str, sample_weight: Any, options: Op
     _check.is_tensor(X, "X")
     _check.is_tensor(y, "y")
     if needs_torch(X, y, alpha, sample_weight, options.penalty_factors, options.prior):
-        return solve_dense(X, y, alpha, name, sample_weight, options)
+        return solve_watched(X, y, alpha, name, sample_weight, options)
     if X.ndim > 2:
         return solve_batch(solve, X, y, alpha, name, sample_weight, options)
     with blas.one_pool(X.device):
@@ -62,10 +63,13 @@ def fit_rows(rows: Rows, objective: Objective, strengths: Strengths, options: Op
         cuda=rows.X.is_cuda,
     )
     if choice.solver == "dual":
-        _check.finite(rows.X, "X")
-        _check.finite(rows.y, "y")
+        blocks.check_squares(rows)
         double = Strengths(strengths.alpha.double(), strengths.per_target)
-        return fit_dual(rows.counted, objective.to(torch.float64), double, choice, result_dtype(rows.X))
+        fit = fit_dual(rows.counted, objective.to(torch.float64), double, choice, result_dtype(rows.X))
+        lost = fit.lost > torch.finfo(torch.float64).eps * select.CAREFUL[result_dtype(rows.X)]
+        if n < d or fit.choice.solver != "dual" or not lost:
+            return fit
+        choice = Choice("spectral", "the gram matrix of the rows loses digits")
     block = blocks.block_of(*rows[:3], None, options.moments_dtype, rows.X.device)
     blocks.check_finite(block, rows)
     again = rows.counted if options.moments_dtype is torch.float64 else None
@@ -112,7 +116,7 @@ def to_solution(fit: Fit, strengths: Strengths, path: bool, objective: Objective
     left = torch.where(left > 0.5, left, torch.nan)
     variance = fit.squares / (left[None] if strengths.per_target else left[:, None])
     pick = slice(None) if path else 0
-    single = not path and not strengths.per_target
+    single, unit = not path and not strengths.per_target, fit.unit_variance
     return Solution(
         weight=weight[pick].to(dtype).contiguous(),
         bias=bias[pick].to(dtype),
@@ -124,7 +128,7 @@ def to_solution(fit: Fit, strengths: Strengths, path: bool, objective: Objective
         condition=fit.condition,
         rank=fit.rank,
         residual_variance=variance[pick],
-        unit_variance=fit.unit_variance[:, 0] if single else fit.unit_variance.T,
+        unit_variance=None if unit is None else unit[:, 0] if single else unit.T,
         fit_intercept=objective.intercept,
         vector_target=source.vector_target,
         is_path=path,

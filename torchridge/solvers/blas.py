@@ -60,7 +60,7 @@ def array(tensor: Tensor) -> Any:
     """View the tensor as what computes fastest on its device: a NumPy array on CPU, itself elsewhere."""
     if tensor.device.type != "cpu":
         return tensor.detach()
-    tensor = tensor.detach()
+    tensor = tensor.detach().resolve_neg()
     return (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy()
 
 

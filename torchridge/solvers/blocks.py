@@ -23,6 +23,9 @@ from torchridge.solvers.rows import Rows
 # Working memory of one pass over rows, beside the d × d matrices.
 CHUNK_BYTES = 40 * 2**20
 
+# Rows whose mean the first chunk is shifted by.
+_PIVOT_ROWS = 64
+
 
 class Block(NamedTuple):
     """Moments of one set of rows."""
@@ -46,8 +49,27 @@ def empty_block(d: int, t: int, dtype: torch.dtype, device: torch.device) -> Blo
 
 
 def chunk_rows(d: int, t: int, itemsize: int) -> int:
-    """Return how many rows of (x, y) fit the working memory; at least 64, so that products stay products."""
-    return max(64, CHUNK_BYTES // (itemsize * (d + t)))
+    """Return how many rows of (x, y) to work on at once: what fits the working memory, and is worth a d × d product."""
+    return max(64, min(CHUNK_BYTES // (itemsize * (d + t)), max(8 * d, 4096)))
+
+
+class Workspace(NamedTuple):
+    """Memory that passes over rows work in, one after the other; getting it anew costs a tenth of a small pass."""
+
+    joint: bool
+    buffers: list[Any]  # (rows, d + t); or (rows, d) and (rows, t)
+    product: Any  # the gram matrix of the first of them
+
+
+def workspace(n: int, d: int, t: int, dtype: torch.dtype, device: torch.device) -> Workspace:
+    """Return working memory for passes over at most n rows."""
+    like = torch.empty(0, dtype=dtype, device=device)
+    size = min(n, chunk_rows(d, t, dtype.itemsize))
+    # A few targets ride in the symmetric product; many would make it compute their own t × t for nothing.
+    joint = t <= max(16, d // 16)
+    widths = [d + t] if joint else [d, t]
+    buffers = [blas.empty(size, w, like=like) for w in widths]
+    return Workspace(joint, buffers, blas.empty(widths[0], widths[0], like=like))
 
 
 class _Pass:
@@ -59,16 +81,12 @@ class _Pass:
     product per chunk would cost as much as the chunk.
     """
 
-    def __init__(self, size: int, like: Block) -> None:
+    def __init__(self, like: Block, work: Workspace) -> None:
         self.d, self.t = like.cross.shape
         self.like = like.gram
         self.count, self.weight = 0, 0.0
-        # A few targets ride in the symmetric product; many would make it compute their own d × d for nothing.
-        self.joint = self.t <= max(16, self.d // 16)
-        widths = [self.d + self.t] if self.joint else [self.d, self.t]
-        self.buffers = [blas.empty(size, w, like=self.like) for w in widths]
-        self.product = blas.empty(widths[0], widths[0], like=self.like)
-        self.total = blas.array(torch.zeros(widths[0], widths[0], dtype=self.like.dtype, device=self.like.device))
+        self.joint, self.buffers, self.product = work
+        self.total = blas.array(torch.zeros(work.product.shape, dtype=self.like.dtype, device=self.like.device))
         self.cross, self.yy = blas.array(like.cross), blas.array(like.yy)  # of their own where not joint
         self.base = self.offset = blas.array(torch.cat([like.mean_x, like.mean_y]))  # mean = base + offset
         self.corrections: list[tuple[float, Any]] = []
@@ -87,20 +105,17 @@ class _Pass:
         if s is not None:
             for r in rows:
                 r *= (s**0.5)[:, None]
-        self._accumulate(rows, 1.0)
+        self._accumulate(rows)
         self.count += m
         if weight > 0:
             self._merge(pivot - self.base, total, weight)
 
-    def _accumulate(self, rows: list[Any], sign: float) -> None:
+    def _accumulate(self, rows: list[Any]) -> None:
         blas.gram_into(rows[0], self.product)
-        if sign < 0:
-            self.total -= self.product
-        else:
-            self.total += self.product
+        self.total += self.product
         if not self.joint:
-            self.cross += sign * (rows[0].T @ rows[1])
-            self.yy += sign * (rows[1] * rows[1]).sum(0)
+            self.cross += rows[0].T @ rows[1]
+            self.yy += (rows[1] * rows[1]).sum(0)
 
     def _merge(self, pivot: Any, total: Any, weight: float) -> None:
         all_weight = self.weight + weight
@@ -116,16 +131,22 @@ class _Pass:
             self._flush()
 
     def _flush(self) -> None:
-        for sign in (1.0, -1.0):
-            rows = [abs(f) ** 0.5 * v for f, v in self.corrections if f * sign > 0]
-            if rows:
-                stacked = _stack(rows)
-                parts = [stacked] if self.joint else [_contiguous(stacked[:, : self.d]), stacked[:, self.d :]]
-                self._accumulate(parts, sign)
+        if not self.corrections:
+            return
+        factors = [f for f, _ in self.corrections]
+        rows = _stack([abs(f) ** 0.5 * v for f, v in self.corrections])
+        signs = _like([1.0 if f > 0 else -1.0 for f in factors], rows)[:, None]
+        x = rows if self.joint else rows[:, : self.d]
+        self.total += (x * signs).T @ x
+        if not self.joint:
+            z = rows[:, self.d :]
+            self.cross += (x * signs).T @ z
+            self.yy += (z * z * signs).sum(0)
         self.corrections.clear()
 
     def _mean_of(self, X: Any, y: Any) -> Any:
-        """The plain mean of a chunk; as a pivot it need only be near the rows."""
+        """The mean of the first rows of a chunk: a pivot need only be near."""
+        X, y = X[:_PIVOT_ROWS], y[:_PIVOT_ROWS]
         if isinstance(X, Tensor):
             return torch.cat([X.to(self.like.dtype).mean(0), y.to(self.like.dtype).mean(0)])
         kind = self.total.dtype
@@ -139,8 +160,6 @@ class _Pass:
         self._flush()
         d = self.d
         total, mean = blas.tensor(self.total), blas.tensor(self.base + self.offset)
-        self.buffers.clear()
-        self.product = None  # what is split off below takes its place in memory
         cross, yy = blas.tensor(self.cross), blas.tensor(self.yy)
         if self.joint:
             total, cross, yy = total[:d, :d].contiguous(), total[:d, d:].clone(), total.diagonal()[d:].clone()
@@ -163,27 +182,36 @@ def _stack(rows: list[Any]) -> Any:
     return torch.stack(rows) if isinstance(rows[0], Tensor) else np.stack(rows)
 
 
-def _contiguous(a: Any) -> Any:
-    return a.contiguous() if isinstance(a, Tensor) else np.ascontiguousarray(a)
+def _like(values: list[float], rows: Any) -> Any:
+    return rows.new_tensor(values) if isinstance(rows, Tensor) else np.array(values, rows.dtype)
 
 
 def block_of(
-    X: Tensor, y: Tensor, sample_weight: Tensor | None, index: Tensor | None, dtype: torch.dtype, device: torch.device
+    X: Tensor,
+    y: Tensor,
+    sample_weight: Tensor | None,
+    index: Tensor | None,
+    dtype: torch.dtype,
+    device: torch.device,
+    work: Workspace | None = None,
 ) -> Block:
     """Return the moments of the rows `index` (default: all) of X (n, d) and y (n, t), in one pass.
 
-    Cost n d (d / 2 + t) multiply-adds; memory 2 d² numbers, and `CHUNK_BYTES`.
+    Cost n d (d / 2 + t) multiply-adds; memory 3 d² numbers, and `CHUNK_BYTES`.
     """
     d, t = X.shape[1], y.shape[1]
     n = X.shape[0] if index is None else index.shape[0]
-    size = min(n, chunk_rows(d, t, dtype.itemsize))
-    run = _Pass(size, empty_block(d, t, dtype, device))
+    work = workspace(n, d, t, dtype, device) if work is None else work
+    size = work.buffers[0].shape[0]
+    if index is not None or X.dtype is torch.bfloat16:  # such rows are copied on their way in, beside the buffers
+        size = max(1, size // 2)
+    run = _Pass(empty_block(d, t, dtype, device), work)
     weights = None if sample_weight is None else sample_weight.to(device, dtype)
-    for start in range(0, n, size):
-        rows = slice(start, start + size) if index is None else index[start : start + size]
-        chunk = [None if a is None else blas.array(a[rows].to(device)) for a in (X, y, weights)]
-        run.step(*chunk)
-    return run.finish()
+    with np.errstate(over="ignore", invalid="ignore"):  # `check_finite` tells the caller, with the row
+        for start in range(0, n, size):
+            rows = slice(start, start + size) if index is None else index[start : start + size]
+            run.step(*(None if a is None else blas.array(a[rows].to(device)) for a in (X, y, weights)))
+        return run.finish()
 
 
 def merge(blocks: Iterable[Block]) -> Block:
@@ -242,11 +270,16 @@ def about_origin(block: Block) -> Block:
 
 def check_finite(block: Block, rows: Rows) -> None:
     """Raise if the rows held NaN or infinity, or overflowed: their moments show it without another pass."""
-    if bool(torch.isfinite(block.gram.diagonal()).all()) and bool(torch.isfinite(block.yy).all()):
-        return
+    if not (bool(torch.isfinite(block.gram.diagonal()).all()) and bool(torch.isfinite(block.yy).all())):
+        check_squares(rows, block.gram.dtype, overflowed=True)
+
+
+def check_squares(rows: Rows, dtype: torch.dtype = torch.float64, *, overflowed: bool = False) -> None:
+    """Raise if the rows hold NaN or infinity, or numbers whose squares overflow `dtype`. Cost one pass."""
     _check.finite(rows.X, "X")
     _check.finite(rows.y, "y")
-    largest = float(max(rows.X.abs().max(), rows.y.abs().max()))
-    raise ValueError(
-        f"`X` or `y` is too large to square in {block.gram.dtype}: the largest value is {largest:.3g}. Rescale them."
-    )
+    largest = max(float(end.abs()) for a in (rows.X, rows.y) for end in torch.aminmax(a.detach()))
+    if overflowed or largest > (torch.finfo(dtype).max / max(rows.X.numel(), rows.y.numel())) ** 0.5:
+        raise ValueError(
+            f"`X` or `y` is too large to square in {dtype}: the largest value is {largest:.3g}. Rescale them."
+        )

@@ -16,9 +16,9 @@ from torchridge.solvers.rows import Rows
 from torchridge.solvers.scoring import train_spectrum
 from torchridge.solvers.spectral import Spectrum
 
-# Where a held-out error is under this share of the variance, the difference of moments that gives it has lost half of
-# its digits, and it is taken from predictions instead.
-_NEARLY_PERFECT = 1e-7
+# Where a held-out error is under this share of the variance, the difference of moments that gives it has lost its
+# tenth digit, and it is taken from predictions instead.
+_NEARLY_PERFECT = 1e-4
 
 # Numbers in the weights of a path that are held at once to predict with.
 _PATH_NUMBERS = 2**24
@@ -98,6 +98,7 @@ class DualFolds(NamedTuple):
     problem: Dual
     rows: Rows
     held_rows: list[Tensor]
+    objective: Objective
 
     @property
     def eigvals(self) -> Tensor:
@@ -106,8 +107,19 @@ class DualFolds(NamedTuple):
 
     def squares(self, alpha: Tensor) -> Tensor:
         """Return mean squared errors (K, L, t)."""
+        if bool((self.eigvals + alpha.min() <= spectral.tolerance(self.eigvals)).any()):
+            return self._refitted().squares(alpha)  # no inverse that blocks could be taken from
         errors = [(dual.heldout_residuals(self.problem, alpha, i) ** 2).sum(0) for i in self.held_rows]
         return torch.stack([e / weight_of(self.rows, i) for e, i in zip(errors, self.held_rows, strict=True)])
+
+    def _refitted(self) -> DualSplits:
+        n = self.rows.X.shape[0]
+        parts = []
+        for held in self.held_rows:
+            inside = torch.ones(n, dtype=torch.bool, device=held.device)
+            inside[held] = False
+            parts.append((inside.nonzero()[:, 0], held))
+        return dual_splits(self.rows, parts, self.objective)
 
     def variances(self) -> Tensor:
         """Return the variance of the held-out targets, (K, t)."""
@@ -146,6 +158,12 @@ class DualSplits(NamedTuple):
     def variances(self) -> Tensor:
         """Return the variance of the held-out targets, (K, t)."""
         return torch.stack([target_variance(self.rows, held) for _, held in self.splits])
+
+
+def dual_splits(rows: Rows, parts: list[Split], objective: Objective) -> DualSplits:
+    """Diagonalize the gram matrix of the rows of every training part."""
+    problems = [dual.dual(take(rows, train), objective, torch.float64) for train, _ in parts]
+    return DualSplits(problems, parts, rows, objective)
 
 
 class Whole(NamedTuple):
@@ -240,14 +258,16 @@ def target_variance(rows: Rows, index: Tensor | slice) -> Tensor:
 
 def fold_blocks(rows: Rows, index: list[Tensor], dtype: torch.dtype) -> list[Block]:
     """Return the moments of each fold, in one pass over the rows; runs of rows are read without a copy."""
+    (_, d), (_, t), device = rows.X.shape, rows.y.shape, rows.X.device
+    work = blocks.workspace(max(len(i) for i in index), d, t, dtype, device)
     result = []
     for i in index:
         if len(i) and int(i[-1]) - int(i[0]) + 1 == len(i) and bool((i[1:] > i[:-1]).all()):
             run = slice(int(i[0]), int(i[-1]) + 1)
             weight = None if rows.sample_weight is None else rows.sample_weight[run]
-            result.append(blocks.block_of(rows.X[run], rows.y[run], weight, None, dtype, rows.X.device))
+            result.append(blocks.block_of(rows.X[run], rows.y[run], weight, None, dtype, device, work))
         else:
-            result.append(blocks.block_of(*rows[:3], i, dtype, rows.X.device))
+            result.append(blocks.block_of(*rows[:3], i, dtype, device, work))
     return result
 
 

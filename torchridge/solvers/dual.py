@@ -21,7 +21,10 @@ from torchridge.solvers import blas
 from torchridge.solvers.blocks import CHUNK_BYTES
 from torchridge.solvers.objective import Objective
 from torchridge.solvers.rows import Rows
-from torchridge.solvers.spectral import filters, tolerance
+from torchridge.solvers.spectral import filters, scale_of, tolerance
+
+# Squared means under this share of the variance cost the gram matrix no digits.
+_SMALL_MEAN = 1.0
 
 
 class Dual(NamedTuple):
@@ -33,7 +36,8 @@ class Dual(NamedTuple):
     coef: Tensor  # (m, t) basisᵀ target
     unpenalized: Tensor  # (n, q) orthonormal basis of N
     root: Tensor | None  # (n,) √s
-    center: Tensor  # (d,)
+    center: Tensor  # (d,) x̄, or zero without intercept
+    shift: Tensor | None  # (d,) what Z is shifted by: x̄, or nothing where it is small, for `basis` annuls it anyway
     target_center: Tensor  # (t,)
     scale: Tensor | None  # (d,) 1 / p, zero for a feature that is not penalized
     free: Tensor | None  # (q',) the features that are not penalized
@@ -41,7 +45,7 @@ class Dual(NamedTuple):
 
 
 def dual(rows: Rows, objective: Objective, dtype: torch.dtype) -> Dual:
-    """Diagonalize the problem. Cost n² d / 2 and about 10 n³; memory 4 n² numbers and 32 MiB above the rows."""
+    """Diagonalize the problem. Cost n² d / 2 and about 10 n³; memory 4 n² numbers and 40 MiB above the rows."""
     X, y = rows.X.detach(), rows.y.detach().to(dtype)
     root = None if rows.sample_weight is None else rows.sample_weight.detach().to(dtype).sqrt()
     center, variance = column_statistics(X, rows.sample_weight, dtype)
@@ -51,7 +55,9 @@ def dual(rows: Rows, objective: Objective, dtype: torch.dtype) -> Dual:
         target_center = y.mean(0) if root is None else (root**2 @ y) / (root**2).sum()
     else:
         center = torch.zeros_like(center)
-    gram, prior_fit = _row_products(X, center, root, scale, objective.prior)
+    large = objective.prior is not None or bool((center**2 > _SMALL_MEAN * variance).any())
+    shift = center if large and objective.intercept else None
+    gram, prior_fit = _row_products(X, shift, root, scale, objective.prior, dtype)
     target = y - target_center
     target = target if root is None else target * root[:, None]
     target = target if prior_fit is None else target - prior_fit
@@ -59,21 +65,25 @@ def dual(rows: Rows, objective: Objective, dtype: torch.dtype) -> Dual:
     eigvals, basis = _complement_eigh(gram, unpenalized)
     coef = blas.matmul(basis.T, target)
     return Dual(
-        eigvals, basis, target, coef, unpenalized, root, center, target_center, scale, free, objective.intercept
+        eigvals, basis, target, coef, unpenalized, root, center, shift, target_center, scale, free, objective.intercept
     )
 
 
 def column_statistics(X: Tensor, sample_weight: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return the weighted mean and variance of each column, two passes over chunks of columns."""
+    """Return the weighted mean and variance of each column, over chunks of columns."""
     share = torch.ones(X.shape[0], dtype=dtype, device=X.device) if sample_weight is None else sample_weight.to(dtype)
-    share = share / share.sum()
+    share = (share / share.sum())[None]
     means, variances = [], []
     for part in column_chunks(X, dtype):
         x = X[:, part].to(dtype)
-        mean = x[0] + share @ (x - x[0])
-        x = x - mean
+        mean = blas.matmul(share, x)[0]
+        variance = blas.matmul(share, x * x)[0] - mean**2
+        if bool((variance < 1e-4 * mean**2).any()):  # the difference has cancelled
+            x = x - mean
+            mean = mean + blas.matmul(share, x)[0]
+            variance = blas.matmul(share, x * x)[0]
         means.append(mean)
-        variances.append(share @ (x * x))
+        variances.append(variance)
     return torch.cat(means), torch.cat(variances)
 
 
@@ -96,21 +106,22 @@ def _scale(objective: Objective, variance: Tensor) -> tuple[Tensor | None, Tenso
     return torch.where(held, 1 / penalty, torch.zeros_like(penalty)), free
 
 
-def columns_of(X: Tensor, part: slice, center: Tensor, root: Tensor | None) -> Tensor:
-    """Return some columns of X, centred, times √s; (n, columns)."""
-    x = X[:, part].to(center.dtype) - center[part]
-    return x if root is None else x.mul_(root[:, None])
+def columns_of(X: Tensor, part: slice, shift: Tensor | None, root: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Return some columns of X, shifted, times √s; (n, columns); a view where neither is asked for."""
+    x = X[:, part].to(dtype)
+    x = x if shift is None else x - shift[part]
+    return x if root is None else x * root[:, None]
 
 
 def _row_products(
-    X: Tensor, center: Tensor, root: Tensor | None, scale: Tensor | None, prior: Tensor | None
+    X: Tensor, shift: Tensor | None, root: Tensor | None, scale: Tensor | None, prior: Tensor | None, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor | None]:
     """Return Z Zᵀ, and the targets that the prior explains."""
     n = X.shape[0]
-    gram = torch.zeros(n, n, dtype=center.dtype, device=X.device)
-    fit = None if prior is None else torch.zeros(n, prior.shape[1], dtype=center.dtype, device=X.device)
-    for part in column_chunks(X, center.dtype):
-        x = columns_of(X, part, center, root)
+    gram = torch.zeros(n, n, dtype=dtype, device=X.device)
+    fit = None if prior is None else torch.zeros(n, prior.shape[1], dtype=dtype, device=X.device)
+    for part in column_chunks(X, dtype):
+        x = columns_of(X, part, shift, root, dtype)
         if fit is not None and prior is not None:
             fit += blas.matmul(x, prior[part])
         x = x if scale is None else x * scale[part].sqrt()
@@ -185,7 +196,7 @@ def weights(problem: Dual, rows: Rows, objective: Objective, coef: Tensor) -> Te
     X, flat = rows.X.detach(), coef.flatten(1)
     parts = []
     for part in column_chunks(X, flat.dtype):
-        x = columns_of(X, part, problem.center, problem.root)
+        x = columns_of(X, part, problem.shift, problem.root, flat.dtype)
         w = blas.matmul(x.T, flat)
         parts.append(w if problem.scale is None else w * problem.scale[part, None])
     weight = torch.cat(parts)
@@ -201,7 +212,7 @@ def _fit_free(weight: Tensor, problem: Dual, X: Tensor, L: int) -> None:
     assert problem.free is not None
     left = problem.target.repeat(1, L)
     for part in column_chunks(X, weight.dtype):
-        left = left - blas.matmul(columns_of(X, part, problem.center, problem.root), weight[part])
+        left = left - blas.matmul(columns_of(X, part, problem.shift, problem.root, weight.dtype), weight[part])
     x = X[:, problem.free].to(weight.dtype) - problem.center[problem.free]
     x = x if problem.root is None else x * problem.root[:, None]
     if problem.intercept:
@@ -215,6 +226,12 @@ def residual_squares(problem: Dual, alpha: Tensor) -> Tensor:
     """Return Σ s (y − ŷ)², (L, t), for α of shape (L,)."""
     kept = 1 - problem.eigvals[:, None] * filters(problem.eigvals, alpha)  # (m, L)
     return kept.T**2 @ problem.coef**2
+
+
+def residual_squares_per_target(problem: Dual, alpha: Tensor) -> Tensor:
+    """Return the same for one strength a target, alpha (t,), as (1, t)."""
+    kept = 1 - problem.eigvals[:, None] * filters(problem.eigvals, alpha)  # (m, t)
+    return ((kept * problem.coef) ** 2).sum(0, keepdim=True)
 
 
 def dof(problem: Dual, alpha: Tensor) -> Tensor:
@@ -234,10 +251,11 @@ def unit_variance(problem: Dual, rows: Rows, alpha: Tensor) -> Tensor:
     Cost n² d, as much as the gram matrix.
     """
     X, parts = rows.X.detach(), []
-    inner = filters(problem.eigvals, alpha) ** 2  # (m, L)
+    size = scale_of(problem.eigvals).sqrt()
+    inner = (size * filters(problem.eigvals, alpha)) ** 2  # (m, L)
     for part in column_chunks(X, inner.dtype):
-        projected = blas.matmul(problem.basis.T, columns_of(X, part, problem.center, problem.root))  # (m, columns)
-        variance = blas.matmul((projected**2).T, inner)
+        projected = blas.matmul(problem.basis.T, columns_of(X, part, problem.shift, problem.root, inner.dtype))
+        variance = blas.matmul(((projected / size) ** 2).T, inner)
         parts.append(variance if problem.scale is None else variance * problem.scale[part, None] ** 2)
     variance = torch.cat(parts)
     if problem.free is not None:
@@ -251,9 +269,10 @@ def heldout_residuals(problem: Dual, alpha: Tensor, index: Tensor) -> Tensor:
     filtered = filters(problem.eigvals, alpha)
     result = []
     for j in range(alpha.shape[0]):
-        scaled = basis * filtered[:, j]
-        block = blas.matmul(scaled, basis.T)  # H_FF
-        result.append(blas.solve(block, blas.matmul(scaled, problem.coef)))
+        root = filtered[:, j].sqrt()
+        scaled = basis * root
+        block = blas.gram(scaled.T)  # H_FF
+        result.append(blas.solve(block, blas.matmul(scaled, root[:, None] * problem.coef)))
     return torch.stack(result, 1)
 
 

@@ -13,7 +13,7 @@ from torchridge.solvers.objective import Frame, Objective, System, frame, system
 from torchridge.solvers.orthogonal import svd_spectrum
 from torchridge.solvers.refine import refine
 from torchridge.solvers.rows import Rows
-from torchridge.solvers.scoring import residual_squares
+from torchridge.solvers.scoring import residual_squares, residual_squares_per_target
 from torchridge.solvers.select import Choice
 from torchridge.solvers.spectral import Spectrum, tolerance
 
@@ -29,7 +29,7 @@ class Fit(NamedTuple):
     target_center: Tensor  # (t,)
     squares: Tensor  # (L, t) Σ s (y − ŷ)²
     dof: Tensor  # (L,); (t,) where each target has its own strength
-    unit_variance: Tensor  # (d, L) or (d, t)
+    unit_variance: Tensor | None  # (d, L) or (d, t); None where it was not asked for
     condition: float  # of gram + αD in the metric of the penalty, at the weakest strength
     rank: int
     minimum_norm: bool  # the penalty was too weak to decide between solutions
@@ -47,9 +47,15 @@ class Strengths(NamedTuple):
         """Return weights (d, L, t) of a spectrum."""
         return spectral.weights_per_target(spec, self.alpha) if self.per_target else spectral.weights(spec, self.alpha)
 
-    def squares(self, table: Tensor) -> Tensor:
-        """Return (1, t) out of (t, t) where each target has its own strength."""
-        return table.diagonal()[None] if self.per_target else table
+    def squares(self, spec: Spectrum, block: Block, objective: Objective) -> Tensor:
+        """Return Σ s (y − ŷ)², (L, t)."""
+        measure = residual_squares_per_target if self.per_target else residual_squares
+        return measure(spec, block, objective, self.alpha)
+
+    def dual_squares(self, problem: dual.Dual) -> Tensor:
+        """Return Σ s (y − ŷ)², (L, t)."""
+        measure = dual.residual_squares_per_target if self.per_target else dual.residual_squares
+        return measure(problem, self.alpha)
 
 
 def fit_block(
@@ -68,8 +74,11 @@ def fit_block(
     problem, place = system(block, objective), frame(block, objective)
     if choice.solver == "cholesky":
         results = [_fit_cholesky(problem, place, float(a), choice) for a in strengths.alpha]
-        if all(r is not None and (rows is None or r.condition <= select.CAREFUL[result_dtype]) for r in results):
-            return _joined([r for r in results if r is not None])
+        # Moments alone leave no better way, until the matrix is singular to rounding: then the minimum norm.
+        worst = 1e-3 / torch.finfo(problem.gram.dtype).eps if rows is None else select.CAREFUL[result_dtype]
+        if all(r is not None and r.condition <= worst for r in results):
+            rank = min(problem.gram.shape[0], block.rows - objective.intercept)
+            return _joined([r._replace(rank=rank) for r in results if r is not None])
         choice = Choice("spectral", "gram + αD is too ill-conditioned for Cholesky")
     if choice.solver == "svd" and rows is not None:
         spec = svd_spectrum(rows, place, problem.cross)
@@ -91,7 +100,7 @@ def fit_block(
     if careful and rows is not None:
         weight = refined(rows, place, spec, strengths, weight)
         choice = choice._replace(reason=f"{choice.reason}; refined, as the condition is {condition:.1e}")
-    squares = strengths.squares(residual_squares(spec, block, objective, strengths.alpha))
+    squares = strengths.squares(spec, block, objective)
     return _fit(spec, place, weight, squares, strengths.alpha, condition, careful, choice)
 
 
@@ -114,9 +123,10 @@ def _fit(
         spectral.dof(spec, alpha),
         spectral.unit_variance(spec, alpha),
         condition,
-        rank := int((spec.eigvals > tolerance(spec.eigvals)).sum()) + (spec.free.rank if spec.free else 0),
-        rank < weight.shape[0] and bool(alpha.min() <= tolerance(spec.eigvals)),
-        eps if exact else eps * condition,
+        rank := int((spec.eigvals > spectral.floor(spec)).sum()) + (spec.free.rank if spec.free else 0),
+        (rank < weight.shape[0] and bool(alpha.min() <= tolerance(spec.eigvals)))
+        or (spec.free is not None and spec.free.rank < len(spec.free.columns)),
+        eps * (condition**0.5 if exact else condition),  # of the rows, or of their gram matrix
         choice,
     )
 
@@ -149,7 +159,7 @@ def _joined(fits: list[Fit]) -> Fit:
         weight=torch.cat([f.weight for f in fits], 1),
         squares=torch.cat([f.squares for f in fits]),
         dof=torch.cat([f.dof for f in fits]),
-        unit_variance=torch.cat([f.unit_variance for f in fits], 1),
+        unit_variance=torch.cat([f.unit_variance for f in fits if f.unit_variance is not None], 1),
         condition=max(f.condition for f in fits),
         lost=max(f.lost for f in fits),
     )
@@ -158,13 +168,12 @@ def _joined(fits: list[Fit]) -> Fit:
 def condition_number(spec: Spectrum, weakest: Tensor, place: Frame) -> float:
     """Return the condition number of gram + αD in the metric of the penalty, over the directions that are kept."""
     penalized = spec.transform.shape[0] - (len(spec.free.columns) if spec.free else 0)
-    lowest = spec.eigvals.amin() if len(spec.eigvals) == penalized else torch.zeros_like(weakest)
-    top = spec.eigvals.amax()
-    if float(top) == 0:
+    kept = spec.eigvals[spec.eigvals > spectral.floor(spec)]
+    if len(kept) == 0:
         return 1.0
-    if bool(lowest + weakest <= tolerance(spec.eigvals)):
-        lowest = spec.eigvals[spec.eigvals > tolerance(spec.eigvals)].amin()
-    return float((top + weakest) / (lowest + weakest))
+    decided = len(kept) < penalized and bool(weakest > tolerance(spec.eigvals))
+    lowest = torch.zeros_like(weakest) if decided else kept.amin()
+    return float((kept.amax() + weakest) / (lowest + weakest))
 
 
 def refined(rows: Rows, place: Frame, spec: Spectrum, strengths: Strengths, weight: Tensor) -> Tensor:
@@ -191,33 +200,36 @@ def fit_from_dual(
     strengths: Strengths,
     choice: Choice,
     result_dtype: torch.dtype,
+    errors: bool = True,
 ) -> Fit:
-    """Solve from a problem that is already diagonalized."""
+    """Solve from a problem that is already diagonalized; `errors` asks for the variance of the weights, as costly."""
     alpha = strengths.alpha
-    top, low = problem.eigvals.amax(), problem.eigvals.amin()
+    top, low = spectral.scale_of(problem.eigvals), problem.eigvals.amin() if len(problem.eigvals) else alpha.amax()
     ambiguous = bool((top + alpha.min()) > select.CAREFUL[result_dtype] * (low + alpha.min()))
     place = dual_frame(problem, objective)
     if ambiguous and problem.free is None:
         spec = svd_spectrum(rows, place, _dual_cross(problem, rows))
         condition = condition_number(spec, alpha.min(), place)
         weight = refined(rows, place, spec, strengths, strengths.weights(spec))
-        squares = strengths.squares(dual.residual_squares(problem, alpha))
+        squares = strengths.dual_squares(problem)
         reason = f"condition {condition:.1e}: the gram matrix of the rows loses digits; refined"
         return _fit(spec, place, weight, squares, alpha, condition, True, Choice("svd", reason))
     coefficients = dual.coefficients_per_target if strengths.per_target else dual.coefficients
     rank = dual.rank(problem)
     weak = bool(alpha.min() <= tolerance(problem.eigvals))
-    smallest = problem.eigvals[problem.eigvals > tolerance(problem.eigvals)].amin() if weak else torch.zeros_like(top)
+    kept = problem.eigvals[problem.eigvals > tolerance(problem.eigvals)]
+    smallest = torch.zeros_like(top) if not weak else kept.amin() if len(kept) else top
     return Fit(
         dual.weights(problem, rows, objective, coefficients(problem, alpha)),
         place.center,
         place.target_center,
-        strengths.squares(dual.residual_squares(problem, alpha)),
+        strengths.dual_squares(problem),
         dual.dof(problem, alpha),
-        dual.unit_variance(problem, rows, alpha),
+        dual.unit_variance(problem, rows, alpha) if errors else None,
         float((top + alpha.min()) / (smallest + alpha.min())),
         rank,
-        weak and rank < rows.X.shape[1],
+        (weak and rank < rows.X.shape[1])
+        or (problem.free is not None and problem.unpenalized.shape[1] - problem.intercept < len(problem.free)),
         torch.finfo(top.dtype).eps * float((top + alpha.min()) / (low + alpha.min()).clamp_min(1e-300)),
         choice,
     )

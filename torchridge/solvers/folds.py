@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from torchridge import _check
+from torchridge.solvers import blas
 
 Split = tuple[Tensor, Tensor]  # row numbers of the training part and of the held-out part
 
@@ -37,6 +38,8 @@ def fold_ids(cv: int | Tensor, n: int, groups: Any = None) -> Tensor:
     if isinstance(cv, Tensor):
         if cv.shape != (n,) or cv.is_floating_point() or cv.is_complex():
             raise ValueError(f"`cv`: fold ids should be integers of shape ({n},), got {cv.dtype} of {tuple(cv.shape)}.")
+        if bool((cv < 0).any()):
+            raise ValueError(f"`cv`: fold ids should not be negative, got {int(cv.min())}.")
         if groups is not None:
             raise ValueError("`groups` has no use beside fold ids in `cv`. Leave it out, or pass a number of folds.")
         values, inverse = np.unique(cv.cpu().numpy(), return_inverse=True)
@@ -59,7 +62,10 @@ def check_groups(groups: Any, n: int) -> Tensor:
     if isinstance(groups, Tensor):
         labels = groups
     else:
-        labels = torch.from_numpy(np.unique(np.asarray(groups), return_inverse=True)[1].reshape(-1))
+        try:
+            labels = torch.from_numpy(np.unique(np.asarray(groups), return_inverse=True)[1].reshape(-1))
+        except TypeError:
+            raise TypeError(f"`groups` should hold labels of one kind that can be sorted, got {groups!r}.") from None
     if labels.shape != (n,):
         raise ValueError(f"`groups` should hold one label a row, shape ({n},), got {tuple(labels.shape)}.")
     return labels
@@ -68,16 +74,23 @@ def check_groups(groups: Any, n: int) -> Tensor:
 def splits(cv: Any, n: int, y: Tensor, groups: Any) -> list[Split]:
     """Return the splits of a splitter or of an iterable of (train, test) row numbers."""
     if hasattr(cv, "split"):
-        target = y.detach().cpu()
-        pairs: Iterable[Any] = cv.split(np.zeros((n, 1)), target.squeeze(-1).numpy(), groups)
+        target = blas.array(y.cpu().squeeze(-1))
+        labels = groups.cpu().numpy() if isinstance(groups, Tensor) else groups
+        pairs: Iterable[Any] = cv.split(np.zeros((n, 1)), target, labels)
     elif isinstance(cv, Iterable) and not isinstance(cv, (str, bytes, dict)):
+        if groups is not None:
+            raise ValueError("`groups` has no use beside given splits in `cv`. Leave it out, or pass a splitter.")
         pairs = cv
     else:
         raise ValueError(
             f"`cv` should be 'gcv', 'loo', 'evidence', a number of folds, integer fold ids of shape ({n},), a splitter "
             f"with `.split`, or an iterable of (train, test) row numbers, got {cv!r}."
         )
-    result = [(_row_numbers(a, n), _row_numbers(b, n)) for a, b in pairs]
+    result = []
+    for pair in pairs:
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise ValueError(f"`cv` should give pairs of (train, test) row numbers or masks, got {pair!r}.")
+        result.append((_row_numbers(pair[0], n), _row_numbers(pair[1], n)))
     if not result or any(len(a) == 0 or len(b) == 0 for a, b in result):
         raise ValueError("`cv` gave no split, or a split with an empty part; expected rows on both sides of each.")
     return result
@@ -86,7 +99,11 @@ def splits(cv: Any, n: int, y: Tensor, groups: Any) -> list[Split]:
 def _row_numbers(values: Any, n: int) -> Tensor:
     rows = values if isinstance(values, Tensor) else torch.from_numpy(np.asarray(values))
     if rows.dtype is torch.bool:
+        if rows.shape != (n,):
+            raise ValueError(f"`cv`: a mask should have shape ({n},), got {tuple(rows.shape)}.")
         rows = rows.nonzero()[:, 0]
+    if len(rows) and (rows.is_floating_point() or rows.is_complex()):
+        raise ValueError(f"`cv`: row numbers should be integers or a mask, got {rows.dtype}.")
     rows = rows.to(torch.int64).cpu()
     if rows.ndim != 1 or (len(rows) and (int(rows.max()) >= n or int(rows.min()) < 0)):
         raise ValueError(f"`cv`: row numbers should lie between 0 and {n - 1}, in one dimension.")

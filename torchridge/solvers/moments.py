@@ -13,6 +13,8 @@ from torchridge.solvers import blas, blocks
 from torchridge.solvers.blocks import Block
 from torchridge.solvers.rows import Rows, check_rows, result_dtype
 
+_DTYPES = {str(dtype): dtype for dtype in (torch.float64, torch.float32)}
+
 
 class Moments:
     r"""Weighted count, means, and centred second moments of rows (x, y), per fold if folds are given.
@@ -82,28 +84,36 @@ class Moments:
             return self._update(check_rows(X, y, sample_weight, flatten=flatten), fold, flatten)
 
     def _update(self, rows: Rows, fold: int | Tensor | None, flatten: bool) -> Moments:
+        if rows.X.is_meta:
+            raise ValueError("`X` is on the meta device, which holds no values to sum. Pass the rows themselves.")
         self._check_fits(rows)
         ids = self._check_fold(fold, rows.X.shape[0], flatten)
         device = self.device or rows.X.device
-        if isinstance(ids, Tensor):
-            _check.finite(rows.X, "X")
-            _check.finite(rows.y, "y")
-            parts = {int(k): (ids == k).nonzero()[:, 0] for k in torch.unique(ids)}
-            added: dict[int | None, Block] = {
-                k: blocks.block_of(*rows[:3], index, self.dtype, device) for k, index in parts.items()
-            }
-        else:
-            added = {ids: blocks.block_of(*rows[:3], None, self.dtype, device)}
-            blocks.check_finite(added[ids], rows)
+        merged = self._merged(self._blocks_of(rows, ids, device))
+        for block in merged.values():
+            blocks.check_finite(block, rows)
         if not self._blocks:
             self.result_dtype, self.vector_target = result_dtype(rows.X), rows.vector_target
         self.device = device
-        self._add(added)
+        self._blocks.update(merged)
         return self
 
-    def _add(self, added: Mapping[Any, Block]) -> None:
-        merged = {k: blocks.merge([self._blocks[k], b]) if k in self._blocks else b for k, b in added.items()}
-        self._blocks.update(merged)
+    def _blocks_of(self, rows: Rows, ids: int | Tensor | None, device: torch.device) -> dict[int | None, Block]:
+        """Return the moments of the rows that count, by fold."""
+        counts = None if rows.sample_weight is None else rows.sample_weight > 0
+        counts = None if counts is None or bool(counts.all()) else counts
+        if not isinstance(ids, Tensor):
+            kept = None if counts is None else counts.nonzero()[:, 0]
+            return {ids: blocks.block_of(*rows[:3], kept, self.dtype, device)}
+        _check.finite(rows.X, "X")
+        _check.finite(rows.y, "y")
+        ids = ids.to(rows.X.device)
+        ids = ids if counts is None else torch.where(counts, ids, -1)
+        parts = {int(k): (ids == k).nonzero()[:, 0] for k in torch.unique(ids[ids >= 0])}
+        return {k: blocks.block_of(*rows[:3], index, self.dtype, device) for k, index in parts.items()}
+
+    def _merged(self, added: Mapping[Any, Block]) -> dict[int | None, Block]:
+        return {k: blocks.merge([self._blocks[k], b]) if k in self._blocks else b for k, b in added.items()}
 
     def _check_fits(self, rows: Rows) -> None:
         got = (rows.X.shape[1], rows.y.shape[1])
@@ -217,7 +227,7 @@ class Moments:
             return (self if self._blocks else other).clone()
         self._check_pair(other)
         result = self.clone()
-        result._add({k: _clone(b) for k, b in other._blocks.items()})
+        result._blocks.update(result._merged({k: _clone(b) for k, b in other._blocks.items()}))
         return result
 
     def __sub__(self, other: Moments) -> Moments:
@@ -264,22 +274,16 @@ class Moments:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned. A refused state leaves the moments as they were."""
         try:
-            dtypes = {n: getattr(torch, state[n].removeprefix("torch.")) for n in ("dtype", "result_dtype")}
+            dtypes = [_DTYPES[state[name]] for name in ("dtype", "result_dtype")]
             parts = {p["fold"]: Block(*(p[name] for name in Block._fields)) for p in state["blocks"]}
             vector = bool(state["vector_target"])
-            for b in parts.values():
-                d, t = b.cross.shape
-                _check.shape(b.gram, [(d, d)], "gram")
-                _check.shape(b.mean_x, [(d,)], "mean_x")
-                _check.shape(b.mean_y, [(t,)], "mean_y")
-                _check.shape(b.yy, [(t,)], "yy")
+            _check_parts(parts)
         except (KeyError, AttributeError, TypeError) as error:
             raise ValueError(f"`state` is not what `Moments.state_dict()` returns: {error!r}.") from None
-        device = self.device
-        self.dtype, self.result_dtype, self.vector_target = dtypes["dtype"], dtypes["result_dtype"], vector
-        self._blocks = {
-            k: Block(b.rows, *(a.to(device, self.dtype, copy=True) for a in b[1:])) for k, b in parts.items()
-        }
+        device = self.device or (next(iter(parts.values())).gram.device if parts else None)
+        loaded = {k: Block(b.rows, *(a.to(device, dtypes[0], copy=True) for a in b[1:])) for k, b in parts.items()}
+        self.dtype, self.result_dtype = dtypes
+        self.device, self.vector_target, self._blocks = device, vector, loaded
 
     def __repr__(self) -> str:
         folds = f", folds={len(self.folds)}" if self.folds else ""
@@ -289,3 +293,20 @@ class Moments:
 
 def _clone(block: Block) -> Block:
     return Block(block.rows, *(a.clone() for a in block[1:]))
+
+
+def _check_parts(parts: Mapping[int | None, Block]) -> None:
+    """Raise unless the blocks of a state are whole, and fit together."""
+    if len({b.cross.shape for b in parts.values()}) > 1 or (None in parts and len(parts) > 1):
+        raise ValueError(
+            "`state` holds blocks that do not fit together; expected one for all rows, or one for each fold."
+        )
+    for fold, b in parts.items():
+        if fold is not None:
+            _check.integer(fold, "state", minimum=0)
+        _check.integer(b.rows, "state", minimum=1)
+        d, t = b.cross.shape
+        expected = {"weight": (), "mean_x": (d,), "mean_y": (t,), "gram": (d, d), "cross": (d, t), "yy": (t,)}
+        for name, size in expected.items():
+            _check.is_tensor(getattr(b, name), name)
+            _check.shape(getattr(b, name), [size], name)

@@ -32,9 +32,10 @@ def svd_spectrum(rows: Rows, frame: Frame, cross: Tensor) -> Spectrum:
         left, sigma, _ = blas.svd(r)
         right = blas.matmul(q, left)
     keep = sigma > max(n, d) * torch.finfo(sigma.dtype).eps * sigma[0]
+    floor = sigma.new_zeros(())  # the cut is made here, where the rows resolve far smaller values than their gram
     transform = right[:, keep].flip(1)  # ascending, as `eigh` orders
     transform = transform if root is None else transform * root[:, None]
-    return Spectrum(sigma[keep].flip(0) ** 2, transform, blas.matmul(transform.T, cross), frame.prior, None)
+    return Spectrum(sigma[keep].flip(0) ** 2, transform, blas.matmul(transform.T, cross), frame.prior, None, floor)
 
 
 def scaled_rows(rows: Rows, part: slice, center: Tensor, root: Tensor | None) -> Tensor:

@@ -24,7 +24,7 @@ _STEPS = 6
 
 def refine(rows: Rows, frame: Frame, spec: Spectrum, alpha: Tensor, weight: Tensor) -> Tensor:
     """Return refined weights (d, c), column j at strength alpha[j] for target j mod t. Cost about 10 n d c a step."""
-    filtered = filters(spec.eigvals, alpha)  # (m, c)
+    filtered = filters(spec.eigvals, alpha, spec.floor)  # (m, c)
     best, size = weight, torch.full_like(alpha, torch.inf)
     for _ in range(_STEPS):
         gradient = _gradient(rows, frame, alpha, weight)

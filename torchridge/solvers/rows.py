@@ -54,14 +54,19 @@ def check_rows(X: Tensor, y: Tensor, sample_weight: Tensor | None = None, *, fla
     _check.not_empty(X, "X")
     _check.not_empty(y, "y")
     _check.same_length(y.shape[0], X.shape[0], "y", "X")
+    if sample_weight is not None:
+        _check.is_tensor(sample_weight, "sample_weight")
+        _check.is_dense_real(sample_weight, "sample_weight")
     _check.same_device({"X": X, "y": y, "sample_weight": sample_weight})
     weight = None if sample_weight is None else check_weight(sample_weight, X.shape[0], flatten)
+    if weight is not None and _check.values_visible(weight) and bool((weight == 0).any()):
+        _check.finite(X, "X")  # no moment shows what such a row holds
+        _check.finite(y, "y")
     return Rows(X, y[:, None] if y.ndim == 1 else y, weight, y.ndim == 1)
 
 
 def check_weight(sample_weight: Tensor, n: int, flatten: bool) -> Tensor:
     """Return sample weights of shape (n,), or raise."""
-    _check.is_tensor(sample_weight, "sample_weight")
     weight = sample_weight.reshape(-1) if flatten else sample_weight
     if weight.ndim != 1 or weight.shape[0] != n:
         raise ValueError(

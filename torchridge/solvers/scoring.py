@@ -13,18 +13,21 @@ from torch import Tensor
 
 from torchridge.solvers import blas, spectral
 from torchridge.solvers.blocks import Block, about, chunk_rows
-from torchridge.solvers.objective import Objective, located, residual_moments, system
+from torchridge.solvers.objective import Objective, feature_variance, located, residual_moments, system
 from torchridge.solvers.rows import Rows
 from torchridge.solvers.spectral import Spectrum, filters
 
 # Shrinkage factors lie in (0, 1]; what their low-rank basis leaves out is under this.
-_BASIS_TOLERANCE = 1e-13
+_BASIS_TOLERANCE = 1e-12
 
 # Under this many columns (strengths × targets) the basis costs more than it saves.
 _DIRECT_COLUMNS = 256
 
+# Numbers of one chunk of rows in leave-one-out: few enough to stay in cache between the operations on them.
+_CACHED_NUMBERS = 2**19
+
 # Targets scored at once, so that the basis of their weights stays in the working memory.
-_TARGET_BLOCK = 1024
+_TARGET_BLOCK = 128
 
 
 class Paths(NamedTuple):
@@ -61,26 +64,34 @@ def heldout_squares(spec: Spectrum, train: Block, held: Block, objective: Object
     center = located(train, objective)
     seen = about(held, center.mean_x, center.mean_y)
     cross, yy = (seen.cross, seen.yy) if spec.base is None else residual_moments(seen, spec.base)
-    inner = blas.matmul(spec.transform.T, blas.matmul(seen.gram, spec.transform))  # (m, m)
+    if len(spec.eigvals) == 0:  # every feature is free: one answer for all strengths
+        return yy.clamp_min(0).repeat(len(alpha), 1)
     cross = blas.matmul(spec.transform.T, cross)  # (m, t)
     path = paths(spec, alpha)
+    transform: Tensor | None = spec.transform
+    inner = seen.gram
+    if path.basis.shape[1] * cross.shape[1] > spec.transform.shape[1]:  # more columns than eigenvectors: rotate once
+        transform, inner = None, blas.matmul(spec.transform.T, blas.matmul(seen.gram, spec.transform))  # (m, m)
     result = []
     for i in range(0, cross.shape[1], _TARGET_BLOCK):
         block = slice(i, i + _TARGET_BLOCK)
-        result.append(yy[block] + _quadratic(path._replace(start=path.start[:, block]), inner, cross[:, block]))
+        result.append(
+            yy[block] + _quadratic(path._replace(start=path.start[:, block]), transform, inner, cross[:, block])
+        )
     return torch.cat(result, 1).clamp_min(0)
 
 
-def _quadratic(path: Paths, inner: Tensor, cross: Tensor) -> Tensor:
-    """Return −2 wᵀ cross + wᵀ inner w for every strength and target, (L, t)."""
-    m, t = path.start.shape
+def _quadratic(path: Paths, transform: Tensor | None, inner: Tensor, cross: Tensor) -> Tensor:
+    """Return −2 wᵀ cross + wᵀ inner w for every strength and target, (L, t); `inner` is in the space of `transform`."""
     linear = blas.matmul(path.basis.T, path.start * cross)  # (r, t)
-    weight = (path.basis[:, :, None] * path.start[:, None, :]).reshape(m, -1)  # (m, r t)
-    product = blas.matmul(inner, weight).reshape(m, -1, t)
-    weight = weight.reshape(m, -1, t)
+    # Target-major, so that the r weights of one target lie together for the small products below.
+    weight = path.start.T[:, None, :] * path.basis.T.contiguous()  # (t, r, m)
+    if transform is not None:
+        weight = blas.matmul(weight.flatten(0, 1), transform.T).reshape(*weight.shape[:2], -1)  # (t, r, d)
+    product = blas.matmul(weight.flatten(0, 1), inner).view_as(weight)
     if path.mix is None:
-        return (weight * product).sum(0) - 2 * linear
-    pairs = blas.matmul(weight.permute(2, 1, 0).contiguous(), product.permute(2, 0, 1).contiguous())  # (t, r, r)
+        return (weight * product).sum(2).T - 2 * linear
+    pairs = blas.matmul(weight, product.mT)  # (t, r, r)
     both = (path.mix[:, None, :] * path.mix[None, :, :]).flatten(0, 1)  # (r², L)
     return blas.matmul(both.T, pairs.flatten(1).T) - 2 * blas.matmul(path.mix.T, linear)
 
@@ -107,14 +118,26 @@ def heldout_squares_by_prediction(
 
 def residual_squares(spec: Spectrum, block: Block, objective: Objective, alpha: Tensor) -> Tensor:
     """Return Σ s (y − ŷ)² over the training rows, (L, t). Cost m t L."""
+    filtered, top = filters(spec.eigvals, alpha, spec.floor), spectral.scale_of(spec.eigvals)
+    # Scaled by the largest eigenvalue, so that no square leaves the range of numbers.
+    explained = blas.matmul((top * filtered * (1 + alpha * filtered)).T, (spec.coef / top.sqrt()) ** 2)
+    return (_explainable(spec, block, objective) - explained).clamp_min(0)
+
+
+def residual_squares_per_target(spec: Spectrum, block: Block, objective: Objective, alpha: Tensor) -> Tensor:
+    """Return the same for one strength a target, alpha (t,), as (1, t)."""
+    filtered, top = filters(spec.eigvals, alpha, spec.floor), spectral.scale_of(spec.eigvals)
+    explained = (top * filtered * (1 + alpha * filtered) * (spec.coef / top.sqrt()) ** 2).sum(0)
+    return (_explainable(spec, block, objective) - explained).clamp_min(0)[None]
+
+
+def _explainable(spec: Spectrum, block: Block, objective: Objective) -> Tensor:
+    """Return what the prior and the free features leave of Σ s (y − ȳ)², (t,)."""
     problem = system(block, objective)
-    yy = problem.yy
-    if spec.free is not None:
-        cross = problem.cross[spec.free.columns]
-        yy = yy - (cross * (spec.free.inverse @ cross)).sum(0)
-    filtered = filters(spec.eigvals, alpha)
-    explained = blas.matmul((filtered + alpha * filtered**2).T, spec.coef**2)
-    return (yy - explained).clamp_min(0)
+    if spec.free is None:
+        return problem.yy
+    cross = problem.cross[spec.free.columns]
+    return problem.yy - (cross * blas.matmul(spec.free.inverse, cross)).sum(0)
 
 
 def gcv(squares: Tensor, dof: Tensor, rows: int, weight: Tensor) -> Tensor:
@@ -141,7 +164,7 @@ def leave_one_out(spec: Spectrum, block: Block, objective: Objective, rows: Rows
     L, t = alpha.shape[0], spec.coef.shape[1]
     total = torch.zeros(L, t, dtype=spec.coef.dtype, device=spec.coef.device)
     for part, error in leave_one_out_residuals(spec, block, objective, rows, alpha):
-        square = error**2
+        square = error.square_()
         if rows.sample_weight is not None:
             square *= rows.sample_weight[part].detach().to(error)[:, None, None]
         total += square.sum(0)
@@ -156,17 +179,22 @@ def leave_one_out_residuals(
     filtered = filters(spec.eigvals, alpha)  # (m, L)
     L, t = alpha.shape[0], spec.coef.shape[1]
     inner = (filtered[:, :, None] * spec.coef[:, None, :]).reshape(-1, L * t)
-    size = min(rows.X.shape[0], chunk_rows(spec.transform.shape[0] * 2, 2 * L * t, inner.dtype.itemsize))
+    # Small means are taken off after the product: off z rather than off a copy of x.
+    shifted = spec.base is not None or bool((center.mean_x**2 > feature_variance(block)).any())
+    offset = blas.matmul(center.mean_x[None], spec.transform)
+    size = max(256, _CACHED_NUMBERS // (spec.transform.shape[0] + L * t))
     for start in range(0, rows.X.shape[0], size):
         part = slice(start, start + size)
-        x = rows.X[part].detach().to(inner) - center.mean_x
+        x = rows.X[part].detach().to(inner)
+        x = x - center.mean_x if shifted else x
         y = rows.y[part].detach().to(inner) - center.mean_y
         y = y if spec.base is None else y - blas.matmul(x, spec.base)
         z = blas.matmul(x, spec.transform)  # (chunk, m)
-        leverage = blas.matmul(z**2, filtered) + _fixed_leverage(spec, block, objective, x)
-        if rows.sample_weight is not None:
-            leverage = leverage * rows.sample_weight[part].detach().to(inner)[:, None]
+        z = z if shifted else z.sub_(offset)
         error = y[:, None, :] - blas.matmul(z, inner).reshape(-1, L, t)
+        leverage = blas.matmul(z.mul_(z), filtered) + _fixed_leverage(spec, block, objective, x)
+        s = None if rows.sample_weight is None else rows.sample_weight[part].detach().to(inner)
+        leverage = leverage if s is None else leverage * s[:, None]
         yield part, error / (1 - leverage).clamp_min(torch.finfo(inner.dtype).eps)[:, :, None]
 
 

@@ -74,7 +74,7 @@ def coarse_grid(eigvals: Tensor, size: int = 50) -> Tensor:
     Scale-free: from a thousandth of the smallest eigenvalue above rounding, where nothing is shrunk, to a hundred times
     the largest, where everything is.
     """
-    top = eigvals.amax()
+    top = eigvals.amax() if len(eigvals) else eigvals.new_zeros(())
     if float(top) == 0:
         return torch.logspace(-3, 3, size, dtype=eigvals.dtype, device=eigvals.device)
     low = torch.maximum(eigvals[eigvals > tolerance(eigvals)].amin() * 1e-3, top * 1e-10)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from torchridge import _check
+
 
 @dataclass(frozen=True, eq=False)
 class Solution:
@@ -27,7 +29,8 @@ class Solution:
         condition: condition number of XᵀX + αD, features scaled by their penalty, at the weakest strength.
         rank: numerical rank of the centred rows, as far as the solver resolved it.
         residual_variance: (t,) Σ s (y − ŷ)² / (n − dof − 1), the −1 with an intercept.
-        unit_variance: (d,) diagonal of (XᵀX + αD)⁻¹ XᵀX (XᵀX + αD)⁻¹; (t, d) for one strength a target.
+        unit_variance: (d,) diagonal of (XᵀX + αD)⁻¹ XᵀX (XᵀX + αD)⁻¹; (t, d) for one strength a target. None from
+            `ridge_cv` on fewer rows than features, where it costs as much as all the rest.
         alphas: (L,) strengths that cross-validation tried, ascending for an automatic grid.
         scores: (L, t) mean score of every strength for every target.
         fold_scores: (K, L, t) score in every fold.
@@ -45,7 +48,7 @@ class Solution:
     condition: float | Tensor
     rank: int | Tensor
     residual_variance: Tensor
-    unit_variance: Tensor
+    unit_variance: Tensor | None
     fit_intercept: bool = True
     vector_target: bool = False
     is_path: bool = False
@@ -61,6 +64,10 @@ class Solution:
 
         They are those of the sampling distribution of the ridge estimate about its own (shrunken) mean.
         """
+        if self.unit_variance is None:
+            raise ValueError(
+                "`ridge_cv` on fewer rows than features leaves standard errors out. Call `ridge(X, y, solution.alpha)`."
+            )
         unit = self.unit_variance if self.unit_variance.ndim == self.weight.ndim else self.unit_variance[..., None, :]
         return (self.residual_variance[..., :, None] * unit).sqrt()
 
@@ -72,6 +79,8 @@ class Solution:
             raise ValueError(
                 f"`X` has shape {tuple(X.shape)}, expected (..., {self.weight.shape[-1]}) as it was fitted on."
             )
+        _check.is_dense_real(X, "X")
+        _check.same_device({"X": X, "weight": self.weight})
         rows = X.to(self.weight.dtype)
         rows = rows.unsqueeze(0) if X.ndim == 1 else rows
         rows = rows.unsqueeze(-3) if self.is_path and X.ndim > 2 else rows
@@ -91,7 +100,7 @@ class Solution:
             alpha=self.alpha[..., index],
             dof=self.dof[..., index],
             residual_variance=self.residual_variance[..., index, :],
-            unit_variance=unit[..., index, :],
+            unit_variance=None if unit is None else unit[..., index, :],
             is_path=False,
         )
 

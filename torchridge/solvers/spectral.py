@@ -34,6 +34,7 @@ class Spectrum(NamedTuple):
     coef: Tensor  # (m, t)
     base: Tensor | None  # (d, t)
     free: Free | None
+    floor: Tensor | None = None  # () what s + α must exceed; None for that of a gram matrix, `tolerance`
 
 
 def spectrum(system: System) -> Spectrum:
@@ -78,24 +79,38 @@ def pseudoinverse(gram: Tensor) -> tuple[Tensor, int]:
 
 def tolerance(eigvals: Tensor) -> Tensor:
     """Return the size under which an eigenvalue of a gram matrix is rounding."""
+    if eigvals.shape[-1] == 0:
+        return eigvals.new_zeros(eigvals.shape[:-1])
     return eigvals.shape[-1] * torch.finfo(eigvals.dtype).eps * eigvals.amax(-1)
 
 
-def filters(eigvals: Tensor, alpha: Tensor) -> Tensor:
+def floor(spec: Spectrum) -> Tensor:
+    """Return the size under which an eigenvalue of this spectrum is rounding."""
+    return tolerance(spec.eigvals) if spec.floor is None else spec.floor
+
+
+def scale_of(eigvals: Tensor) -> Tensor:
+    """Return the largest eigenvalue, or one: what squares are divided by, so that they stay within range."""
+    top = eigvals.amax() if len(eigvals) else eigvals.new_zeros(())
+    return torch.where(top > 0, top, torch.ones_like(top))
+
+
+def filters(eigvals: Tensor, alpha: Tensor, floor: Tensor | None = None) -> Tensor:
     """Return 1 / (s + α), (m, L) for α of shape (L,); zero where s + α is rounding, which gives the minimum norm."""
     total = eigvals[:, None] + alpha
-    return torch.where(total > tolerance(eigvals), 1 / total, torch.zeros_like(total))
+    floor = tolerance(eigvals) if floor is None else floor
+    return torch.where(total > floor, 1 / total, torch.zeros_like(total))
 
 
 def weights(spec: Spectrum, alpha: Tensor) -> Tensor:
     """Return weights for each strength and target, (d, L, t). Cost d m L t."""
-    scaled = filters(spec.eigvals, alpha)[:, :, None] * spec.coef[:, None, :]  # (m, L, t)
+    scaled = filters(spec.eigvals, alpha, spec.floor)[:, :, None] * spec.coef[:, None, :]  # (m, L, t)
     return _back(spec, scaled)
 
 
 def weights_per_target(spec: Spectrum, alpha: Tensor) -> Tensor:
     """Return weights for one strength a target, alpha (t,), as (d, 1, t)."""
-    return _back(spec, (filters(spec.eigvals, alpha) * spec.coef)[:, None, :])
+    return _back(spec, (filters(spec.eigvals, alpha, spec.floor) * spec.coef)[:, None, :])
 
 
 def _back(spec: Spectrum, scaled: Tensor) -> Tensor:
@@ -106,13 +121,15 @@ def _back(spec: Spectrum, scaled: Tensor) -> Tensor:
 
 def dof(spec: Spectrum, alpha: Tensor) -> Tensor:
     """Return the effective degrees of freedom Σ s / (s + α), and one for each free feature; (L,)."""
-    return (spec.eigvals[:, None] * filters(spec.eigvals, alpha)).sum(0) + (spec.free.rank if spec.free else 0)
+    return (spec.eigvals[:, None] * filters(spec.eigvals, alpha, spec.floor)).sum(0) + (
+        spec.free.rank if spec.free else 0
+    )
 
 
 def unit_variance(spec: Spectrum, alpha: Tensor) -> Tensor:
     """Return the sampling variance of each weight for unit noise, diag(A⁻¹ gram A⁻¹), (d, L)."""
-    inner = spec.eigvals[:, None] * filters(spec.eigvals, alpha) ** 2
-    variance = blas.matmul(spec.transform**2, inner)
+    kept = filters(spec.eigvals, alpha, spec.floor)
+    variance = blas.matmul(spec.transform**2, spec.eigvals[:, None] * kept * kept)  # s / (s + α) first: no overflow
     if spec.free:
         variance[spec.free.columns] += spec.free.inverse.diagonal()[:, None]
     return variance

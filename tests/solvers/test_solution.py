@@ -1,0 +1,158 @@
+"""The frozen result: predictions, layers, copies; and what it says of itself."""
+
+import copy
+import dataclasses
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from torchridge import GridEdgeWarning, Solution, ridge, ridge_cv, ridge_path
+
+
+def problem(device: torch.device, *batch: int) -> tuple[Tensor, Tensor]:
+    X = torch.randn(*batch, 20, 4, dtype=torch.float64, device=device)
+    return X, torch.randn(*batch, 20, 2, dtype=torch.float64, device=device)
+
+
+def test_predictions_are_affine_and_shaped_as_the_targets_were(device: torch.device) -> None:
+    X, y = problem(device)
+    solution = ridge(X, y, 1.0)
+    torch.testing.assert_close(solution.predict(X), X @ solution.weight.T + solution.bias)
+    assert solution.predict(X[0]).shape == (2,)
+    assert solution.predict(X.reshape(4, 5, 4)).shape == (4, 5, 2)
+    assert solution.predict(X[:0]).shape == (0, 2)
+    assert solution.predict(X.float()).dtype is torch.float64
+    vector = ridge(X, y[:, 0], 1.0)
+    assert vector.weight.shape == (1, 4) and vector.bias.shape == (1,)
+    assert vector.predict(X).shape == (20,) and vector.predict(X[0]).shape == ()
+    assert ridge(X, y[:, :1], 1.0).predict(X).shape == (20, 1)
+
+
+def test_predictions_of_paths_and_batches(device: torch.device) -> None:
+    X, y = problem(device, 3)
+    batch, path = ridge(X, y, 1.0), ridge_path(X, y, [0.1, 1.0])
+    assert batch.weight.shape == (3, 2, 4) and path.weight.shape == (3, 2, 2, 4)
+    assert path.predict(X).shape == (3, 2, 20, 2)
+    for i in range(3):
+        single = ridge(X[i], y[i], 1.0)
+        torch.testing.assert_close(batch.predict(X)[i], single.predict(X[i]))
+        torch.testing.assert_close(path.predict(X)[i, 1], single.predict(X[i]))
+        torch.testing.assert_close(path.at(1).weight[i], single.weight)
+
+
+def test_a_layer_computes_the_prediction(device: torch.device) -> None:
+    X, y = problem(device)
+    for solution in (ridge(X, y, 1.0), ridge(X.float(), y, 1.0), ridge(X, y[:, 0], 1.0, fit_intercept=False)):
+        layer = solution.to_linear()
+        rows = X.to(solution.weight.dtype)
+        torch.testing.assert_close(layer(rows).squeeze(-1), solution.predict(rows))
+        assert (layer.bias is not None) == solution.fit_intercept
+        assert layer.weight.requires_grad and layer.weight.device == X.device
+        layer.weight.data.zero_()
+        assert solution.weight.any()
+    with pytest.raises(ValueError, match=r"path\.at\(0\)\.to_linear\(\)"):
+        ridge_path(X, y, [1.0]).to_linear()
+    with pytest.raises(ValueError, match="`index`=0"):
+        ridge(X, y, 1.0).at(0)
+
+
+@pytest.mark.parametrize(
+    ("error", "match", "X"),
+    [
+        (TypeError, "`X` should be a torch.Tensor, got list", [[1.0] * 4]),
+        (TypeError, "`X` should be a torch.Tensor, got ndarray", np.ones((2, 4))),
+        (ValueError, r"`X` has shape \(2, 3\), expected \(\.\.\., 4\)", torch.ones(2, 3)),
+        (ValueError, r"`X` has shape \(\), expected", torch.tensor(1.0)),
+        (TypeError, "`X` should be real", torch.ones(2, 4) + 0j),
+        (ValueError, "one device, got .*meta", torch.ones(2, 4, device="meta")),
+        (TypeError, "`X` should be a dense tensor", torch.ones(2, 4).to_sparse_csr()),
+    ],
+)
+def test_refused_rows_to_predict(error: type[Exception], match: str, X: object) -> None:
+    with pytest.raises(error, match=match):
+        ridge(*problem(torch.device("cpu")), 1.0).predict(X)
+
+
+def test_a_solution_is_frozen_and_can_be_copied(device: torch.device) -> None:
+    X, y = problem(device)
+    solution = ridge_cv(X, y, cv=4)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        solution.weight = solution.bias
+    for copied in (copy.deepcopy(solution), pickle.loads(pickle.dumps(solution))):
+        assert isinstance(copied, Solution)
+        for field in dataclasses.fields(Solution):
+            before, after = getattr(solution, field.name), getattr(copied, field.name)
+            assert before.equal(after) if isinstance(before, Tensor) else before == after, field.name
+    assert "solver='spectral'" in repr(solution)
+
+
+@pytest.mark.filterwarnings("ignore::torchridge.GridEdgeWarning")
+@pytest.mark.parametrize("name", ["X", "y", "sample_weight", "penalty_factors", "prior", "alphas"])
+def test_the_arguments_are_left_as_they_were(name: str, device: torch.device) -> None:
+    X, y = problem(device)
+    given = {
+        "X": X,
+        "y": y,
+        "sample_weight": torch.rand(20, dtype=torch.float64, device=device),
+        "penalty_factors": torch.tensor([0.0, 1.0, 2.0, 3.0], dtype=torch.float64, device=device),
+        "prior": torch.ones(2, 4, dtype=torch.float64, device=device),
+        "alphas": torch.tensor([1e-3, 1.0, 1e9], dtype=torch.float64, device=device),
+    }
+    before = given[name].clone()
+    for solver in ("spectral", "dual"):
+        for cv in ("loo", 4):
+            ridge_cv(**given, cv=cv, solver=solver, standardize=True)
+    ridge_path(**given)
+    assert given[name].equal(before)
+
+
+def test_the_edge_of_a_grid_warns_and_its_inside_does_not(device: torch.device) -> None:
+    X, y = problem(device)
+    y = y + 3 * X[:, :2]
+    with pytest.warns(GridEdgeWarning, match="lies at the edge of the grid from 1e-05 to 0.0001"):
+        ridge_cv(X, y, [1e-5, 1e-4], cv=4)
+    with pytest.warns(GridEdgeWarning, match="1 of 2 targets"):
+        y[:, 0] = torch.randn(20, dtype=torch.float64, device=device) * 1e-3
+        ridge_cv(X, y, [1e-3, 1.0, 30.0], cv=4, alpha_per_target=True)
+    assert ridge_cv(X, y, [1e-5], cv=4).alpha == 1e-5
+
+
+def test_a_strength_for_each_target_is_chosen_as_if_alone(device: torch.device) -> None:
+    X, y = problem(device)
+    y = torch.stack([X[:, 0] + 0.5 * y[:, 0], X[:, 1] + 5 * y[:, 1]], 1)
+    alphas = torch.logspace(-6, 9, 40, dtype=torch.float64)
+    together = ridge_cv(X, y, alphas, cv=4, alpha_per_target=True)
+    for k in range(2):
+        alone = ridge_cv(X, y[:, k], alphas, cv=4)
+        assert together.alpha[k] == alone.alpha
+        torch.testing.assert_close(together.weight[k], alone.weight[0])
+        torch.testing.assert_close(together.best_score[k], alone.best_score)
+
+
+BOTH_POOLS = """
+import threading
+import numpy as np, torch
+from sklearn.linear_model import Ridge
+from torchridge import ridge
+rng = np.random.default_rng(0)
+X, y = rng.normal(size=(600, 200)), rng.normal(size=(600, 3))
+expected = Ridge(2.0).fit(X, y).coef_
+def work():
+    for _ in range(4):
+        np.matmul(X.T, X); torch.from_numpy(X).T @ torch.from_numpy(X)
+        got = ridge(torch.from_numpy(X), torch.from_numpy(y), 2.0).weight.numpy()
+        results.append(float(np.abs(got - expected).max()))
+results = []
+threads = [threading.Thread(target=work) for _ in range(3)]
+[t.start() for t in threads]; [t.join() for t in threads]
+assert len(results) == 12 and max(results) < 1e-10, results
+"""
+
+
+def test_right_beside_other_users_of_blas_in_several_threads() -> None:
+    subprocess.run([sys.executable, "-c", BOTH_POOLS], check=True)
