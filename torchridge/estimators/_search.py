@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -100,7 +101,7 @@ def leave_one_out(
         scores = (table if per_target else table.mean(1)).cpu().numpy()
         return _found(prepared, alphas, scores, intercept, None)
     columns, each = [], []
-    for some in alphas.split(max(1, _ERRORS // y.numel())):
+    for some in torch.tensor_split(alphas, math.ceil(len(alphas) * y.numel() / _ERRORS)):
         for errors in leave_one_out_errors(prepared.scorer, rows, some).unbind(1):  # (n, t)
             if score is None:
                 column = errors**2 if weight is None else errors**2 * weight[:, None]
