@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from torchridge import _check
 from torchridge.estimators._input import Container, Table, as_tensor, is_sparse, read_table
-from torchridge.estimators._protocol import Estimator, NotFittedError, sklearn_class
+from torchridge.estimators._protocol import Estimator, not_fitted
 from torchridge.solvers.moments import Moments
 
 _Self = TypeVar("_Self", bound="LinearModel")
@@ -63,7 +63,7 @@ class LinearModel(Estimator):
 
     def _check_fitted(self) -> None:
         if "coef_" not in self.__dict__ and "moments_" not in self.__dict__:
-            raise sklearn_class("exceptions", "NotFittedError", NotFittedError)(
+            raise not_fitted(
                 f"This {type(self).__name__} instance is not fitted yet. Call 'fit' with appropriate arguments before "
                 f"using this estimator."
             )
@@ -150,7 +150,7 @@ class LinearModel(Estimator):
     def state_dict(self) -> dict[str, Any]:
         """Return what `partial_fit` has gathered, safe for `torch.load(weights_only=True)`."""
         if "moments_" not in self.__dict__:
-            raise NotFittedError("nothing was streamed yet; `state_dict` holds what `partial_fit` gathers.")
+            raise not_fitted("nothing was streamed yet; `state_dict` holds what `partial_fit` gathers.")
         names = getattr(self, "feature_names_in_", None)
         container = self._container
         return {

@@ -14,7 +14,6 @@ from torchridge.estimators._cv_model import dense
 from torchridge.estimators._input import Container, Table, beside, read_table, read_weight
 from torchridge.estimators._kinds import Classifier
 from torchridge.estimators._labels import Labels, class_weights, joined_weights, read_labels
-from torchridge.estimators._protocol import NotFittedError
 
 SOLVERS = ("lbfgs", "liblinear", "newton-cg", "newton-cholesky", "sag", "saga")
 
@@ -103,12 +102,6 @@ class LogisticModel(Classifier):
         """Return the logits, (n,) of the second of two classes, (n, k) for more, in the kind of X."""
         scores = self._raw(X)
         return scores[:, 0] if scores.shape[1] == 1 else scores
-
-    def to_linear(self) -> torch.nn.Linear:
-        """Return the logits as an `nn.Linear`, one output for two classes."""
-        if "coef_" not in self.__dict__:
-            raise NotFittedError("`to_linear` gives the weights that `fit` finds. Call `fit` first.")
-        return super().to_linear()
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -27,11 +27,20 @@ def sklearn_class(module: str, name: str, own: Any) -> Any:
     return getattr(loaded, name)
 
 
-def convergence_warning() -> type[Warning]:
+def _both(own: type, name: str) -> Any:
+    theirs = sklearn_class("exceptions", name, None)
+    return own if theirs is None else type(name, (own, theirs), {})
+
+
+def convergence_warning() -> Any:
     """Return a class that is our `ConvergenceWarning`, and scikit-learn's too where the program has imported it."""
-    theirs = sklearn_class("exceptions", "ConvergenceWarning", None)
-    own = _warnings.ConvergenceWarning
-    return own if theirs is None else type("ConvergenceWarning", (own, theirs), {})
+    return _both(_warnings.ConvergenceWarning, "ConvergenceWarning")
+
+
+def not_fitted(message: str) -> Exception:
+    """Return an error that is our `NotFittedError`, and scikit-learn's too where the program has imported it."""
+    error: Exception = _both(NotFittedError, "NotFittedError")(message)
+    return error
 
 
 class Estimator:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -27,6 +28,9 @@ _FROM_SQUARES: Mapping[Any, Callable[[Tensor, Tensor], Tensor]] = {
     "neg_mean_squared_error": lambda squares, _: -squares,
     "neg_root_mean_squared_error": lambda squares, _: -squares.sqrt(),
 }
+
+# Leave-one-out residuals held at once.
+_ERRORS = 2**24
 
 # (predictions (n, t), targets (n, t)) of all rows at one strength → its score, or one for each target.
 ScoreRows = Callable[[Tensor, Tensor], Any]
@@ -97,15 +101,16 @@ def leave_one_out(
         scores = (table if per_target else table.mean(1)).cpu().numpy()
         return _found(prepared, alphas, scores, intercept, None)
     columns, each = [], []
-    for alpha in alphas:
-        errors = leave_one_out_errors(prepared.scorer, rows, alpha[None])[:, 0]  # (n, t)
-        if score is None:
-            squares = errors**2 if weight is None else errors**2 * weight[:, None]
-            each.append((-squares.mean(0) if per_target else -squares.mean()).cpu().numpy())
-            columns.append(squares)
-        else:
-            columns.append(y.double() - errors)
-            each.append(np.asarray(score(columns[-1], y)))
+    for some in torch.tensor_split(alphas, math.ceil(len(alphas) * y.numel() / _ERRORS)):
+        for errors in leave_one_out_errors(prepared.scorer, rows, some).unbind(1):  # (n, t)
+            if score is None:
+                column = errors**2 if weight is None else errors**2 * weight[:, None]
+                each.append((-column.mean(0) if per_target else -column.mean()).cpu().numpy())
+            else:
+                column = y.double() - errors
+                each.append(np.asarray(score(column, y)))
+            if store:
+                columns.append(column)
     results = torch.stack(columns, -1) if store else None
     return _found(prepared, alphas, np.stack(each), intercept, results)
 

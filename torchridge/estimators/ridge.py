@@ -95,7 +95,7 @@ class Ridge(_RidgeModel, Regressor):
         >>> model
         Ridge(alpha=2.0)
         >>> round(model.score(X, y), 4)
-        0.2849
+        0.5576
     """
 
     def __init__(

@@ -164,7 +164,7 @@ def leave_one_out(spec: Spectrum, block: Block, objective: Objective, rows: Rows
     L, t = alpha.shape[0], spec.coef.shape[1]
     total = torch.zeros(L, t, dtype=spec.coef.dtype, device=spec.coef.device)
     for part, error in leave_one_out_residuals(spec, block, objective, rows, alpha):
-        square = error**2
+        square = error.square_()
         if rows.sample_weight is not None:
             square *= rows.sample_weight[part].detach().to(error)[:, None, None]
         total += square.sum(0)
