@@ -85,7 +85,7 @@ def probe_layers(
     """
     check_pool(pool)
     found = find_layers(model, layers)
-    settings = Settings(**_known(options))
+    settings = Settings(**known_options(options))
     reader = Reader(target, groups, sample_weight, mask)
     features = Features(model, found, pool, reader)
 
@@ -142,7 +142,7 @@ class LinearProbe:
     """
 
     def __init__(self, task: str = "regression", readout: str | Sequence[str] = "ridge", **options: Any) -> None:
-        options = _known({"task": task, "readout": readout, **options})
+        options = known_options({"task": task, "readout": readout, **options})
         names = (readout,) if isinstance(readout, str) else readout
         if "logistic" in names and options.get("keep") is None:
             # The features are in memory anyway: kept as they are, they are views.
@@ -193,7 +193,8 @@ def _floating(rows: Tensor) -> Tensor:
     return rows.detach() if rows.is_floating_point() else rows.double()
 
 
-def _known(options: dict[str, Any]) -> dict[str, Any]:
+def known_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options, or raise on a name that `Settings` does not have."""
     unknown = [name for name in options if name not in Settings.__dataclass_fields__]
     if unknown:
         raise TypeError(f"unknown options {unknown}; expected some of {list(Settings.__dataclass_fields__)}.")

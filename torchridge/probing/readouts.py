@@ -127,7 +127,7 @@ def lda(parts: Parts, shrinkages: Tensor | None, standardize: bool) -> Fitted:
     """
     grid = torch.logspace(-5, 0, SIZE, dtype=torch.float64) if shrinkages is None else shrinkages
     grid = grid.to(parts.whole.gram)
-    pairs = [_unit(b, h, standardize) for b, h in zip(parts.train, parts.held, strict=True)]
+    pairs = [unit(b, h, standardize) for b, h in zip(parts.train, parts.held, strict=True)]
     models = [discriminant.discriminant(train) for train, _, _ in pairs]
     curve = torch.stack(
         [discriminant.heldout_log_likelihood(m, held, grid) for m, (_, held, _) in zip(models, pairs, strict=True)]
@@ -135,14 +135,14 @@ def lda(parts: Parts, shrinkages: Tensor | None, standardize: bool) -> Fitted:
     best = _best(curve, grid, True, given=False)  # no shrinkage and full shrinkage are the natural ends
     chosen = grid[best : best + 1]
     folds = [lda_weights(m, chosen, scale) for m, (_, _, scale) in zip(models, pairs, strict=True)]
-    whole, _, scale = _unit(parts.whole, parts.whole, standardize)
+    whole, _, scale = unit(parts.whole, parts.whole, standardize)
     weight, bias = lda_weights(discriminant.discriminant(whole), chosen, scale)
     fold_weight, fold_bias = torch.stack([w for w, _ in folds]), torch.stack([b for _, b in folds])
     scores = {"log_likelihood": curve[:, best]}
     return Fitted(weight, bias, fold_weight, fold_bias, float(chosen), grid, "log_likelihood", curve, scores)
 
 
-def _unit(train: Block, held: Block, standardize: bool) -> tuple[Block, Block, Tensor | None]:
+def unit(train: Block, held: Block, standardize: bool) -> tuple[Block, Block, Tensor | None]:
     """Return both parts in units of the training part's standard deviations, if asked, and the scale."""
     if not standardize:
         return train, held, None
@@ -160,6 +160,10 @@ def lda_weights(
 
 def coded(parts: Parts) -> Parts:
     """Return the moments with RidgeClassifier's targets: −1 and 1, one column for two classes."""
-    last = torch.tensor([1], device=parts.whole.yy.device)
-    two = parts.whole.yy.shape[0] == 2
-    return parts.map(lambda b: targets.signed(targets.selected(b, last) if two else b))
+    return parts.map(signed)
+
+
+def signed(block: Block) -> Block:
+    """Return the moments of indicators as those of −1 and 1, one column for two classes."""
+    last = torch.tensor([1], device=block.yy.device)
+    return targets.signed(targets.selected(block, last) if block.yy.shape[0] == 2 else block)
