@@ -124,13 +124,13 @@ def usual(model: Encoder, batches: list[tuple[Tensor, Tensor]], report: ProbeRep
 @case
 def cost() -> dict[str, Any]:
     cuda = torch.cuda.is_available()
-    n = 65_536 if cuda else 1024
+    n = 65_536 if cuda else 1408
     model, batches = data(n, "cuda" if cuda else "cpu")
     forward(model, batches[:4])
     probed(model, batches[:4])
     times = harness.alternate(
         {"forward alone": lambda: forward(model, batches), "probe_layers": lambda: probed(model, batches)},
-        3 if cuda else 2,
+        3 if cuda else 1,  # a CPU pair takes a minute; run it several times
         warmup=False,
     )
     result = harness.report(f"{n} sequences of {LENGTH}, {LAYERS} × {WIDTH}, ridge and LDA", times, "forward alone")

@@ -8,6 +8,7 @@ own head by its closed-form optimum.
 """
 
 import copy
+import tempfile
 
 import torch
 from sklearn.datasets import load_digits
@@ -88,8 +89,9 @@ print(f"largest difference of weights to scikit-learn: {abs(peer.coef_ - ridge.w
 # RESULT2#
 
 # A report is saved without pickle, and a probe is an nn.Linear.
-report.save("/tmp/probe.safetensors")
-head = ProbeReport.load("/tmp/probe.safetensors").to_linear("fc1", "lda")
+with tempfile.TemporaryDirectory() as folder:
+    report.save(f"{folder}/probe.safetensors")
+    head = ProbeReport.load(f"{folder}/probe.safetensors").to_linear("fc1", "lda")
 print(head)
 # RESULT3#
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from torchridge._warnings import MissingClassWarning
 from torchridge.probing import LinearProbe
 from torchridge.probing.folding import ClassCodes, StreamFolds
 
@@ -143,3 +144,11 @@ def test_bad_input(name: str) -> None:
     options, X, y, error, message = BAD[name]
     with pytest.raises(error, match=message):
         LinearProbe(**options).fit(X, y)
+
+
+def test_a_class_that_a_fold_never_sees_is_said_aloud() -> None:
+    X, y = torch.randn(40, 3), torch.arange(40) % 2
+    y[7] = 2
+    with pytest.warns(MissingClassWarning, match="without one of the classes"):
+        report = LinearProbe("classification", ["ridge", "lda"], metrics="accuracy").fit(X, y)
+    assert all(bool(torch.isfinite(p.curve).all()) for p in report)

@@ -26,8 +26,13 @@ def probe_layers(
     pool: Pool = "mean",
     *,
     target: Any = None,
+    task: str = "regression",
+    readout: str | Sequence[str] = "ridge",
+    cv: int | Tensor = 5,
     groups: Any = None,
+    class_weight: str | Mapping[int, float] | None = None,
     sample_weight: Any = None,
+    metrics: Any = (),
     mask: Any = None,
     **options: Any,
 ) -> ProbeReport:
@@ -55,8 +60,13 @@ def probe_layers(
         pool: "mean", "max", "cls", "last" under the mask; "token" (every token a row, labels (n, T), −100 left out;
             tokens of one example stay in one fold); or a callable of (output, mask) that returns (n, d).
         target: where the labels are: a key of the batch, a column of the labels, or a callable of the labels.
+        task: "regression" or "classification".
+        readout: "ridge", "lda", "logistic", or several.
+        cv: number of folds, or (n,) fold ids in the order of the stream, as for `LinearProbe`.
         groups: a key, or (n,) labels in the order of the stream. Rows of one group are never on both sides of a fold.
+        class_weight: a mapping of class to weight, or "balanced".
         sample_weight: a key, or (n,) weights in the order of the stream.
+        metrics: what needs predictions: "accuracy", callables, or several by name, as for `LinearProbe`.
         mask: the attention mask, (n, T): a key of the inputs, a position in their tuple, or a callable of the inputs.
             "attention_mask" and "src_key_padding_mask" (true at padding) are found by themselves.
         **options: as for `LinearProbe`; and `checkpoint`, a file to go on from if it is there, written every
@@ -85,7 +95,8 @@ def probe_layers(
     """
     check_pool(pool)
     found = find_layers(model, layers)
-    settings = Settings(**known_options(options))
+    chosen = {"task": task, "readout": readout, "cv": cv, "class_weight": class_weight, "metrics": metrics}
+    settings = Settings(**chosen, **known_options(options))
     reader = Reader(target, groups, sample_weight, mask)
     features = Features(model, found, pool, reader)
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from torchridge._warnings import MissingClassWarning
 from torchridge.probing import checkpoint, logistic_readout, readouts
 from torchridge.probing.batches import Reader, as_tensor
 from torchridge.probing.chunks import Chunk, Extract, Gatherer, Labeler
@@ -23,6 +25,7 @@ from torchridge.probing.report import Probe, ProbeReport
 from torchridge.probing.settings import Settings
 from torchridge.probing.table import LayerTable, check_memory, folds_of, shuffle, split
 from torchridge.solvers import blas
+from torchridge.solvers.blocks import Block
 
 _log = logging.getLogger(__name__)
 
@@ -48,12 +51,15 @@ class Session:
     lend: Callable[[], AbstractContextManager[None]]
     per_token: bool
     about: dict[str, Any]
+    kept: Kept | None = field(default=None, init=False)
+    _folds: int = field(default=0, init=False)
+    _width_checked: int = field(default=0, init=False)
 
     def run(self) -> ProbeReport:
         """Return the report."""
         settings = self.settings
         again = settings.needs_predictions and settings.keep is None
-        if again and iter(self.batches) is self.batches:
+        if again and isinstance(self.batches, Iterator):
             raise ValueError(
                 f"{sorted(settings.named_metrics) or 'bootstrap'} need a second pass, but `batches` can be gone over "
                 f"only once. Pass a list or a DataLoader, or keep the features: keep='memory', keep_bytes=..."
@@ -80,7 +86,6 @@ class Session:
         settings, gatherer = self.settings, self._gatherer()
         device = None if settings.moments_device is None else torch.device(settings.moments_device)
         table = LayerTable(settings.plan, device)
-        self._width_checked = 0
         with self.lend():
             items = iter(self._progress())
             if settings.checkpoint is not None and Path(settings.checkpoint).exists():
@@ -159,6 +164,8 @@ class Session:
         self._folds = len(folds)
         pairs = [split(folds, k) for k in folds]
         held = [h for _, h in pairs if h is not None]
+        if self.settings.classification:
+            _warn_of_missing_classes([train for train, _ in pairs])
         return Parts([t for t, _ in pairs], held, split(folds, None)[0])
 
     def _readouts(self, layer: str, parts: Parts, gatherer: Gatherer, control: bool) -> Iterator[tuple[str, Fitted]]:
@@ -235,6 +242,17 @@ class Session:
             fold_scores=scores,
             control={name: float(values.mean()) for name, values in chance.items()},
             interval=held.interval(settings.bootstrap, settings.seed) if settings.bootstrap else None,
+        )
+
+
+def _warn_of_missing_classes(train: list[Block]) -> None:
+    short = [k for k, block in enumerate(train) if bool((block.mean_y <= 0).any())]
+    if short:
+        warnings.warn(
+            f"folds {short} are fitted without one of the classes, which they never predict. Lower `cv`, or give every "
+            f"class more rows or groups.",
+            MissingClassWarning,
+            stacklevel=6,
         )
 
 

@@ -74,14 +74,17 @@ def weights(model: Discriminant, shrinkage: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def heldout_log_likelihood(model: Discriminant, held: Block, shrinkage: Tensor) -> Tensor:
-    """Return the mean over held-out rows of log p(x, class), (L,), from their moments. Cost 2 d³."""
+    """Return the mean over held-out rows of log p(x, class), (L,), from their moments.
+
+    Rows of a class that the model has not seen count by their scatter alone. Cost 2 d³.
+    """
     seen = classes_of(held)
     gap = blas.matmul(seen.mean - model.mean, model.vectors)  # (k, d)
     known = (seen.weight > 0) & (model.prior > 0)
     inside = (model.vectors * blas.matmul(seen.within, model.vectors)).sum(0)  # (d,)
     squares = inside + torch.where(known, seen.weight, torch.zeros_like(seen.weight)) @ gap**2
     lam = spread(model, shrinkage)
-    log_prior = torch.where(seen.weight > 0, seen.weight * model.prior.log(), torch.zeros_like(seen.weight)).sum()
+    log_prior = torch.where(known, seen.weight * model.prior.log(), torch.zeros_like(seen.weight)).sum()
     fit = -0.5 * ((squares[:, None] / lam).sum(0) / held.weight + (2 * torch.pi * lam).log().sum(0))
     return fit + log_prior / held.weight
 
