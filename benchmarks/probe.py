@@ -63,7 +63,7 @@ class Encoder(nn.Module):
 def data(n: int, device: str) -> tuple[Encoder, list[tuple[Tensor, Tensor]]]:
     torch.manual_seed(0)
     tokens = torch.randint(1000, (n, LENGTH))
-    labels = (tokens[:, :8].float().mean(1) / 1000 * CLASSES * 1.6 - 3).long().clamp(0, CLASSES - 1)
+    labels = tokens[:, :8].float().mean(1).argsort().argsort() * CLASSES // n  # classes of one size
     model = Encoder().to(device).train()
     return model, [(tokens[i : i + BATCH], labels[i : i + BATCH]) for i in range(0, n, BATCH)]
 
