@@ -1,0 +1,191 @@
+"""Probing every layer of a transformer encoder: beside the bare forward pass, and beside the usual way.
+
+python benchmarks/probe.py            every case
+python benchmarks/probe.py cost       some of them
+
+The usual way caches the features of every layer and runs scikit-learn layer by layer. Peak memory is measured in a
+process of its own for two numbers of rows.
+"""
+
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import harness
+import numpy as np
+import torch
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.linear_model import Ridge
+from sklearn.model_selection import GridSearchCV, PredefinedSplit
+from torch import Tensor, nn
+
+from torchridge.probing import ProbeReport, probe_layers
+
+LAYERS, WIDTH, LENGTH, BATCH, CLASSES, FOLDS, SIZE = 6, 384, 128, 32, 10, 5, 100
+CASES: dict[str, Callable[[], dict[str, Any]]] = {}
+
+
+def case(function: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
+    CASES[function.__name__] = function
+    return function
+
+
+class Block(nn.Module):
+    """Pre-norm attention and a four times wider MLP."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
+        self.qkv, self.out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.mlp = nn.Sequential(nn.Linear(WIDTH, 4 * WIDTH), nn.GELU(), nn.Linear(4 * WIDTH, WIDTH))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, 6, -1)).permute(2, 0, 3, 1, 4)
+        x = x + self.out(nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return x + self.mlp(self.norm2(x))
+
+
+class Encoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(1000, WIDTH)
+        self.layer = nn.ModuleList(Block() for _ in range(LAYERS))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x: Tensor = self.embed(tokens)
+        for layer in self.layer:
+            x = layer(x)
+        return x
+
+
+def data(n: int, device: str) -> tuple[Encoder, list[tuple[Tensor, Tensor]]]:
+    torch.manual_seed(0)
+    tokens = torch.randint(1000, (n, LENGTH))
+    labels = tokens[:, :8].float().mean(1).argsort().argsort() * CLASSES // n  # classes of one size
+    model = Encoder().to(device).train()
+    return model, [(tokens[i : i + BATCH], labels[i : i + BATCH]) for i in range(0, n, BATCH)]
+
+
+def forward(model: Encoder, batches: list[tuple[Tensor, Tensor]]) -> None:
+    device = next(model.parameters()).device
+    model.eval()
+    with torch.no_grad():
+        for tokens, _ in batches:
+            model(tokens.to(device))
+
+
+def probed(model: Encoder, batches: list[tuple[Tensor, Tensor]]) -> ProbeReport:
+    return probe_layers(model, batches, "layer.*", task="classification", readout=["ridge", "lda"], cv=FOLDS)
+
+
+def cached(model: Encoder, batches: list[tuple[Tensor, Tensor]]) -> dict[str, np.ndarray]:
+    kept: dict[str, list[Tensor]] = {f"layer.{i}": [] for i in range(LAYERS)}
+    handles = [
+        m.register_forward_hook(lambda _, __, out, i=i: kept[f"layer.{i}"].append(out.mean(1).cpu()))
+        for i, m in enumerate(model.layer)
+    ]
+    forward(model, batches)
+    for handle in handles:
+        handle.remove()
+    return {name: torch.cat(rows).double().numpy() for name, rows in kept.items()}
+
+
+def in_turn(y: np.ndarray) -> np.ndarray:
+    """The folds of `probe_layers`: example i of a class to fold i mod K, shifted by the number of the class."""
+    number: dict[int, int] = {}
+    for start in range(0, len(y), BATCH):
+        for c in np.unique(y[start : start + BATCH]).tolist():
+            number.setdefault(c, len(number))
+    ids = np.zeros(len(y), dtype=int)
+    for c, first in number.items():
+        at = np.flatnonzero(y == c)
+        ids[at] = (first + np.arange(len(at))) % FOLDS
+    return ids
+
+
+def usual(model: Encoder, batches: list[tuple[Tensor, Tensor]], report: ProbeReport, layers: int) -> dict[str, Any]:
+    """Cache the features, then search over strengths layer by layer; `layers` bounds how many, as it is slow."""
+    features = cached(model, batches)
+    y = torch.cat([labels for _, labels in batches]).numpy()
+    split, codes = PredefinedSplit(in_turn(y)), 2.0 * (y[:, None] == np.unique(y)) - 1
+    found = {}
+    for name in list(features)[:layers]:
+        probe = report.of(name, "ridge")
+        ridge = GridSearchCV(Ridge(), {"alpha": probe.strengths.tolist()}, cv=split, scoring="neg_mean_squared_error")
+        found[name, "ridge"] = ridge.fit(features[name], codes)
+        grid = {"shrinkage": report.of(name, "lda").strengths.tolist()}
+        lda = GridSearchCV(LinearDiscriminantAnalysis(solver="eigen"), grid, cv=split)
+        found[name, "lda"] = lda.fit(features[name], y)
+    return found
+
+
+@case
+def cost() -> dict[str, Any]:
+    cuda = torch.cuda.is_available()
+    n = 65_536 if cuda else 1408
+    model, batches = data(n, "cuda" if cuda else "cpu")
+    forward(model, batches[:4])
+    probed(model, batches[:4])
+    times = harness.alternate(
+        {"forward alone": lambda: forward(model, batches), "probe_layers": lambda: probed(model, batches)},
+        3 if cuda else 1,  # a CPU pair takes a minute; run it several times
+        warmup=False,
+    )
+    result = harness.report(f"{n} sequences of {LENGTH}, {LAYERS} × {WIDTH}, ridge and LDA", times, "forward alone")
+    print(f"    probing costs {times['probe_layers'] / times['forward alone']:.3f} × the bare forward pass")
+    return result
+
+
+@case
+def peer() -> dict[str, Any]:
+    n, layers = 1024, 1
+    model, batches = data(n, "cuda" if torch.cuda.is_available() else "cpu")
+    report = probed(model, batches)
+    found = usual(model, batches, report, layers)
+    for (name, readout), search in found.items():
+        if readout == "ridge":
+            probe = report.of(name, readout)
+            np.testing.assert_allclose(-search.cv_results_["mean_test_score"], probe.curve.mean(0).cpu(), rtol=1e-6)
+            assert search.best_params_["alpha"] == probe.strength
+    ours = {"probe_layers, all 6 layers": lambda: probed(model, batches)}
+    times = harness.alternate(ours, 1, warmup=False)
+    times |= harness.alternate(
+        {f"cache, scikit-learn on {layers} layer": lambda: usual(model, batches, report, layers)}, 1
+    )
+    return harness.report(f"{n} sequences, strength among {SIZE} by {FOLDS} folds", times, next(iter(times)))
+
+
+@case
+def memory() -> dict[str, Any]:
+    peaks = {}
+    for n in (512, 2048):
+        out = subprocess.run([sys.executable, __file__, "--peak", str(n)], capture_output=True, text=True, check=True)
+        peaks[n] = int(out.stdout.split()[-1]) / 1024
+        print(f"    {n:6d} sequences: peak {peaks[n]:.0f} MiB")
+    return {"peak_mib": peaks}
+
+
+def peak(n: int) -> None:
+    torch.manual_seed(0)
+    model = Encoder()
+
+    def stream() -> Any:
+        for _ in range(0, n, BATCH):
+            tokens = torch.randint(1000, (BATCH, 16))
+            yield tokens, tokens[:, 0] % CLASSES
+
+    probe_layers(model, stream(), "layer.*", task="classification", readout=["ridge", "lda"], cv=FOLDS, chunk_rows=256)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--peak"]:
+        peak(int(sys.argv[2]))
+    else:
+        chosen = sys.argv[1:] or list(CASES)
+        print(harness.machine())
+        results = {name: CASES[name]() for name in chosen}
+        if len(chosen) == len(CASES):
+            print(harness.save("probe", results))

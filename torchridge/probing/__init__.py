@@ -1,0 +1,9 @@
+"""Linear probes of frozen models: moments of every layer in one forward pass, readouts in closed form."""
+
+from torchridge.probing.continual import ContinualProbe
+from torchridge.probing.head import fit_head_
+from torchridge.probing.online import OnlineProbe
+from torchridge.probing.probe import LinearProbe, probe_layers
+from torchridge.probing.report import Probe, ProbeReport
+
+__all__ = ["ContinualProbe", "LinearProbe", "OnlineProbe", "Probe", "ProbeReport", "fit_head_", "probe_layers"]

@@ -1,0 +1,129 @@
+"""`fit_head_`: a network's last layer replaced by its closed-form optimum."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchridge.probing.batches import Batch, Reader
+from torchridge.probing.frozen import call, frozen
+from torchridge.probing.probe import known_options
+from torchridge.probing.report import Probe
+from torchridge.probing.session import Session
+from torchridge.probing.settings import Settings
+
+
+def fit_head_(
+    head: nn.Linear,
+    batches: Iterable[Any],
+    *,
+    model: nn.Module | None = None,
+    target: Any = None,
+    groups: Any = None,
+    sample_weight: Any = None,
+    **options: Any,
+) -> Probe:
+    """Replace the weights of a linear layer, in place, by those of a readout of its inputs.
+
+    The model runs over the batches once, frozen; the inputs of `head` are its features. The objective and the choice
+    of its strength are those of `probe_layers`. Everything is checked and solved before a weight is touched.
+
+    Args:
+        head: the layer; `head.out_features` targets, or classes 0 … out_features − 1 in the order of its rows.
+        batches: as in `probe_layers`; without `model`, pairs of features (n, d) and labels.
+        model: what `head` is the last layer of.
+        target: as in `probe_layers`.
+        groups: as in `probe_layers`.
+        sample_weight: as in `probe_layers`.
+        **options: as for `LinearProbe`. `task` is "classification" by default, and then `readout` "lda", whose outputs
+            are logits of class probabilities; "ridge" outputs predict −1 and 1.
+
+    Returns:
+        The `Probe` that was written into the layer.
+
+    Raises:
+        ValueError: where labels do not fit `head.out_features`, or the head does not run in the model's forward.
+        TypeError: where `head` is no `nn.Linear`.
+
+    Example:
+        >>> import torch
+        >>> from torchridge.probing import fit_head_
+        >>> head = torch.nn.Linear(2, 1)
+        >>> X = torch.tensor([[0.0, 1.0], [1.0, 0.0], [2.0, 1.0], [3.0, 0.0]] * 5)
+        >>> _ = fit_head_(head, [(X, X @ torch.tensor([2.0, -1.0]) + 3)], task="regression", alphas=[0.0])
+        >>> head.weight.detach().round(decimals=4), head.bias.detach().round(decimals=4)
+        (tensor([[ 2., -1.]]), tensor([3.]))
+    """
+    if not isinstance(head, nn.Linear):
+        raise TypeError(f"`head` should be an nn.Linear, got {type(head).__name__}. Pass the layer itself: model.fc.")
+    if head.bias is None:
+        raise ValueError("`head` has no bias, and readouts have an intercept. Give it one: nn.Linear(..., bias=True).")
+    options = known_options({"task": "classification", **options})
+    if options["task"] == "classification":
+        options = {"readout": "lda", "classes": torch.arange(max(head.out_features, 2)), **options}
+    settings = Settings(**options)
+    if len(settings.readouts) != 1:
+        raise ValueError(f"`readout`: a layer holds one readout, got {settings.readouts}.")
+    reader = Reader(target, groups, sample_weight, None)
+    features = HeadInputs(model, head)
+    probe = Session(settings, batches, reader, features.of, features.lend, False, {}).run().best
+    weight, bias = _rows_for(probe, head)
+    with torch.no_grad():
+        head.weight.copy_(weight)
+        head.bias.copy_(bias)
+    return probe
+
+
+class HeadInputs:
+    """The inputs of a layer, caught as the model runs; without a model, the inputs of the batches."""
+
+    def __init__(self, model: nn.Module | None, head: nn.Linear) -> None:
+        self.model, self.head = model, head
+        self.caught: Tensor | None = None
+
+    @contextmanager
+    def lend(self) -> Iterator[None]:
+        """Hold the model frozen and the hook on the head."""
+
+        def catch(module: nn.Module, inputs: Any) -> None:
+            self.caught = inputs[0].detach()
+
+        handle = None
+        with nullcontext() if self.model is None else frozen(self.model):
+            try:
+                handle = self.head.register_forward_pre_hook(catch)
+                yield
+            finally:
+                if handle is not None:
+                    handle.remove()
+
+    def of(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Return the rows of one batch."""
+        self.caught = batch.inputs.detach() if self.model is None else None
+        if self.model is not None:
+            call(self.model, batch.inputs)
+        rows = self.caught
+        if rows is None:
+            raise ValueError("`head` does not run in the model's forward. Pass a layer of this `model`.")
+        if rows.ndim != 2 or rows.shape[1] != self.head.in_features:
+            raise ValueError(f"`head` takes rows (n, {self.head.in_features}), got inputs of {tuple(rows.shape)}.")
+        return {"head": rows.clone().to(torch.float64 if rows.dtype is torch.float64 else torch.float32)}, None
+
+
+def _rows_for(probe: Probe, head: nn.Linear) -> tuple[Tensor, Tensor]:
+    """Return weights and biases for every output of the head."""
+    weight, bias = probe.weight, probe.bias
+    if probe.classes is not None:
+        wanted = list(range(max(head.out_features, 2)))
+        if probe.classes.tolist() != wanted:
+            extra = [c for c in probe.classes.tolist() if c not in wanted]
+            raise ValueError(f"`head` has {head.out_features} outputs, but `labels` hold {extra}. Number them from 0.")
+        if head.out_features == 2:  # the one discriminant d stands for the logits −d/2 and d/2
+            weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
+    if weight.shape[0] != head.out_features:
+        raise ValueError(f"`head` has {head.out_features} outputs, but `labels` give {weight.shape[0]} targets.")
+    return weight, bias

@@ -1,0 +1,111 @@
+"""Moments of labelled features outside a pass: classes may arrive at any time, and rows may be taken away again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchridge import _check
+from torchridge.probing import readouts
+from torchridge.probing.batches import as_tensor
+from torchridge.probing.folding import ClassCodes
+from torchridge.probing.report import Probe
+from torchridge.solvers import blas, blocks, discriminant, targets
+from torchridge.solvers.blocks import Block
+from torchridge.solvers.objective import Objective
+from torchridge.solvers.rows import check_rows
+
+
+class Labelled:
+    """One block of moments, its targets the indicators of the classes met so far, or those of a regression."""
+
+    def __init__(self, task: str) -> None:
+        _check.option(task, "task", ("regression", "classification"))
+        self.task = task
+        self.codes = ClassCodes()
+        self.block: Block | None = None
+        self.dtype = torch.float32
+
+    def measured(self, features: Tensor, labels: Any, sample_weight: Tensor | None) -> Block:
+        """Return the moments of some rows, checked against what is held."""
+        _check.is_tensor(features, "features")
+        y = as_tensor(labels, "labels")
+        if self.task == "classification":
+            _check.same_length(len(y), len(features), "labels", "features")
+            codes = self.codes.encode(y)
+            y = targets.indicators(codes, len(self.codes))
+        rows = check_rows(features.detach(), y.to(features.device), sample_weight)
+        held = self.block
+        if held is not None and (got := rows.X.shape[1]) != (d := held.gram.shape[0]):
+            raise ValueError(f"`features` should have {d} columns as before, got {got}.")
+        with blas.one_pool(features.device):
+            block = blocks.block_of(*rows[:3], None, torch.float64, features.device)
+        blocks.check_finite(block, rows)
+        self.dtype = features.dtype if features.is_floating_point() else torch.float64
+        return block
+
+    def widened(self, block: Block) -> Block:
+        """Return moments with a column for every class met so far."""
+        if self.task == "regression":
+            return block
+        return targets.widened(block, torch.arange(len(block.yy)), len(self.codes))
+
+    def add(self, block: Block) -> None:
+        """Add moments."""
+        self.block = block if self.block is None else blocks.merge([self.widened(self.block), self.widened(block)])
+
+    def take_away(self, block: Block) -> None:
+        """Take moments away that were added before."""
+        if self.block is None or block.rows > self.block.rows:
+            held = 0 if self.block is None else self.block.rows
+            raise ValueError(f"cannot forget {block.rows} rows, as {held} are held. Forget only what came in.")
+        left = blocks.remove(self.widened(self.block), self.widened(block))
+        self.block = left if left.rows else None
+
+    def solve(self, readout: str, strength: float, standardize: bool) -> Probe:
+        """Return a readout at a given strength.
+
+        Classes that are not held any more are left out.
+        """
+        _check.option(readout, "readout", ("ridge", "lda") if self.task == "classification" else ("ridge",))
+        if self.block is None:
+            raise ValueError("there are no rows yet. Call `update(features, labels)` first.")
+        block, classes = self.widened(self.block), None
+        if self.task == "classification":
+            block, classes = self._present(block)
+        with blas.one_pool(block.gram.device):
+            weight, bias = self._weights(block, readout, strength, standardize)
+        one = torch.tensor([strength], dtype=torch.float64)
+        return Probe(
+            "features",
+            readout,
+            weight,
+            bias,
+            strength,
+            one,
+            "given",
+            torch.empty(0, 1),
+            {},
+            classes=classes,
+            dtype=self.dtype,
+        )
+
+    def _present(self, block: Block) -> tuple[Block, Tensor]:
+        order = self.codes.order
+        share = block.mean_y[order.to(block.mean_y.device)].cpu()
+        kept = order[share * float(block.weight) > 1e-9 * max(float(block.weight), 1.0)]
+        if len(kept) < 2:
+            raise ValueError(f"the rows hold {len(kept)} class; expected at least two. Call `update` with others.")
+        by_code = torch.tensor(list(self.codes.codes))
+        return targets.selected(block, kept.to(block.yy.device)), by_code[kept]
+
+    def _weights(self, block: Block, readout: str, strength: float, standardize: bool) -> tuple[Tensor, Tensor]:
+        if readout == "lda":
+            scaled, _, scale = readouts.unit(block, block, standardize)
+            value = torch.tensor([strength], dtype=torch.float64, device=block.gram.device)
+            return readouts.lda_weights(discriminant.discriminant(scaled), value, scale)
+        alpha = torch.tensor([strength], dtype=torch.float64, device=block.gram.device)
+        coded = readouts.signed(block) if self.task == "classification" else block
+        return readouts.ridge_weights(coded, alpha, Objective(standardize=standardize))

@@ -1,0 +1,110 @@
+"""A probe that runs beside training: moments fade with time, and are read out every k steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchridge import _check
+from torchridge.probing.batches import as_tensor
+from torchridge.probing.labelled import Labelled
+from torchridge.probing.report import Probe
+from torchridge.solvers import targets
+
+
+class OnlineProbe:
+    """Follow how well features predict labels while the network that makes them changes.
+
+    Before step k adds its rows, all that is held is multiplied by `decay`, so a row of age a weighs decay^a. The
+    readout is that of the faded rows; at every readout the next batch is predicted first and learned afterwards, so
+    `score` is one on unseen rows.
+
+    Args:
+        task: "classification" or "regression".
+        readout: "ridge" or "lda".
+        strength: α of ridge for the faded rows, or shrinkage of LDA.
+        decay: between 0 (the last batch alone) and 1 (nothing fades); 0.99 forgets half in 69 steps.
+        every: steps from one readout to the next.
+        standardize: as in `LinearProbe`.
+        writer: anything with `add_scalar`, for the score.
+        tag: under which it is written.
+
+    Example:
+        >>> import torch
+        >>> from torchridge.probing import OnlineProbe
+        >>> X = torch.tensor([[0.0], [1.0], [2.0], [3.0]])
+        >>> online = OnlineProbe("regression", decay=0.9, strength=1e-9)
+        >>> for step in range(3):
+        ...     _ = online.update(X, 2 * X[:, 0] + step // 2)
+        >>> round(online.probe.bias.item(), 2)
+        0.37
+    """
+
+    def __init__(
+        self,
+        task: str = "classification",
+        readout: str = "ridge",
+        *,
+        strength: float | None = None,
+        decay: float = 0.99,
+        every: int = 1,
+        standardize: bool = False,
+        writer: Any = None,
+        tag: str = "probe",
+    ) -> None:
+        self._held = Labelled(task)
+        _check.option(readout, "readout", ("ridge", "lda") if task == "classification" else ("ridge",))
+        self.readout, self.standardize, self.writer, self.tag = readout, standardize, writer, tag
+        default = 1.0 if readout == "ridge" else 1e-3
+        self.strength = default if strength is None else _check.number(strength, "strength")
+        self.decay = _check.number(decay, "decay")
+        if self.decay > 1:
+            raise ValueError(f"`decay` should lie between 0 and 1, got {self.decay:g}.")
+        self.every = _check.integer(every, "every", minimum=1)
+        self.step = 0
+        self.probe: Probe | None = None
+        self.score: float | None = None
+        self.history: list[tuple[int, float]] = []
+
+    def update(self, features: Tensor, labels: Any, sample_weight: Tensor | None = None) -> OnlineProbe:
+        """Take the rows of one training step, (n, d) and (n,), and return self. Gradients do not flow.
+
+        Raises:
+            ValueError: on shapes that do not fit, NaN or infinity; nothing fades then.
+            TypeError: on the wrong kinds.
+        """
+        fresh = self._held.measured(features, labels, sample_weight)
+        if self.probe is not None and self.step % self.every == 0:
+            self._judge(self.probe, features.detach(), as_tensor(labels, "labels"))
+        held = self._held.block
+        if held is not None:
+            self._held.block = targets.reweighted(held, self.decay) if self.decay > 0 else None
+        self._held.add(fresh)
+        self.step += 1
+        if self.step % self.every == 0:
+            self.probe = self._read()
+        return self
+
+    def _read(self) -> Probe | None:
+        enough = self._held.task == "regression" or len(self._held.codes) > 1
+        return self._held.solve(self.readout, self.strength, self.standardize) if enough else self.probe
+
+    def _judge(self, probe: Probe, features: Tensor, labels: Tensor) -> None:
+        measure: Callable[[Tensor, Tensor], Tensor] = _accuracy if probe.classes is not None else _r2
+        self.score = float(measure(probe.predict(features).cpu(), labels))
+        self.history.append((self.step, self.score))
+        if self.writer is not None:
+            self.writer.add_scalar(f"{self.tag}/{self.readout}", self.score, self.step)
+
+
+def _accuracy(predicted: Tensor, labels: Tensor) -> Tensor:
+    return (predicted == labels).double().mean()
+
+
+def _r2(predicted: Tensor, labels: Tensor) -> Tensor:
+    labels = labels.double().reshape(predicted.shape)
+    spread = (labels - labels.mean(0)).square().sum()
+    return 1 - (predicted - labels).square().sum() / torch.where(spread > 0, spread, torch.ones_like(spread))

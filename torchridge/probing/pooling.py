@@ -1,0 +1,110 @@
+"""From a layer's output to one row for each example, under the attention mask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchridge import _check
+
+Pool = str | Callable[[Tensor, "Tensor | None"], Tensor]
+POOLS = ("mean", "cls", "last", "max", "token")
+
+
+def check_pool(pool: Pool) -> None:
+    """Raise unless `pool` is known or callable."""
+    if not callable(pool):
+        _check.option(pool, "pool", POOLS)
+
+
+def tensor_of(output: Any, layer: str) -> Tensor:
+    """Return the tensor of a layer's output: itself, the first of a tuple, or the hidden state of an output object."""
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, Mapping):
+        output = tuple(output.values())
+    elif hasattr(output, "last_hidden_state"):
+        output = (output.last_hidden_state,)
+    if isinstance(output, (list, tuple)):
+        for part in output:
+            if isinstance(part, Tensor):
+                return part
+    raise TypeError(
+        f"layer {layer!r} returns {type(output).__name__}, which holds no tensor. Probe a layer that returns a tensor."
+    )
+
+
+def pooled(hidden: Tensor, mask: Tensor | None, pool: Pool, layer: str) -> Tensor:
+    """Return rows that share no memory with the output.
+
+    Args:
+        hidden: (n, T, d) sequences; (n, c, *space) maps with the channels second; or (n, d) rows, taken as they are.
+        mask: (n, T), true where a token counts.
+        pool: "mean", "max", "cls" (the first token that counts), "last" (the last that counts), "token" (every token
+            that counts, as rows of their own), or a callable of (hidden, mask).
+        layer: its name, for errors.
+
+    Returns:
+        (n, d), or (tokens, d) for "token".
+    """
+    hidden = hidden.detach()
+    if callable(pool):
+        rows = pool(hidden, mask)
+        if not isinstance(rows, Tensor) or rows.ndim != 2:
+            raise ValueError(f"`pool` should return rows of shape (n, d), got {_described(rows)} for layer {layer!r}.")
+        return _widened(rows).clone()
+    if hidden.ndim == 2 and pool != "token":
+        return _widened(hidden).clone()
+    if hidden.ndim == 3:
+        return _sequence(hidden, mask, pool, layer)
+    if hidden.ndim > 3 and pool in ("mean", "max"):
+        flat = hidden.flatten(2)
+        return _widened(flat).mean(2) if pool == "mean" else _widened(flat.amax(2))
+    raise ValueError(
+        f"`pool`={pool!r} cannot make rows of layer {layer!r}, whose output has shape {tuple(hidden.shape)}. "
+        f"Pass a callable of (output, mask) that returns (n, d)."
+    )
+
+
+def _sequence(hidden: Tensor, mask: Tensor | None, pool: str, layer: str) -> Tensor:
+    if mask is not None and mask.shape != hidden.shape[:2]:
+        raise ValueError(
+            f"the mask has shape {tuple(mask.shape)}, but layer {layer!r} returns {tuple(hidden.shape)}; expected the "
+            f"first two dimensions to agree. Name the right mask with `mask=`, or pass a callable `pool`."
+        )
+    if pool == "token":
+        return _widened(hidden.flatten(0, 1) if mask is None else hidden[mask]).clone()
+    if mask is None:
+        return _unmasked(hidden, pool)
+    if not bool(mask.any(1).all()):
+        raise ValueError(f"`pool`={pool!r}: an example has no token that counts. Leave out examples that are all mask.")
+    if pool == "mean":
+        # Filled, not multiplied: what stands at padding may be NaN.
+        total = _widened(hidden.masked_fill(~mask[:, :, None], 0)).sum(1)
+        return total / mask.sum(1, keepdim=True)
+    if pool == "max":
+        return _widened(hidden.masked_fill(~mask[:, :, None], -torch.inf).amax(1))
+    steps = torch.arange(mask.shape[1], device=mask.device)
+    at = mask.int().argmax(1) if pool == "cls" else (mask * steps).argmax(1)
+    return _widened(hidden[torch.arange(len(hidden), device=hidden.device), at])
+
+
+def _unmasked(hidden: Tensor, pool: str) -> Tensor:
+    if pool == "mean":
+        return hidden.mean(1, dtype=_wide(hidden))
+    return _widened(hidden.amax(1) if pool == "max" else hidden[:, 0 if pool == "cls" else -1].clone())
+
+
+def _wide(a: Tensor) -> torch.dtype:
+    return torch.float64 if a.dtype is torch.float64 else torch.float32
+
+
+def _widened(a: Tensor) -> Tensor:
+    return a.to(_wide(a))
+
+
+def _described(value: Any) -> str:
+    return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

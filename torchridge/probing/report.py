@@ -1,0 +1,217 @@
+"""What probing found: a linear readout for every layer, its held-out scores, and the best."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchridge.probing import curves, files
+
+KIND = "torchridge.probe-report/1"
+
+# The first of these that a probe has tells which layer is best.
+_RANKING = ("accuracy", "r2", "log_likelihood", "log_loss")
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """One readout of one layer, fitted to all rows at the strength that held-out rows prefer.
+
+    Attributes:
+        layer: name of the layer.
+        readout: "ridge", "lda" or "logistic".
+        weight: (t, d) in the units of the features: standardization is folded in. Two classes have one row.
+        bias: (t,).
+        strength: α of ridge, shrinkage of LDA, C of logistic.
+        strengths: (L,) that were tried.
+        criterion: what chose among them: "mse" (lower is better), "log_likelihood" or "log_loss" (higher is better).
+        curve: (K, L) the criterion in every fold.
+        fold_scores: (K,) held-out scores by name. "mse" and "r2" of classes are those of targets −1 and 1.
+        control: mean held-out scores of the same readout fitted to shuffled labels.
+        interval: 95 % bootstrap interval of accuracy or R², or None.
+        classes: (k,) sorted, or None in a regression.
+        dtype: of the features, and of `to_linear`.
+        vector_target: whether labels came as (n,).
+    """
+
+    layer: str
+    readout: str
+    weight: Tensor
+    bias: Tensor
+    strength: float
+    strengths: Tensor
+    criterion: str
+    curve: Tensor
+    fold_scores: dict[str, Tensor]
+    control: dict[str, float] = field(default_factory=dict)
+    interval: tuple[float, float] | None = None
+    classes: Tensor | None = None
+    dtype: torch.dtype = torch.float32
+    vector_target: bool = True
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Mean over folds of every score."""
+        return {name: float(values.mean()) for name, values in self.fold_scores.items()}
+
+    @property
+    def rank_score(self) -> tuple[str, float]:
+        """The score that layers are compared by, and its value."""
+        name = next(n for n in _RANKING if n in self.fold_scores)
+        return name, self.scores[name]
+
+    def decision_function(self, X: Tensor) -> Tensor:
+        """Return X Wᵀ + b in float64, (n, t)."""
+        if not isinstance(X, Tensor) or X.ndim != 2 or X.shape[1] != self.weight.shape[1]:
+            got = f"shape {tuple(X.shape)}" if isinstance(X, Tensor) else type(X).__name__
+            raise ValueError(f"`X` should be a tensor of shape (n, {self.weight.shape[1]}), got {got}.")
+        return X.to(self.weight.device).double() @ self.weight.T + self.bias
+
+    def predict(self, X: Tensor) -> Tensor:
+        """Return the class of every row (n,), or in a regression its targets (n,) or (n, t)."""
+        out = self.decision_function(X)
+        if self.classes is None:
+            return out[:, 0] if self.vector_target else out
+        index = (out[:, 0] > 0).long() if out.shape[1] == 1 else out.argmax(1)
+        return self.classes.to(index.device)[index]
+
+    def to_linear(self, dtype: torch.dtype | None = None) -> nn.Linear:
+        """Return the readout as `nn.Linear`, in the dtype of the features unless another is named."""
+        t, d = self.weight.shape
+        linear = nn.Linear(d, t, device=self.weight.device, dtype=dtype or self.dtype)
+        with torch.no_grad():
+            linear.weight.copy_(self.weight)
+            linear.bias.copy_(self.bias)
+        return linear
+
+
+@dataclass(frozen=True, eq=False)
+class ProbeReport:
+    """Probes of all layers and readouts.
+
+    Attributes:
+        probes: in the order of the layers.
+        task: "regression" or "classification".
+        n_samples: rows that were fitted (tokens, for token-level probes).
+        n_folds: K.
+        passes: forward passes over the batches.
+        source: where scores that need predictions come from: "" (there are none), "a second pass", "kept features".
+        memory: bytes that were estimated before the moments were gathered.
+    """
+
+    probes: tuple[Probe, ...]
+    task: str
+    n_samples: int
+    n_folds: int
+    passes: int
+    source: str
+    memory: int
+
+    def __iter__(self) -> Iterator[Probe]:
+        return iter(self.probes)
+
+    @property
+    def best(self) -> Probe:
+        """The probe of the best score: accuracy where it was asked for, else R²; the earliest of equals.
+
+        Log-likelihoods of different layers are of different data, and rank only where there is nothing else.
+        """
+        names = [name for name in _RANKING if any(name in p.fold_scores for p in self.probes)]
+        ranked = [p for p in self.probes if names[0] in p.fold_scores]
+        return max(ranked, key=lambda p: p.scores[names[0]])
+
+    def of(self, layer: str | None = None, readout: str | None = None) -> Probe:
+        """Return the probe of a layer and readout; without either, the best of what is left."""
+        found = [p for p in self.probes if layer in (None, p.layer) and readout in (None, p.readout)]
+        if not found:
+            known = ", ".join(f"{p.layer!r} ({p.readout})" for p in self.probes)
+            raise ValueError(f"`layer`={layer!r}, `readout`={readout!r}: no such probe. There are {known}.")
+        return ProbeReport(tuple(found), self.task, self.n_samples, self.n_folds, 0, "", 0).best
+
+    def to_linear(self, layer: str | None = None, readout: str | None = None) -> nn.Linear:
+        """Return a probe as `nn.Linear`: by default the best."""
+        return self.of(layer, readout).to_linear()
+
+    def predict(self, X: Tensor, layer: str | None = None, readout: str | None = None) -> Tensor:
+        """Return predictions of a probe for rows of its layer (n, d)."""
+        return self.of(layer, readout).predict(X)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a plain record for every probe."""
+        return [
+            {
+                "layer": p.layer,
+                "readout": p.readout,
+                "strength": p.strength,
+                **p.scores,
+                **{f"control {name}": value for name, value in p.control.items()},
+                **({"low": p.interval[0], "high": p.interval[1]} if p.interval else {}),
+            }
+            for p in self.probes
+        ]
+
+    def table(self) -> str:
+        """Return the records as a table, the best probe marked."""
+        records, best = self.rows(), self.best
+        names = list(dict.fromkeys(name for r in records for name in r))
+        lines = [[*names, ""]]
+        for record, probe in zip(records, self.probes, strict=True):
+            lines.append([_cell(record.get(name)) for name in names] + ["best" if probe is best else ""])
+        widths = [max(len(line[i]) for line in lines) for i in range(len(names) + 1)]
+        return "\n".join("  ".join(c.ljust(w) for c, w in zip(x, widths, strict=True)).rstrip() for x in lines)
+
+    def __str__(self) -> str:
+        return self.table()
+
+    def save(self, path: str | Path) -> None:
+        """Write the report in safetensors, with a digest of all it holds. Needs safetensors."""
+        tensors: dict[str, Tensor] = {}
+        records = []
+        for i, p in enumerate(self.probes):
+            parts = {name: getattr(p, name) for name in ("weight", "bias", "strengths", "curve", "classes")}
+            parts |= {f"score/{name}": value for name, value in p.fold_scores.items()}
+            tensors |= {f"{i}/{name}": value for name, value in parts.items() if value is not None}
+            plain = ("layer", "readout", "strength", "criterion", "control", "interval", "vector_target")
+            records.append(
+                {**{name: getattr(p, name) for name in plain}, "dtype": str(p.dtype), "scores": list(p.fold_scores)}
+            )
+        head = {name: getattr(self, name) for name in ("task", "n_samples", "n_folds", "passes", "source", "memory")}
+        files.write(path, KIND, tensors, {**head, "probes": records})
+
+    @staticmethod
+    def load(path: str | Path) -> ProbeReport:
+        """Read a report. Nothing in the file is executed.
+
+        Raises:
+            ValueError: where the file is truncated, altered, or holds something else.
+            FileNotFoundError: where there is none.
+        """
+        tensors, content = files.read(path, KIND)
+        probes = tuple(_probe(i, record, tensors) for i, record in enumerate(content.pop("probes")))
+        return ProbeReport(probes, **content)
+
+    def add_to(self, writer: Any, tag: str = "probe") -> None:
+        """Write scores by depth, and the curve over strengths of every layer, to anything with `add_scalar`."""
+        curves.add_scalars(writer, self.probes, tag)
+
+    def plot(self, score: str | None = None, ax: Any = None) -> Any:
+        """Draw a score by layer, one line for each readout, and return the axes. Needs matplotlib."""
+        return curves.plot(self.probes, score, ax)
+
+
+def _probe(index: int, record: dict[str, Any], tensors: dict[str, Tensor]) -> Probe:
+    mine = {k.removeprefix(f"{index}/"): v for k, v in tensors.items() if k.startswith(f"{index}/")}
+    scores = {name: mine[f"score/{name}"] for name in record.pop("scores")}
+    parts = {k: mine.get(k) for k in ("weight", "bias", "strengths", "curve", "classes")}
+    dtype = getattr(torch, str(record["dtype"]).removeprefix("torch."))
+    interval = None if record["interval"] is None else (record["interval"][0], record["interval"][1])
+    return Probe(**{**record, **parts, "fold_scores": scores, "dtype": dtype, "interval": interval})
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else value if isinstance(value, str) else f"{value:.4g}"

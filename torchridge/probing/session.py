@@ -1,0 +1,260 @@
+"""One probing from start to end: gather moments, choose strengths, look again where predictions are needed."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchridge._warnings import MissingClassWarning
+from torchridge.probing import checkpoint, logistic_readout, readouts
+from torchridge.probing.batches import Reader, as_tensor
+from torchridge.probing.chunks import Chunk, Extract, Gatherer, Labeler
+from torchridge.probing.folding import ClassCodes, StreamFolds
+from torchridge.probing.heldout import HeldOut
+from torchridge.probing.kept import Kept
+from torchridge.probing.readouts import Fitted, Parts
+from torchridge.probing.report import Probe, ProbeReport
+from torchridge.probing.settings import Settings
+from torchridge.probing.table import LayerTable, check_memory, folds_of, shuffle, split
+from torchridge.solvers import blas
+from torchridge.solvers.blocks import Block
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Session:
+    """A source of rows and what is asked of them.
+
+    Attributes:
+        settings: the options.
+        batches: to be gone over once or twice.
+        reader: of the batches.
+        extract: from a batch to the rows of every layer.
+        lend: context that holds while a pass runs.
+        per_token: whether every token is a row.
+        about: what a checkpoint must agree with.
+    """
+
+    settings: Settings
+    batches: Iterable[Any]
+    reader: Reader
+    extract: Extract
+    lend: Callable[[], AbstractContextManager[None]]
+    per_token: bool
+    about: dict[str, Any]
+    kept: Kept | None = field(default=None, init=False)
+    _folds: int = field(default=0, init=False)
+    _width_checked: int = field(default=0, init=False)
+
+    def run(self) -> ProbeReport:
+        """Return the report."""
+        settings = self.settings
+        again = settings.needs_predictions and settings.keep is None
+        if again and isinstance(self.batches, Iterator):
+            raise ValueError(
+                f"{sorted(settings.named_metrics) or 'bootstrap'} need a second pass, but `batches` can be gone over "
+                f"only once. Pass a list or a DataLoader, or keep the features: keep='memory', keep_bytes=..."
+            )
+        self.kept = None if settings.keep is None else Kept(settings.keep, settings.keep_dtype, settings.keep_bytes)
+        gatherer, table = self._gather()
+        probes, heldout = self._fit(gatherer, table)
+        if settings.needs_predictions:
+            self._look_again(gatherer, heldout)
+        done = tuple(self._scored(p, heldout, gatherer) for p in probes)
+        source = "" if not settings.needs_predictions else "a second pass" if again else "kept features"
+        rows = sum(b.rows for b in next(iter(table.blocks.values())).values())
+        sizes = {layer: next(iter(b.values())).gram.shape[0] for layer, b in table.blocks.items()}
+        memory = table.bytes_needed(sizes, gatherer.labeler.folds.k, table.width)
+        return ProbeReport(done, settings.task, rows, self._folds, 1 + again, source, memory)
+
+    def _gatherer(self) -> Gatherer:
+        settings = self.settings
+        classes = None if settings.classes is None else as_tensor(settings.classes, "classes")
+        labeler = Labeler(settings.task, StreamFolds(settings.cv), ClassCodes(classes))
+        return Gatherer(self.extract, self.reader, labeler, self.per_token, settings.chunk_rows)
+
+    def _gather(self) -> tuple[Gatherer, LayerTable]:
+        settings, gatherer = self.settings, self._gatherer()
+        device = None if settings.moments_device is None else torch.device(settings.moments_device)
+        table = LayerTable(settings.plan, device)
+        with self.lend():
+            items = iter(self._progress())
+            if settings.checkpoint is not None and Path(settings.checkpoint).exists():
+                checkpoint.resume(settings.checkpoint, gatherer, table, self.about)
+                gatherer.skip(items, self._gatherer().labeler)
+            for item in items:
+                chunk = gatherer.push(item)
+                self._check_memory(gatherer, table, chunk)
+                if chunk is not None:
+                    self._add(chunk, gatherer, table)
+                if settings.checkpoint is not None and gatherer.batches % settings.checkpoint_every == 0:
+                    checkpoint.write(settings.checkpoint, gatherer, table, self.about)
+            last = gatherer.flush()
+            if last is not None:
+                self._add(last, gatherer, table)
+        if not table.blocks:
+            raise ValueError("`batches` is empty; expected at least one batch.")
+        return gatherer, table
+
+    def _progress(self) -> Iterable[Any]:
+        if not self.settings.progress:
+            return self.batches
+        try:
+            from tqdm.auto import tqdm
+        except ImportError:
+            raise ImportError("`progress` needs tqdm. Install it with `pip install torchridge[probe]`.") from None
+        bar: Iterable[Any] = tqdm(self.batches, desc="probing")
+        return bar
+
+    def _check_memory(self, gatherer: Gatherer, table: LayerTable, chunk: Chunk | None) -> None:
+        """Estimate before anything is taken: at the first batch, and as classes arrive."""
+        first = chunk or gatherer.pending[0]
+        width = len(gatherer.labeler.codes) if self.settings.classification else _columns(first.target)
+        if width <= self._width_checked:
+            return
+        self._width_checked = width
+        sizes = {layer: rows.shape[1] for layer, rows in first.features.items()}
+        needed = table.bytes_needed(sizes, gatherer.labeler.folds.k, width)
+        device = table.device or next(iter(first.features.values())).device
+        _log.info("moments of %d layers: %.1f MiB on %s", len(sizes), needed / 2**20, device)
+        if self.settings.max_memory is not None or not table.blocks:
+            check_memory(needed, self.settings.max_memory, device)
+
+    def _add(self, chunk: Chunk, gatherer: Gatherer, table: LayerTable) -> None:
+        codes = gatherer.labeler.codes
+        width = len(codes) if self.settings.classification else _columns(chunk.target)
+        chunk = chunk if self.kept is None else self.kept.add(chunk)
+        table.update(replace(chunk, weight=self._training_weight(chunk, codes)), width)
+
+    def _training_weight(self, chunk: Chunk, codes: ClassCodes) -> Tensor | None:
+        given = self.settings.class_weight
+        if given is None or isinstance(given, str):
+            return chunk.weight
+        factor = torch.tensor([float(given.get(c, 1.0)) for c in codes.codes], dtype=torch.float64)[chunk.target]
+        return factor if chunk.weight is None else chunk.weight * factor
+
+    def _fit(self, gatherer: Gatherer, table: LayerTable) -> tuple[list[Probe], dict[tuple[str, str, bool], HeldOut]]:
+        settings, codes = self.settings, gatherer.labeler.codes
+        order = codes.order if settings.classification else torch.arange(table.width)
+        if settings.classification and len(order) < 2:
+            raise ValueError(f"`labels` hold the single class {codes.classes.tolist()}; expected at least two.")
+        probes, heldout = [], {}
+        for layer, blocks_ in table.blocks.items():
+            for control in (False, True)[: 1 + settings.control]:
+                columns = order + table.width * control
+                parts = self._parts(folds_of(blocks_, columns))
+                for readout, fitted in self._readouts(layer, parts, gatherer, control):
+                    heldout[layer, readout, control] = self._heldout(fitted, codes, control)
+                    if not control:
+                        probes.append(self._probe(layer, readout, fitted, gatherer))
+        return probes, heldout
+
+    def _parts(self, folds: dict[int, dict[int, Any]]) -> Parts:
+        if len(folds) < 2:
+            raise ValueError(f"`cv`: the rows fill {len(folds)} fold; expected at least two. Give more rows or groups.")
+        self._folds = len(folds)
+        pairs = [split(folds, k) for k in folds]
+        held = [h for _, h in pairs if h is not None]
+        if self.settings.classification:
+            _warn_of_missing_classes([train for train, _ in pairs])
+        return Parts([t for t, _ in pairs], held, split(folds, None)[0])
+
+    def _readouts(self, layer: str, parts: Parts, gatherer: Gatherer, control: bool) -> Iterator[tuple[str, Fitted]]:
+        settings = self.settings
+        with blas.one_pool(parts.whole.gram.device):
+            for readout in settings.readouts:
+                if readout == "ridge":
+                    coded = readouts.coded(parts) if settings.classification else parts
+                    yield readout, readouts.ridge(coded, settings.grid("alphas"), settings.standardize)
+                elif readout == "lda":
+                    yield readout, readouts.lda(parts, settings.grid("shrinkages"), settings.standardize)
+        if "logistic" in settings.readouts and self.kept is not None:
+            yield "logistic", logistic_readout.fit(self.kept, layer, gatherer.labeler.codes, settings, control)
+
+    def _heldout(self, fitted: Fitted, codes: ClassCodes, control: bool) -> HeldOut:
+        metrics = self.settings.named_metrics
+        metrics = {n: m for n, m in metrics.items() if m is None} if control else metrics
+        order = codes.order if self.settings.classification else None
+        return HeldOut(fitted, order, metrics, units=self.settings.bootstrap > 0 and not control)
+
+    def _chunks_again(self) -> Iterator[Chunk]:
+        if self.kept is not None:
+            yield from self.kept
+            return
+        gatherer = self._gatherer()
+        with self.lend():
+            for item in self._progress():
+                chunk = gatherer.push(item)
+                if chunk is not None:
+                    yield chunk
+            last = gatherer.flush()
+            if last is not None:
+                yield last
+        self._second_digest = gatherer.labeler.folds.digest
+
+    def _look_again(self, gatherer: Gatherer, heldout: dict[tuple[str, str, bool], HeldOut]) -> None:
+        self._second_digest = gatherer.labeler.folds.digest
+        for i, chunk in enumerate(self._chunks_again()):
+            order = shuffle(len(chunk.fold), self.settings.seed, i) if self.settings.control else None
+            unit = chunk.example if chunk.group is None else chunk.group
+            for (layer, _, control), held in heldout.items():
+                target = chunk.target[order] if control and order is not None else chunk.target
+                held.update(chunk.features[layer], target, chunk.fold, unit, chunk.weight)
+        if self._second_digest != gatherer.labeler.folds.digest:
+            raise ValueError(
+                "`batches` gave other labels, or another order, in the second pass, so that folds no longer hold. Use "
+                "a loader without shuffle, or keep the features: keep='memory', keep_bytes=..."
+            )
+
+    def _probe(self, layer: str, readout: str, fitted: Fitted, gatherer: Gatherer) -> Probe:
+        classes = gatherer.labeler.codes.classes if self.settings.classification else None
+        return Probe(
+            layer=layer,
+            readout=readout,
+            weight=fitted.weight,
+            bias=fitted.bias,
+            strength=fitted.strength,
+            strengths=fitted.strengths,
+            criterion=fitted.criterion,
+            curve=fitted.curve,
+            fold_scores=fitted.scores,
+            classes=classes,
+            dtype=gatherer.dtypes[layer],
+            vector_target=gatherer.vector_target,
+        )
+
+    def _scored(self, probe: Probe, heldout: dict[tuple[str, str, bool], HeldOut], gatherer: Gatherer) -> Probe:
+        settings, held = self.settings, heldout[probe.layer, probe.readout, False]
+        scores = {**probe.fold_scores, **held.scores(probe.classes)}
+        control = heldout.get((probe.layer, probe.readout, True))
+        chance = {} if control is None else {**control.fitted.scores, **control.scores(probe.classes)}
+        return replace(
+            probe,
+            fold_scores=scores,
+            control={name: float(values.mean()) for name, values in chance.items()},
+            interval=held.interval(settings.bootstrap, settings.seed) if settings.bootstrap else None,
+        )
+
+
+def _warn_of_missing_classes(train: list[Block]) -> None:
+    short = [k for k, block in enumerate(train) if bool((block.mean_y <= 0).any())]
+    if short:
+        warnings.warn(
+            f"folds {short} are fitted without one of the classes, which they never predict. Lower `cv`, or give every "
+            f"class more rows or groups.",
+            MissingClassWarning,
+            stacklevel=6,
+        )
+
+
+def _columns(target: Tensor) -> int:
+    return 1 if target.ndim == 1 else target.shape[1]

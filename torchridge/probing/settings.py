@@ -1,0 +1,132 @@
+"""What a caller asks of a probe, checked before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchridge import _check
+from torchridge.probing.table import Plan
+from torchridge.solvers.arguments import check_strengths
+
+READOUTS = ("ridge", "lda", "logistic")
+_KEPT = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+Metric = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options of `probe_layers` and `LinearProbe` that do not concern the model; see there."""
+
+    task: str = "regression"
+    readout: str | Sequence[str] = "ridge"
+    cv: int | Tensor = 5
+    class_weight: str | Mapping[int, float] | None = None
+    classes: Any = None
+    alphas: Any = "auto"
+    shrinkages: Any = "auto"
+    Cs: Any = "auto"
+    standardize: bool = False
+    metrics: Any = ()
+    control: bool = False
+    bootstrap: int = 0
+    keep: str | Path | None = None
+    keep_dtype: torch.dtype | None = torch.float16
+    keep_bytes: int | None = None
+    moments_device: torch.device | str | None = None
+    max_memory: int | None = None
+    chunk_rows: int | None = None
+    checkpoint: str | Path | None = None
+    checkpoint_every: int = 100
+    progress: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check.option(self.task, "task", ("regression", "classification"))
+        for name in self.readouts:
+            _check.option(name, "readout", READOUTS if self.classification else ("ridge",))
+        for flag in ("standardize", "control", "progress"):
+            _check.option(getattr(self, flag), flag, (True, False))
+        for name, least in (("bootstrap", 0), ("checkpoint_every", 1), ("seed", 0)):
+            _check.integer(getattr(self, name), name, minimum=least)
+        _check.option(self.keep_dtype, "keep_dtype", (None, *_KEPT))
+        self._check_classes()
+        self._check_kept()
+        for name in ("alphas", "shrinkages", "Cs"):
+            self.grid(name)
+
+    def _check_classes(self) -> None:
+        if not self.classification and (self.class_weight is not None or self.classes is not None):
+            raise ValueError("`class_weight` and `classes` have no use in a regression. Pass task='classification'.")
+        if isinstance(self.class_weight, Mapping):
+            for weight in self.class_weight.values():
+                _check.number(weight, "class_weight")
+        elif self.class_weight not in (None, "balanced"):
+            raise ValueError(f"`class_weight` should be 'balanced' or a mapping, got {self.class_weight!r}.")
+
+    def _check_kept(self) -> None:
+        if self.keep is not None and self.keep_bytes is None:
+            raise ValueError("`keep` needs a bound in `keep_bytes`, e.g. keep_bytes=2**30.")
+        if "logistic" in self.readouts and self.keep is None:
+            raise ValueError(
+                "`readout`='logistic' needs the features, which moments do not hold. Pass keep='memory' or a folder, "
+                "with a bound in `keep_bytes`."
+            )
+        if self.keep is not None and self.checkpoint is not None:
+            raise ValueError("`checkpoint` keeps moments, not features. Leave out `keep`, or `checkpoint`.")
+
+    @property
+    def classification(self) -> bool:
+        """Whether labels are classes."""
+        return self.task == "classification"
+
+    @property
+    def readouts(self) -> tuple[str, ...]:
+        """The readouts asked for."""
+        return (self.readout,) if isinstance(self.readout, str) else tuple(self.readout)
+
+    @property
+    def named_metrics(self) -> dict[str, Metric | None]:
+        """Metrics that need predictions, by name; None stands for accuracy."""
+        given = self.metrics
+        if isinstance(given, str) or callable(given):
+            given = (given,)
+        pairs = given.items() if isinstance(given, Mapping) else ((_name(m), m) for m in given)
+        named = {str(name): None if metric == "accuracy" else metric for name, metric in pairs}
+        for name, metric in named.items():
+            if metric is None and not self.classification:
+                raise ValueError("`metrics`: 'accuracy' needs task='classification'. R² and mse are always there.")
+            if metric is not None and not callable(metric):
+                raise ValueError(f"`metrics`: {name!r} should be 'accuracy' or callable, got {metric!r}.")
+        if self.classification and (self.keep is not None or self.bootstrap):
+            named.setdefault("accuracy", None)  # features are at hand, or a second pass is made anyway
+        return named
+
+    @property
+    def needs_predictions(self) -> bool:
+        """Whether moments alone do not suffice."""
+        return bool(self.named_metrics) or self.bootstrap > 0
+
+    @property
+    def plan(self) -> Plan:
+        """What the moments are of."""
+        return Plan(self.classification, self.class_weight == "balanced", self.control, self.seed)
+
+    def grid(self, name: str) -> Tensor | None:
+        """Return checked strengths, or None for those chosen from the data."""
+        given = getattr(self, name)
+        if isinstance(given, str) and given == "auto":
+            return None
+        values = check_strengths(given, name, like=torch.empty(0)).reshape(-1)
+        if name == "shrinkages" and bool((values > 1).any()):
+            raise ValueError(f"`shrinkages` should lie between 0 and 1, got {float(values.max()):g}.")
+        return values
+
+
+def _name(metric: Any) -> str:
+    return metric if isinstance(metric, str) else getattr(metric, "__name__", type(metric).__name__)
