@@ -152,3 +152,9 @@ def test_a_class_that_a_fold_never_sees_is_said_aloud() -> None:
     with pytest.warns(MissingClassWarning, match="without one of the classes"):
         report = LinearProbe("classification", ["ridge", "lda"], metrics="accuracy").fit(X, y)
     assert all(bool(torch.isfinite(p.curve).all()) for p in report)
+
+
+def test_features_that_overflow_half_precision_are_refused() -> None:
+    X = torch.full((40, 3), 1e5) + torch.randn(40, 3)
+    with pytest.raises(ValueError, match="`keep_dtype`: features of layer features overflow float16"):
+        LinearProbe(keep="memory", keep_bytes=2**20).fit(X, X[:, 0])

@@ -34,6 +34,9 @@ class Kept:
     def add(self, chunk: Chunk) -> Chunk:
         """Keep a chunk, and return it as it will be read again."""
         features = {layer: rows.to(self.dtype or rows.dtype) for layer, rows in chunk.features.items()}
+        for layer, rows in chunk.features.items():
+            if self.dtype is torch.float16 and float(rows.abs().amax()) > torch.finfo(torch.float16).max:
+                raise ValueError(f"`keep_dtype`: features of layer {layer} overflow float16. Pass torch.bfloat16.")
         self.dtypes = {layer: rows.dtype for layer, rows in features.items()}
         self.bytes += sum(rows.numel() * rows.element_size() for rows in features.values())
         if self.limit is not None and self.bytes > self.limit:
