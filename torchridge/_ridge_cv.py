@@ -30,6 +30,9 @@ from torchridge.solvers.solution import Solution
 
 _CRITERIA = ("gcv", "loo", "evidence")
 
+# Multiply-adds up to which standard errors come unasked; for few rows of many features they cost as much as all the rest.
+_CHEAP = 2**30
+
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
@@ -47,7 +50,9 @@ class Prepared:
         dtype = result_dtype(self.rows.X) if self.rows is not None else options.moments_dtype
         if isinstance(scorer, (DualFolds, WholeDual)) and self.rows is not None:
             choice = Choice("dual", "the strength was chosen from the gram matrix of the rows")
-            return fit_from_dual(scorer.problem, self.rows, self.objective, strengths, choice, dtype, errors=False)
+            n, d = self.rows.X.shape
+            errors = n * n * d <= _CHEAP
+            return fit_from_dual(scorer.problem, self.rows, self.objective, strengths, choice, dtype, errors)
         if self.block is None and self.rows is not None:
             return fit_rows(self.rows, self.objective, strengths, options._replace(solver="auto"))
         assert self.block is not None

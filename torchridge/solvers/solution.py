@@ -30,7 +30,7 @@ class Solution:
         rank: numerical rank of the centred rows, as far as the solver resolved it.
         residual_variance: (t,) Σ s (y − ŷ)² / (n − dof − 1), the −1 with an intercept.
         unit_variance: (d,) diagonal of (XᵀX + αD)⁻¹ XᵀX (XᵀX + αD)⁻¹; (t, d) for one strength a target. None from
-            `ridge_cv` on fewer rows than features, where it costs as much as all the rest.
+            `ridge_cv` on few rows of many features (n² d > 2³⁰), where it costs as much as all the rest.
         alphas: (L,) strengths that cross-validation tried, ascending for an automatic grid.
         scores: (L, t) mean score of every strength for every target.
         fold_scores: (K, L, t) score in every fold.
@@ -66,7 +66,7 @@ class Solution:
         """
         if self.unit_variance is None:
             raise ValueError(
-                "`ridge_cv` on fewer rows than features leaves standard errors out. Call `ridge(X, y, solution.alpha)`."
+                "`ridge_cv` leaves standard errors out where n² d > 2³⁰. Call `ridge(X, y, solution.alpha)`."
             )
         unit = self.unit_variance if self.unit_variance.ndim == self.weight.ndim else self.unit_variance[..., None, :]
         return (self.residual_variance[..., :, None] * unit).sqrt()

@@ -81,7 +81,7 @@ def tolerance(eigvals: Tensor) -> Tensor:
     """Return the size under which an eigenvalue of a gram matrix is rounding."""
     if eigvals.shape[-1] == 0:
         return eigvals.new_zeros(eigvals.shape[:-1])
-    return eigvals.shape[-1] * torch.finfo(eigvals.dtype).eps * eigvals.amax(-1)
+    return max(eigvals.shape[-1], 10) * torch.finfo(eigvals.dtype).eps * eigvals.amax(-1)
 
 
 def floor(spec: Spectrum) -> Tensor:
