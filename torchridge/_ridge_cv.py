@@ -30,7 +30,7 @@ from torchridge.solvers.solution import Solution
 
 _CRITERIA = ("gcv", "loo", "evidence")
 
-# Multiply-adds up to which standard errors come unasked; for few rows of many features they cost as much as all the rest.
+# Multiply-adds up to which standard errors come unasked; for few rows of many features they cost as much as the rest.
 _CHEAP = 2**30
 
 
