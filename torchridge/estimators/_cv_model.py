@@ -18,6 +18,7 @@ from torchridge.estimators._route import Routed
 from torchridge.estimators._scorers import resolve
 from torchridge.estimators._search import Found, ScoreRows, by_folds, leave_one_out
 from torchridge.ridge import ridge_cv
+from torchridge.solvers import blas
 from torchridge.solvers.solution import Solution
 
 
@@ -87,11 +88,18 @@ class RidgeCVModel(LinearModel):
         self, problem: Problem, alphas: Any, parts: Any, rows: ScoreRows | None, fold: FoldJudge | None
     ) -> Found:
         """Choose by leave-one-out, which `rows` judges, or by folds, which `fold` judges."""
-        X, y, weight = problem
         per_target = getattr(self, "alpha_per_target", False)
         if isinstance(alphas, str) or isinstance(parts, str):
             return self._criterion(problem, alphas, "loo" if parts is None else parts, per_target)
-        grid = torch.from_numpy(alphas).to(X.device)
+        grid = torch.from_numpy(alphas).to(problem.X.device)
+        with blas.one_pool(problem.X.device):
+            return self._scored(problem, grid, parts, rows, fold)
+
+    def _scored(
+        self, problem: Problem, grid: Tensor, parts: Any, rows: ScoreRows | None, fold: FoldJudge | None
+    ) -> Found:
+        X, y, weight = problem
+        per_target = getattr(self, "alpha_per_target", False)
         if parts is not None:
             return by_folds(X, y, weight, grid, parts, intercept=self.fit_intercept, scoring=self.scoring, score=fold)
         store = self.store_cv_results
