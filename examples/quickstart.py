@@ -128,7 +128,7 @@ def network(X: Tensor, y: Tensor, X_test: Tensor, y_test: Tensor, epochs: int = 
             optimizer.step()
     with torch.no_grad():
         accuracy = float((model(X_test).argmax(1) == y_test.argmax(1)).double().mean())
-    print(f"network on digits: held out accuracy {accuracy:.4f}, penalty {float(penalty(model)):.4f}")
+    print(f"network on digits: held out accuracy {accuracy:.4f}, penalty {penalty(model).item():.4f}")
     print(
         f"  logged to {writer.log_dir}: tensorboard --logdir runs" if writer else "  pip install tensorboard to log it"
     )
