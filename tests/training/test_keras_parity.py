@@ -36,8 +36,10 @@ def _float64_stays_float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     from keras.src.backend.common import dtypes
 
     monkeypatch.setitem(dtypes.BIT64_TO_BIT32_DTYPE, "float64", "float64")
-    before = keras.config.floatx()
+    before, threads = keras.config.floatx(), torch.get_num_threads()
+    torch.set_num_threads(1)  # thousands of tiny products, which threads that wait for each other only slow down
     yield
+    torch.set_num_threads(threads)
     keras.config.set_floatx(before)
     keras.config.set_dtype_policy(before)
 
