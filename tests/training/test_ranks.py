@@ -1,21 +1,18 @@
 """The penalty under DDP and FSDP2 on two gloo ranks: the parameters of a plain full-batch float64 run."""
 
-import multiprocessing
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from two_ranks import outcomes
 
 from torchridge.training.attach import penalties, penalty, regularize
 from torchridge.training.regularizers import L1, L2, OrthogonalRegularizer
 from torchridge.training.step import penalize_step
 
-SECONDS = 300  # a bound against hanging, far above what a run takes
 ROUTES = ("loss before", "loss after", "step")  # the penalty computed before or after the forward, or at the step
 
 
@@ -117,33 +114,7 @@ def fsdp2_values() -> None:
         torch.testing.assert_close(q.grad.full_tensor(), p.grad, rtol=1e-12, atol=1e-15)
 
 
-def run_rank(body: Callable[[], None], rank: int, store: str, results: Any) -> None:
-    torch.set_num_threads(1)
-    try:
-        timeout = timedelta(seconds=SECONDS)
-        dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2, timeout=timeout)
-        body()
-        results.put((rank, None))
-    except BaseException as error:
-        results.put((rank, repr(error)))
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("body", [ddp, ddp_mixed_precision, fsdp2, fsdp2_values], ids=lambda body: body.__name__)
 def test_on_two_ranks(body: Callable[[], None], tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    results: Any = context.Queue()
-    ranks = [context.Process(target=run_rank, args=(body, r, str(tmp_path / "store"), results)) for r in range(2)]
-    for process in ranks:
-        process.start()
-    try:
-        found = [results.get(timeout=SECONDS) for _ in ranks]
-    finally:
-        for process in ranks:
-            process.join(timeout=10)
-            if process.is_alive():
-                process.kill()
-    assert sorted(found) == [(0, None), (1, None)]
+    assert outcomes(body, tmp_path) == [(0, None), (1, None)]

@@ -1,8 +1,6 @@
 """The same groups under DDP, FSDP2 and activation checkpointing on two gloo ranks; FSDP1's flat parameters refused."""
 
-import multiprocessing
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +9,12 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+from two_ranks import outcomes
 from zoo import ZOO, Outer
 
 from torchridge.training.decay import explain_weight_decay, weight_decay_groups
 from torchridge.training.decoupled import DecoupledWeightDecay
 from torchridge.training.judge import judge
-
-SECONDS = 300  # a bound against hanging, far above the 20 s that a run takes
 
 # What cannot be sharded or replicated here: not materialized, complex under gloo, without a forward, GPU only.
 UNSHARDABLE = {"lazy", "complex", "lists of parameters", "sync batch norm"}
@@ -113,34 +110,7 @@ def fsdp1() -> None:
         judge(FullyShardedDataParallel(free, device_id=cpu, use_orig_params=True))
 
 
-def run_rank(body: Callable[[], None], rank: int, store: str, results: Any) -> None:
-    torch.set_num_threads(1)
-    try:
-        dist.init_process_group(
-            "gloo", init_method=f"file://{store}", rank=rank, world_size=2, timeout=timedelta(seconds=SECONDS)
-        )
-        body()
-        results.put((rank, None))
-    except BaseException as error:
-        results.put((rank, repr(error)))
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("body", [ddp, fsdp2, fsdp2_steps, fsdp1], ids=lambda body: body.__name__)
 def test_on_two_ranks(body: Callable[[], None], tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    results: Any = context.Queue()
-    ranks = [context.Process(target=run_rank, args=(body, r, str(tmp_path / "store"), results)) for r in range(2)]
-    for process in ranks:
-        process.start()
-    try:
-        found = [results.get(timeout=SECONDS) for _ in ranks]
-    finally:
-        for process in ranks:
-            process.join(timeout=10)
-            if process.is_alive():
-                process.kill()
-    assert sorted(found) == [(0, None), (1, None)]
+    assert outcomes(body, tmp_path) == [(0, None), (1, None)]
