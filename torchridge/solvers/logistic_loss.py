@@ -118,10 +118,15 @@ def _softmax(
         logits.masked_fill_(rows.closed[problems.head, problems.group][:, :, None], -torch.inf)
     labels = rows.labels[problems.head, part][:, None]  # (P, 1, m)
     log_proba = torch.log_softmax(logits, 1)
+    log_true = log_proba.gather(1, labels)
+    # The probability of the other classes, summed, keeps the digits that 1 − p loses where the fit is close.
+    proba = log_proba.exp_().scatter_(1, labels, 0)
+    wrong = proba.sum(1, keepdim=True)  # (P, 1, m)
+    each = torch.where(wrong < 0.5, torch.log1p(-wrong), log_true).neg_()[:, 0]
     # A row without weight may carry a class that is closed to it: 0 × inf would be NaN.
-    row_loss = torch.where(weight > 0, -log_proba.gather(1, labels)[:, 0] * weight, 0)
-    proba = log_proba.exp_()
-    residual = proba * weight[:, None]
+    row_loss = torch.where(weight > 0, each * weight, 0)
     if hessian is not None:
-        hessian += torch.diag_embed(residual.sum(2, dtype=hessian.dtype)) - residual @ proba.mT
-    return row_loss, residual.scatter_add_(1, labels, -weight[:, None])
+        proba.scatter_(1, labels, 1 - wrong)
+        weighted = proba * weight[:, None]
+        hessian += torch.diag_embed(weighted.sum(2, dtype=hessian.dtype)) - weighted @ proba.mT
+    return row_loss, proba.mul_(weight[:, None]).scatter_(1, labels, -wrong * weight[:, None])
