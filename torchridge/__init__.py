@@ -13,6 +13,7 @@ from torchridge._warnings import (
     RankDeficientWarning,
     TorchridgeWarning,
 )
+from torchridge.distributed import RankError, all_reduce, column_moments
 from torchridge.logistic import logistic, logistic_cv
 from torchridge.ridge import ridge, ridge_cv, ridge_path
 from torchridge.solvers.logistic_solution import LogisticSolution
@@ -50,12 +51,15 @@ __all__ = [
     "MissingClassWarning",
     "Moments",
     "RankDeficientWarning",
+    "RankError",
     "Solution",
     "StepPenalty",
     "TorchridgeWarning",
     "__version__",
+    "all_reduce",
     "check_optimizer",
     "clear_regularizers",
+    "column_moments",
     "convert_strength",
     "explain_weight_decay",
     "logistic",
