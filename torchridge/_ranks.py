@@ -82,7 +82,7 @@ class Ranks:
         """Return `work()` and what every rank says of its own; where it fails on one rank, it fails on all."""
         try:
             done = work()
-            mine = says(done)
+            mine = json.loads(json.dumps(says(done)))
         except Exception as error:
             self.exchange(operation, {}, error)
             raise

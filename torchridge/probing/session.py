@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchridge._ranks import Ranks
 from torchridge._warnings import MissingClassWarning
-from torchridge.probing import checkpoint, logistic_readout, readouts
+from torchridge.probing import checkpoint, logistic_readout, pooled_ranks, readouts
 from torchridge.probing.batches import Reader, as_tensor
 from torchridge.probing.chunks import Chunk, Extract, Gatherer, Labeler
 from torchridge.probing.folding import ClassCodes, StreamFolds
@@ -54,6 +55,7 @@ class Session:
     kept: Kept | None = field(default=None, init=False)
     _folds: int = field(default=0, init=False)
     _width_checked: int = field(default=0, init=False)
+    _ranks: Ranks | None = field(default=None, init=False)
 
     def run(self) -> ProbeReport:
         """Return the report."""
@@ -65,9 +67,11 @@ class Session:
                 f"only once. Pass a list or a DataLoader, or keep the features: keep='memory', keep_bytes=..."
             )
         self.kept = None if settings.keep is None else Kept(settings.keep, settings.keep_dtype, settings.keep_bytes)
-        gatherer, table = self._gather()
+        gatherer, table = self._gather_all()
         probes, heldout = self._fit(gatherer, table)
-        if settings.needs_predictions:
+        if settings.needs_predictions and self._ranks is not None:
+            pooled_ranks.pool_scores(self._ranks, lambda: self._look_again(gatherer, heldout), heldout)
+        elif settings.needs_predictions:
             self._look_again(gatherer, heldout)
         done = tuple(self._scored(p, heldout, gatherer) for p in probes)
         source = "" if not settings.needs_predictions else "a second pass" if again else "kept features"
@@ -79,30 +83,41 @@ class Session:
     def _gatherer(self) -> Gatherer:
         settings = self.settings
         classes = None if settings.classes is None else as_tensor(settings.classes, "classes")
-        labeler = Labeler(settings.task, StreamFolds(settings.cv), ClassCodes(classes))
+        folds = StreamFolds(settings.cv, by_label=self._ranks is not None)
+        labeler = Labeler(settings.task, folds, ClassCodes(classes))
         return Gatherer(self.extract, self.reader, labeler, self.per_token, settings.chunk_rows)
 
+    def _gather_all(self) -> tuple[Gatherer, LayerTable]:
+        if self.settings.process_group is not None:
+            self._ranks = Ranks(self.settings.process_group)
+            return pooled_ranks.gathered(self._ranks, self.settings, self._gather)
+        gatherer, table = self._gather()
+        if not table.blocks:
+            raise ValueError("`batches` is empty; expected at least one batch.")
+        return gatherer, table
+
     def _gather(self) -> tuple[Gatherer, LayerTable]:
-        settings, gatherer = self.settings, self._gatherer()
+        settings, gatherer, file = self.settings, self._gatherer(), self.settings.checkpoint
+        if self._ranks is not None:
+            pooled_ranks.refuse(settings)
+            file = None if file is None else pooled_ranks.checkpoint_file(file, self._ranks)
         device = None if settings.moments_device is None else torch.device(settings.moments_device)
         table = LayerTable(settings.plan, device)
         with self.lend():
             items = iter(self._progress())
-            if settings.checkpoint is not None and Path(settings.checkpoint).exists():
-                checkpoint.resume(settings.checkpoint, gatherer, table, self.about)
+            if file is not None and Path(file).exists():
+                checkpoint.resume(file, gatherer, table, self.about)
                 gatherer.skip(items, self._gatherer().labeler)
             for item in items:
                 chunk = gatherer.push(item)
                 self._check_memory(gatherer, table, chunk)
                 if chunk is not None:
                     self._add(chunk, gatherer, table)
-                if settings.checkpoint is not None and gatherer.batches % settings.checkpoint_every == 0:
-                    checkpoint.write(settings.checkpoint, gatherer, table, self.about)
+                if file is not None and gatherer.batches % settings.checkpoint_every == 0:
+                    checkpoint.write(file, gatherer, table, self.about)
             last = gatherer.flush()
             if last is not None:
                 self._add(last, gatherer, table)
-        if not table.blocks:
-            raise ValueError("`batches` is empty; expected at least one batch.")
         return gatherer, table
 
     def _progress(self) -> Iterable[Any]:

@@ -1,0 +1,138 @@
+"""Estimators, probes and logistic regression over the rows of several gloo ranks: the answer of one process."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from oracles import relative
+from ranks import outcomes
+from tolerances import SOLVERS
+from torch import Tensor, nn
+
+from torchridge import RankError
+from torchridge.estimators import Ridge, RidgeClassifier, RidgeCV
+from torchridge.probing import LinearProbe, ProbeReport, probe_layers
+from torchridge.probing.folding import StreamFolds
+
+N, D = 160, 6
+SAME = SOLVERS[torch.float64]
+SECONDS = 60  # a bound against hanging
+
+
+def data() -> tuple[Tensor, Tensor, Tensor]:
+    """Rows, a target, and classes of which the last is met by the last rank alone."""
+    g = torch.Generator().manual_seed(0)
+    X = torch.randn(N, D, generator=g, dtype=torch.float64)
+    y = X @ torch.randn(D, generator=g, dtype=torch.float64) + torch.randn(N, generator=g, dtype=torch.float64)
+    classes = (y * 0.7 + 0.3 * torch.randn(N, generator=g, dtype=torch.float64)).round().clamp(-1, 1).long() + 5
+    classes[-40:][classes[-40:] == 6] = 9
+    return X, y, classes
+
+
+def groups() -> list[tuple[Any, slice]]:
+    """This rank's part of the rows in groups of 1, 2, 3 and 4 ranks: uneven, one without any."""
+    rank, result = dist.get_rank(), []
+    for cuts in ([0, N], [0, 50, N], [0, 0, 100, N], [0, 30, 31, 100, N]):
+        group = dist.new_group(list(range(len(cuts) - 1)), timeout=timedelta(seconds=SECONDS))
+        if rank < len(cuts) - 1:
+            result.append((group, slice(cuts[rank], cuts[rank + 1])))
+    return result
+
+
+def batches(*columns: Any) -> list[tuple[Any, ...]]:
+    return [tuple(c[i : i + 16] for c in columns) for i in range(0, len(columns[0]), 16)]
+
+
+def estimators_are_those_of_one_process() -> None:
+    X, y, classes = (a.numpy() for a in data())
+    names = np.array(["few", "some", "many", "", "", "all"])[classes - 4]
+    fold, alphas = np.arange(N) % 5, np.logspace(-2, 4, 20)
+    for group, part in groups():
+        regressor = Ridge(2.0).fit(batches(X[part], y[part])) if part.stop > part.start else Ridge(2.0)
+        regressor.all_reduce(group)
+        want = Ridge(2.0).fit(X, y)
+        np.testing.assert_allclose(regressor.coef_, want.coef_, rtol=SAME)
+        np.testing.assert_allclose(regressor.predict(X), want.predict(X), rtol=SAME)
+        again = Ridge(2.0)
+        again.load_state_dict(regressor.state_dict())  # this rank's rows, not all of them again
+        assert again.moments_.n_samples == part.stop - part.start
+        regressor.partial_fit(X[:3], y[:3]).all_reduce(group)
+        assert regressor.moments_.n_samples == N + 3 * dist.get_world_size(group)
+        chosen, alone = RidgeCV(alphas), RidgeCV(alphas).partial_fit(X, y, fold=torch.from_numpy(fold))
+        for bx, by, bf in batches(X[part], y[part], torch.from_numpy(fold)[part]):
+            chosen.partial_fit(bx, by, fold=bf)
+        chosen.all_reduce(group)
+        assert chosen.alpha_ == alone.alpha_
+        np.testing.assert_allclose(chosen.coef_, alone.coef_, rtol=SAME)
+        np.testing.assert_allclose(chosen.best_score_, alone.best_score_, rtol=SAME)
+        classifier = RidgeClassifier()
+        for bx, by in batches(X[part], names[part]):
+            classifier.partial_fit(bx, by, classes=["some", "few", "many", "all"])
+        classifier.all_reduce(group)
+        np.testing.assert_array_equal(classifier.predict(X), RidgeClassifier().fit(X, names).predict(X))
+        np.testing.assert_allclose(classifier.coef_, RidgeClassifier().fit(X, names).coef_, rtol=1e-8)
+    odd = dist.get_rank() == 1
+    with pytest.raises(RankError, match=r"`parameters` .*3\.0.* on rank 1"):
+        Ridge(2.0 + odd).partial_fit(X, y).all_reduce()
+    with pytest.raises(ValueError if odd else RankError, match="fitted to rows at once"):
+        (Ridge().fit(X, y) if odd else Ridge().partial_fit(X, y)).all_reduce()
+    with pytest.raises(ValueError, match="no rank was given rows"):
+        Ridge().all_reduce()
+
+
+def same_report(got: ProbeReport, want: ProbeReport) -> None:
+    assert (got.n_samples, got.n_folds, got.passes) == (want.n_samples, want.n_folds, want.passes)
+    assert [(p.layer, p.readout) for p in got] == [(p.layer, p.readout) for p in want]
+    for p, q in zip(got, want, strict=True):
+        assert p.strength == pytest.approx(q.strength, rel=SAME)
+        assert relative(p.weight, q.weight) < SAME
+        assert relative(p.bias, q.bias) < SAME
+        assert relative(p.curve, q.curve) < SAME
+        assert p.scores == pytest.approx(q.scores, rel=SAME)
+        assert p.classes is None or p.classes.tolist() == q.classes.tolist()  # type: ignore[union-attr]
+
+
+def probes_are_those_of_one_process() -> None:
+    X, y, classes = data()
+    fold = torch.arange(N) % 4
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(D, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+    weight = torch.linspace(0.5, 2, N, dtype=torch.float64)
+    for group, part in groups():
+        for options in (
+            {"task": "regression"},
+            {"task": "classification", "readout": ["ridge", "lda"], "metrics": "accuracy"},
+            {"task": "classification", "class_weight": "balanced", "standardize": True},
+        ):
+            labels = y if options["task"] == "regression" else classes
+            want = probe_layers(model, batches(X, labels), cv=fold, sample_weight=weight, **options)
+            own: dict[str, Any] = {"cv": fold[part], "sample_weight": weight[part], "process_group": group}
+            same_report(probe_layers(model, batches(X[part], labels[part]), **own, **options), want)
+        kept = {"keep": "memory", "keep_bytes": 2**30, "keep_dtype": None, "task": "classification"}
+        got = LinearProbe(cv=fold[part], process_group=group, **kept).fit(X[part], classes[part])
+        same_report(got, LinearProbe(cv=fold, **kept).fit(X, classes))
+    members = torch.arange(N) // 4 % 20  # every group is spread over the ranks
+    mine = slice(dist.get_rank(), None, 4)
+    report = LinearProbe(cv=3, process_group="world").fit(X[mine], y[mine], groups=members[mine])
+    held = torch.tensor([StreamFolds(3, by_label=True).assign(y[:1], None, [g])[0] for g in members.tolist()])
+    same_report(report, LinearProbe(cv=held).fit(X, y))  # no group on both sides of a fold
+    odd = dist.get_rank() == 1
+    with pytest.raises(ValueError if odd else RankError, match=r"ValueError: `features`|holds NaN"):
+        LinearProbe(process_group="world").fit(X * (torch.nan if odd else 1), y)
+    with pytest.raises(RankError, match="`layers`"):
+        LinearProbe(process_group="world").fit(X[:, odd:], y)
+    with pytest.raises(ValueError, match="`bootstrap` would need"):
+        LinearProbe(process_group="world", bootstrap=10).fit(X, y)
+
+
+def all_four() -> None:
+    estimators_are_those_of_one_process()
+    probes_are_those_of_one_process()
+
+
+def test_on_four_ranks(tmp_path: Path) -> None:
+    assert outcomes(all_four, tmp_path, 4, seconds=SECONDS) == [(r, None) for r in range(4)]
