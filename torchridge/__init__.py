@@ -13,7 +13,7 @@ from torchridge._warnings import (
     RankDeficientWarning,
     TorchridgeWarning,
 )
-from torchridge.distributed import RankError, all_reduce, column_moments
+from torchridge.distributed import MomentsFolder, RankError, all_reduce, column_moments
 from torchridge.logistic import logistic, logistic_cv
 from torchridge.ridge import ridge, ridge_cv, ridge_path
 from torchridge.solvers.logistic_solution import LogisticSolution
@@ -50,6 +50,7 @@ __all__ = [
     "LogisticSolution",
     "MissingClassWarning",
     "Moments",
+    "MomentsFolder",
     "RankDeficientWarning",
     "RankError",
     "Solution",

@@ -6,11 +6,12 @@ from typing import Any, overload
 
 from torch import Tensor
 
+from torchridge._moments_folder import MomentsFolder
 from torchridge._ranks import RankError, Ranks
 from torchridge.solvers import collectives, columns
 from torchridge.solvers.moments import Moments
 
-__all__ = ["RankError", "all_reduce", "column_moments"]
+__all__ = ["MomentsFolder", "RankError", "all_reduce", "column_moments"]
 
 
 @overload

@@ -15,7 +15,17 @@ from ranks import join, outcomes
 from tolerances import SAME_SUMS, SOLVERS
 from torch import Tensor
 
-from torchridge import Moments, RankError, Solution, all_reduce, column_moments, ridge, ridge_cv, ridge_path
+from torchridge import (
+    Moments,
+    MomentsFolder,
+    RankError,
+    Solution,
+    all_reduce,
+    column_moments,
+    ridge,
+    ridge_cv,
+    ridge_path,
+)
 
 N, D, T = 203, 7, 2
 SECONDS = 60  # a bound against hanging
@@ -195,48 +205,42 @@ def batch(i: int) -> tuple[Tensor, Tensor, Tensor]:
     return X[rows], y[rows], rows % 4
 
 
-def stream(own: list[int], moments: Moments, folder: Path, dies_after: int | None) -> Moments:
-    """Take batches; keep the moments and the numbers of the batches that they hold after every third."""
-    done: list[int] = []
+def stream(kept: MomentsFolder, own: list[int], dies_after: int | None = None) -> Moments:
+    """Take batches, and keep the moments after every third."""
+    moments, done = Moments(), []
     for i in own:
         X, y, fold = batch(i)
         moments.update(X, y, fold=fold)
         done.append(i)
         if len(done) % 3 == 0:
-            file = folder / f"moments-{dist.get_rank()}.pt"
-            torch.save({"moments": moments.state_dict(), "done": done}, file.with_suffix(".part"))
-            os.replace(file.with_suffix(".part"), file)
+            kept.keep(moments, done)
         if len(done) == dies_after:
             os.kill(os.getpid(), signal.SIGKILL)
-    return moments
+    return kept.earlier + moments
 
 
 def one_is_killed_and_two_go_on() -> None:
     folder, rank = Path(os.environ["TORCHRIDGE_TEST_FOLDER"]), dist.get_rank()
     own = list(range(rank, BATCHES, 3))
+    moments = stream(MomentsFolder(folder / "kept"), own, dies_after=7 if rank == 1 else None)
     with pytest.raises(RankError, match=r"ridge_cv: rank 1 did not reach it within 3 s, seen from rank [02]"):
-        ridge_cv(stream(own, Moments(), folder, dies_after=7 if rank == 1 else None), cv=4, process_group="world")
+        ridge_cv(moments, cv=4, process_group="world")
     dist.destroy_process_group()
     join(rank // 2, 2, str(folder / "again"))
-    saved = [torch.load(file, weights_only=True) for file in sorted(folder.glob("moments-*.pt"))]
-    assert len(saved) == 3
-    held = Moments()
-    for state in saved[rank // 2 :: 2]:  # any rank may take any of them
-        part = Moments()
-        part.load_state_dict(state["moments"])
-        held = held + part
-    left = sorted(set(range(BATCHES)) - {i for state in saved for i in state["done"]})
-    assert left
-    for i in left[rank // 2 :: 2]:
-        X, y, fold = batch(i)
-        held.update(X, y, fold=fold)
-    unbroken = Moments()
+    kept = MomentsFolder(folder / "kept")
+    assert len(kept.done) == 18
+    left = sorted(set(range(BATCHES)) - kept.done)
+    moments, unbroken = stream(kept, left[rank // 2 :: 2]), Moments()
     for i in range(BATCHES):
         X, y, fold = batch(i)
         unbroken.update(X, y, fold=fold)
-    got, want = ridge_cv(held, cv=4, process_group="world"), ridge_cv(unbroken, cv=4)
+    got, want = ridge_cv(moments, cv=4, process_group="world"), ridge_cv(unbroken, cv=4)
+    assert got.n_samples == N
     for name in ("weight", "bias", "alpha", "fold_scores"):
-        assert relative(getattr(got, name), getattr(want, name)) < 1e-12, name
+        assert relative(getattr(got, name), getattr(want, name)) < SAME_SUMS, name
+    (folder / "kept" / "run-9-rank-0.pt").write_bytes(b"cut")
+    with pytest.raises(ValueError, match=r"`folder`: run-9-rank-0.pt is damaged"):
+        MomentsFolder(folder / "kept")
 
 
 def test_killed_rank_is_named_and_fewer_ranks_go_on_from_the_checkpoints(
