@@ -13,13 +13,14 @@ from ranks import outcomes
 from tolerances import SOLVERS
 from torch import Tensor, nn
 
-from torchridge import RankError
+from torchridge import RankError, logistic, logistic_cv
 from torchridge.estimators import Ridge, RidgeClassifier, RidgeCV
 from torchridge.probing import LinearProbe, ProbeReport, probe_layers
 from torchridge.probing.folding import StreamFolds
 
 N, D = 160, 6
 SAME = SOLVERS[torch.float64]
+LOGISTIC = 1e-6  # stopped at a relative gap of 1e-10, from evaluations summed in another order
 SECONDS = 60  # a bound against hanging
 
 
@@ -115,6 +116,11 @@ def probes_are_those_of_one_process() -> None:
         kept = {"keep": "memory", "keep_bytes": 2**30, "keep_dtype": None, "task": "classification"}
         got = LinearProbe(cv=fold[part], process_group=group, **kept).fit(X[part], classes[part])
         same_report(got, LinearProbe(cv=fold, **kept).fit(X, classes))
+        options = {"readout": "logistic", "class_weight": "balanced", "standardize": True, "Cs": [0.1, 1.0, 10.0]}
+        got = LinearProbe(cv=fold[part], process_group=group, **kept, **options).fit(X[part], classes[part])
+        want = LinearProbe(cv=fold, **kept, **options).fit(X, classes)
+        assert got.best.strength == want.best.strength
+        assert relative(got.best.weight, want.best.weight) < LOGISTIC
     members = torch.arange(N) // 4 % 20  # every group is spread over the ranks
     mine = slice(dist.get_rank(), None, 4)
     report = LinearProbe(cv=3, process_group="world").fit(X[mine], y[mine], groups=members[mine])
@@ -129,9 +135,42 @@ def probes_are_those_of_one_process() -> None:
         LinearProbe(process_group="world", bootstrap=10).fit(X, y)
 
 
+def logistic_is_that_of_one_process() -> None:
+    X, _, classes = data()
+    weight, fold = torch.linspace(0.5, 2, N, dtype=torch.float64), torch.arange(N) % 4
+    two = torch.stack([classes > 5, classes > 4], 1)
+    for group, part in groups():
+        mine, over = (X[part], classes[part]), {"process_group": group}
+        want = logistic(X, classes, [0.1, 1.0, 10.0], sample_weight=weight)
+        got = logistic(*mine, [0.1, 1.0, 10.0], sample_weight=weight[part], **over)
+        assert got.classes.tolist() == [4, 5, 6, 9]
+        for name in ("weight", "bias", "objective"):
+            assert relative(getattr(got, name), getattr(want, name)) < LOGISTIC, name
+        assert torch.equal(got.separated, want.separated)
+        heads = logistic(X[part], two[part], strength=0.01, **over)
+        assert relative(heads.weight, logistic(X, two, strength=0.01).weight) < LOGISTIC
+        single = logistic(X.float()[part], two[part, 0], fit_intercept=False, **over)
+        assert single.weight.dtype is torch.float32
+        assert relative(single.weight, logistic(X.float(), two[:, 0], fit_intercept=False).weight) < 1e-4
+        for options in ({"cv": 3}, {"cv": fold, "scoring": "accuracy"}, {"cv": 4, "groups": torch.arange(N) % 11}):
+            own = {k: v[part] if isinstance(v, Tensor) else v for k, v in options.items()}
+            chosen, alone = logistic_cv(*mine, 6, **own, **over), logistic_cv(X, classes, 6, **options)
+            assert chosen.C == alone.C
+            assert relative(chosen.scores, alone.scores) < LOGISTIC
+            assert relative(chosen.weight, alone.weight) < LOGISTIC
+    odd = dist.get_rank() == 1
+    with pytest.raises(TypeError if odd else RankError, match="`y` should hold class labels"):
+        logistic(X, classes.double() if odd else classes, process_group="world")
+    with pytest.raises(ValueError, match="`y` holds one class only"):
+        logistic(X, torch.zeros(N).long(), process_group="world")
+    with pytest.raises(RankError, match=r"`tol` is .* 0.1 on rank 1"):
+        logistic(X, classes, tol=0.1 if odd else None, process_group="world")
+
+
 def all_four() -> None:
     estimators_are_those_of_one_process()
     probes_are_those_of_one_process()
+    logistic_is_that_of_one_process()
 
 
 def test_on_four_ranks(tmp_path: Path) -> None:

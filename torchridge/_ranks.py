@@ -196,10 +196,8 @@ def _disagree(operation: str, what: str, listed: str) -> NoReturn:
     raise RankError(f"the ranks disagree in {operation}: {what} is {listed}. Give all ranks the same.")
 
 
-def brief(value: Any) -> str | None:
+def brief(value: Any) -> str:
     """Return what two ranks can compare an argument by: its text, or a digest where it is long."""
-    if value is None:
-        return None
     if isinstance(value, Tensor):
         value = value.detach().cpu().double().numpy()
     if isinstance(value, np.ndarray) and value.size > 8:

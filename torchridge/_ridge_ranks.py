@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from torchridge import _check
+from torchridge._rank_folds import fold_plan
 from torchridge._ranks import Ranks, brief
 from torchridge._ridge_cv import Prepared, choose, cross_validate
 from torchridge._ridge_options import Options, check_options, refuse_beside_moments
-from torchridge.solvers import blas, collectives, folds
+from torchridge.solvers import blas, collectives
 from torchridge.solvers.moments import Moments
 from torchridge.solvers.rows import Rows, check_rows, result_dtype
 from torchridge.solvers.scoring import train_spectrum
@@ -110,7 +109,7 @@ def cross_validate_over_ranks(
         rows = Own(X, y, sample_weight).rows
         return choose(leave_one_out(whole, rows, options, ranks), alphas, cv, scoring, per_target, options)
     alike = alike_of(options, **choice)
-    fold_ids = _folds(X, y, sample_weight, cv, groups, ranks, alike)
+    fold_ids = fold_plan(lambda: Own(X, y, sample_weight).n, cv, groups, ranks, "ridge_cv (its folds)", alike)
 
     def own() -> _Made:
         check_options(options)
@@ -131,84 +130,15 @@ def leave_one_out(whole: Moments, rows: Rows | None, options: Options, ranks: Ra
     return Prepared(scorer, objective, whole, block)
 
 
-def alike_of(options: Options, **choice: Any) -> dict[str, str | None]:
+def alike_of(options: Options, **choice: Any) -> dict[str, str]:
     """Return the arguments that ranks must agree on, in brief."""
     return {name: brief(value) for name, value in {**options._asdict(), **choice}.items()}
 
 
-def _summed(ranks: Ranks, operation: str, own: Callable[[], _Made], alike: dict[str, str | None]) -> Moments:
+def _summed(ranks: Ranks, operation: str, own: Callable[[], _Made], alike: dict[str, str]) -> Moments:
     """Gather this rank's moments, and add up those of all."""
     made, told = ranks.together(operation, own, lambda made: {**made.says, **alike}, agree=(*collectives.AGREE, *alike))
     whole = collectives.all_reduced(made.moments, told, ranks)
     if not whole.n_samples:
         raise ValueError(f"{operation}: no rank holds a row of positive weight; expected at least one.")
     return whole
-
-
-def _folds(
-    X: Any, y: Any, sample_weight: Any, cv: Any, groups: Any, ranks: Ranks, alike: dict[str, str | None]
-) -> Callable[[], Tensor]:
-    """Learn how many rows and groups other ranks have, and return what gives the folds of this rank's rows.
-
-    A number of folds makes runs of rows of the ranks' rows one after the other, in the order of ranks; or of whole
-    groups, wherever their rows are. Ids come for this rank's rows, or for the rows of all ranks in that order.
-    """
-    cv = torch.from_numpy(cv) if isinstance(cv, np.ndarray) and cv.dtype.kind in "iub" else cv
-
-    def own() -> tuple[int, list[Any] | None]:
-        n = Own(X, y, sample_weight).n
-        if not isinstance(cv, Tensor) and (not isinstance(cv, int) or isinstance(cv, bool)):
-            raise ValueError(
-                f"`cv` over ranks should be 'gcv', 'loo', 'evidence', a number of folds, or integer fold ids, got "
-                f"{cv!r}. A splitter knows the rows of one process only: turn its splits into ids."
-            )
-        return n, None if groups is None else _labels(groups, n)
-
-    def says(done: tuple[int, list[Any] | None]) -> dict[str, Any]:
-        n, labels = done
-        kind = str(cv) if isinstance(cv, int) else "fold ids"
-        grouped = {"groups": "none" if labels is None else "given", "counts": list(Counter(labels or ()).items())}
-        return {"rows": n, "cv": kind, **grouped, **alike}
-
-    (n, labels), told = ranks.together("ridge_cv (its folds)", own, says, agree=("cv", "groups", *alike))
-    start, total = sum(t["rows"] for t in told[: ranks.index]), sum(t["rows"] for t in told)
-    if labels is not None:
-        return lambda: _of_groups(labels, [pair for t in told for pair in t["counts"]], cv)
-    if isinstance(cv, Tensor):
-        return lambda: _given(cv, n, start, total)
-    return lambda: folds.fold_ids(cv, total)[start : start + n]
-
-
-def _labels(groups: Any, n: int) -> list[Any]:
-    labels = groups.tolist() if isinstance(groups, (Tensor, np.ndarray)) else list(groups)
-    if len(labels) != n or any(not isinstance(v, (int, str)) for v in labels):
-        raise ValueError(f"`groups` over ranks should hold an integer or a string for each of this rank's {n} rows.")
-    return labels
-
-
-def _of_groups(labels: list[Any], pairs: list[list[Any]], cv: Any) -> Tensor:
-    counts: dict[Any, int] = {}
-    for label, count in pairs:
-        counts[label] = counts.get(label, 0) + count
-    names = sorted(counts)
-    fold_of = folds.folds_of_groups(np.array([counts[k] for k in names]), _folds_for(cv, len(names)))
-    table = dict(zip(names, fold_of.tolist(), strict=True))
-    return torch.tensor([table[label] for label in labels], dtype=torch.int64)
-
-
-def _folds_for(cv: Any, groups: int) -> int:
-    if isinstance(cv, Tensor):
-        raise ValueError("`groups` has no use beside fold ids in `cv`. Leave it out, or pass a number of folds.")
-    k = _check.integer(cv, "cv", minimum=2)
-    if groups < k:
-        raise ValueError(f"`cv`={k} folds need at least {k} groups, got {groups}. Lower `cv` to at most {groups}.")
-    return k
-
-
-def _given(cv: Tensor, n: int, start: int, total: int) -> Tensor:
-    if cv.ndim != 1 or cv.is_floating_point() or len(cv) not in (n, total):
-        raise ValueError(
-            f"`cv`: fold ids should be integers of shape ({n},), one for each of this rank's rows, or ({total},), for "
-            f"the rows of all ranks, got {cv.dtype} of {tuple(cv.shape)}."
-        )
-    return cv if len(cv) == n else cv[start : start + n]

@@ -128,6 +128,11 @@ def checkpoint_file(path: str | Path, ranks: Ranks) -> Path:
     return path.with_name(f"{path.name}.{ranks.index}{end}")
 
 
+def folder(keep: str | Path, ranks: Ranks) -> str | Path:
+    """Return where this rank keeps its features."""
+    return keep if keep == "memory" else Path(keep) / f"rank-{ranks.index}"
+
+
 def refuse(settings: Settings) -> None:
     """Raise on what would need the predictions of all rows in one place."""
     named = sorted(name for name, metric in settings.named_metrics.items() if metric is not None)

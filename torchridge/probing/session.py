@@ -59,14 +59,17 @@ class Session:
 
     def run(self) -> ProbeReport:
         """Return the report."""
-        settings = self.settings
+        settings, self.kept = self.settings, None
         again = settings.needs_predictions and settings.keep is None
         if again and isinstance(self.batches, Iterator):
             raise ValueError(
                 f"{sorted(settings.named_metrics) or 'bootstrap'} need a second pass, but `batches` can be gone over "
                 f"only once. Pass a list or a DataLoader, or keep the features: keep='memory', keep_bytes=..."
             )
-        self.kept = None if settings.keep is None else Kept(settings.keep, settings.keep_dtype, settings.keep_bytes)
+        self._ranks = None if settings.process_group is None else Ranks(settings.process_group)
+        if settings.keep is not None:
+            where = settings.keep if self._ranks is None else pooled_ranks.folder(settings.keep, self._ranks)
+            self.kept = Kept(where, settings.keep_dtype, settings.keep_bytes)
         gatherer, table = self._gather_all()
         probes, heldout = self._fit(gatherer, table)
         if settings.needs_predictions and self._ranks is not None:
@@ -88,8 +91,7 @@ class Session:
         return Gatherer(self.extract, self.reader, labeler, self.per_token, settings.chunk_rows)
 
     def _gather_all(self) -> tuple[Gatherer, LayerTable]:
-        if self.settings.process_group is not None:
-            self._ranks = Ranks(self.settings.process_group)
+        if self._ranks is not None:
             return pooled_ranks.gathered(self._ranks, self.settings, self._gather)
         gatherer, table = self._gather()
         if not table.blocks:
@@ -193,7 +195,10 @@ class Session:
                 elif readout == "lda":
                     yield readout, readouts.lda(parts, settings.grid("shrinkages"), settings.standardize)
         if "logistic" in settings.readouts and self.kept is not None:
-            yield "logistic", logistic_readout.fit(self.kept, layer, gatherer.labeler.codes, settings, control)
+            empty = parts.whole.gram.new_empty(0, len(parts.whole.gram), dtype=gatherer.dtypes[layer])
+            codes, ranks = gatherer.labeler.codes, self._ranks
+            fitted = logistic_readout.fit(self.kept, layer, codes, settings, control, empty=empty, ranks=ranks)
+            yield "logistic", fitted
 
     def _heldout(self, fitted: Fitted, codes: ClassCodes, control: bool) -> HeldOut:
         metrics = self.settings.named_metrics
