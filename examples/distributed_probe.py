@@ -12,6 +12,7 @@ another number of ranks, and it goes on from there.
 import argparse
 import os
 import tempfile
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ import torch.distributed as dist
 from sklearn.datasets import load_digits
 from torch import nn
 
-from torchridge import Moments, MomentsFolder, ridge_cv
+from torchridge import Moments, MomentsFolder, logistic_cv, ridge_cv
 from torchridge.probing import probe_layers
 
 parser = argparse.ArgumentParser()
@@ -27,7 +28,7 @@ parser.add_argument("--folder", type=Path, help="where moments are kept while th
 folder = parser.parse_args().folder
 
 if "WORLD_SIZE" in os.environ:  # started by torchrun
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
 else:
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
 rank, size = dist.get_rank(), dist.get_world_size()
@@ -59,7 +60,9 @@ report = probe_layers(
 )
 for probe in report:
     say(f"layer {probe.layer}: strength {probe.strength:.3g}, held-out accuracy {probe.scores['accuracy']:.4f}")
-# RESULT1#
+# layer 0: strength 2.32e-05, held-out accuracy 0.6350
+# layer 2: strength 0.000196, held-out accuracy 0.9221
+# layer 5: strength 0.00602, held-out accuracy 0.9405
 
 # A stream into moments, of which every rank keeps its own every few batches. Here: how much ink, from single pixels.
 pixels, ink = X.flatten(1), X.clamp(0, 0.5).sum((1, 2, 3))
@@ -75,5 +78,11 @@ with tempfile.TemporaryDirectory() as temporary:
             kept.keep(moments, done)
     solution = ridge_cv(kept.earlier + moments, process_group="world")
 say(f"ridge: alpha {float(solution.alpha):.4g}, cv error {float(solution.best_score):.6f}, rows {solution.n_samples}")
-# RESULT2#
+# ridge: alpha 1.311, cv error 0.160026, rows 1797
+
+# Logistic regression: coefficients go out to the ranks, losses and gradients come back.
+chosen = logistic_cv(
+    pixels[own_rows], y[own_rows], [1e-2, 1e-1, 1.0, 10.0, 100.0], cv=own_rows % 5, process_group="world"
+)
+say(f"logistic: C {chosen.C:g}, held-out log-loss {-float(chosen.scores[:, chosen.index].mean()):.4f}")
 dist.destroy_process_group()

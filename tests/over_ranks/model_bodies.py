@@ -1,7 +1,6 @@
 """Estimators, probes and logistic regression over the rows of several gloo ranks: the answer of one process."""
 
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,6 @@ import pytest
 import torch
 import torch.distributed as dist
 from oracles import relative
-from ranks import outcomes
 from tolerances import SOLVERS
 from torch import Tensor, nn
 
@@ -116,7 +114,7 @@ def probes_are_those_of_one_process() -> None:
         kept = {"keep": "memory", "keep_bytes": 2**30, "keep_dtype": None, "task": "classification"}
         got = LinearProbe(cv=fold[part], process_group=group, **kept).fit(X[part], classes[part])
         same_report(got, LinearProbe(cv=fold, **kept).fit(X, classes))
-        options = {"readout": "logistic", "class_weight": "balanced", "standardize": True, "Cs": [0.1, 1.0, 10.0]}
+        options = {"readout": "logistic", "class_weight": "balanced", "standardize": True, "Cs": [1e-3, 0.1, 10.0, 1e5]}
         got = LinearProbe(cv=fold[part], process_group=group, **kept, **options).fit(X[part], classes[part])
         want = LinearProbe(cv=fold, **kept, **options).fit(X, classes)
         assert got.best.strength == want.best.strength
@@ -135,26 +133,36 @@ def probes_are_those_of_one_process() -> None:
         LinearProbe(process_group="world", bootstrap=10).fit(X, y)
 
 
+CHOICES: tuple[dict[str, Any], ...] = (
+    {"cv": 3},
+    {"cv": torch.arange(N) % 4, "scoring": "accuracy"},
+    {"cv": 4, "groups": torch.arange(N) % 11},
+)
+
+
 def logistic_is_that_of_one_process() -> None:
     X, _, classes = data()
-    weight, fold = torch.linspace(0.5, 2, N, dtype=torch.float64), torch.arange(N) % 4
+    weight, Cs = torch.linspace(0.5, 2, N, dtype=torch.float64), [1e-3, 0.1, 1e3]
     two = torch.stack([classes > 5, classes > 4], 1)
+    want = logistic(X, classes, [0.1, 1.0, 10.0], sample_weight=weight)
+    want_heads = logistic(X, two, strength=0.01)
+    want_single = logistic(X.float(), two[:, 0], fit_intercept=False)
+    want_chosen = [logistic_cv(X, classes, Cs, **options) for options in CHOICES]
     for group, part in groups():
         mine, over = (X[part], classes[part]), {"process_group": group}
-        want = logistic(X, classes, [0.1, 1.0, 10.0], sample_weight=weight)
         got = logistic(*mine, [0.1, 1.0, 10.0], sample_weight=weight[part], **over)
         assert got.classes.tolist() == [4, 5, 6, 9]
         for name in ("weight", "bias", "objective"):
             assert relative(getattr(got, name), getattr(want, name)) < LOGISTIC, name
         assert torch.equal(got.separated, want.separated)
         heads = logistic(X[part], two[part], strength=0.01, **over)
-        assert relative(heads.weight, logistic(X, two, strength=0.01).weight) < LOGISTIC
+        assert relative(heads.weight, want_heads.weight) < LOGISTIC
         single = logistic(X.float()[part], two[part, 0], fit_intercept=False, **over)
         assert single.weight.dtype is torch.float32
-        assert relative(single.weight, logistic(X.float(), two[:, 0], fit_intercept=False).weight) < 1e-4
-        for options in ({"cv": 3}, {"cv": fold, "scoring": "accuracy"}, {"cv": 4, "groups": torch.arange(N) % 11}):
+        assert relative(single.weight, want_single.weight) < 1e-4
+        for options, alone in zip(CHOICES, want_chosen, strict=True):
             own = {k: v[part] if isinstance(v, Tensor) else v for k, v in options.items()}
-            chosen, alone = logistic_cv(*mine, 6, **own, **over), logistic_cv(X, classes, 6, **options)
+            chosen = logistic_cv(*mine, Cs, **own, **over)
             assert chosen.C == alone.C
             assert relative(chosen.scores, alone.scores) < LOGISTIC
             assert relative(chosen.weight, alone.weight) < LOGISTIC
@@ -165,13 +173,3 @@ def logistic_is_that_of_one_process() -> None:
         logistic(X, torch.zeros(N).long(), process_group="world")
     with pytest.raises(RankError, match=r"`tol` is .* 0.1 on rank 1"):
         logistic(X, classes, tol=0.1 if odd else None, process_group="world")
-
-
-def all_four() -> None:
-    estimators_are_those_of_one_process()
-    probes_are_those_of_one_process()
-    logistic_is_that_of_one_process()
-
-
-def test_on_four_ranks(tmp_path: Path) -> None:
-    assert outcomes(all_four, tmp_path, 4, seconds=SECONDS) == [(r, None) for r in range(4)]
