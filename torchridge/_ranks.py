@@ -143,8 +143,8 @@ class Ranks:
         return torch.stack(parts).to(value.device)
 
     def all_sum(self, name: str, value: Tensor, dst: int | None = None) -> Tensor:
-        """Return the sum over ranks, bit for bit the same on each; with `dst` on that rank alone."""
-        total = self._travelling(value).clone()
+        """Return the sum over ranks, the same bits on each; with `dst` on that rank alone. `value` is used up."""
+        total = self._travelling(value)
         if dst is None:
             self._collective(f"all_reduce of {name}", lambda: dist.all_reduce(total, group=self.group))
         else:
@@ -152,8 +152,8 @@ class Ranks:
         return total.to(value.device)
 
     def broadcast(self, name: str, value: Tensor, place: int = 0) -> Tensor:
-        """Return the tensor of the rank at one place of the group; all give one of its shape and dtype."""
-        sent = self._travelling(value).clone()
+        """Return the tensor of the rank at one place of the group; all give one of its shape and dtype, used up."""
+        sent = self._travelling(value)
         source = self.members[place]
         self._collective(f"broadcast of {name}", lambda: dist.broadcast(sent, source, group=self.group))
         return sent.to(value.device)

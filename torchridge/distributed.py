@@ -35,7 +35,7 @@ def all_reduce(moments: Moments, group: Any = None, *, dst: int | None = None) -
             folds on one rank and none on another. It comes within the group's timeout, on every rank.
         ValueError: where there is no process group.
 
-    Cost: K·(d² + d·t) numbers summed over the ranks, for K folds.
+    Cost: K·(d²/2 + d·t) numbers summed over the ranks, for K folds.
 
     Example:
         >>> import torch, torch.distributed as dist

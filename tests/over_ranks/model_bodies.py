@@ -1,6 +1,8 @@
 """Estimators, probes and logistic regression over the rows of several gloo ranks: the answer of one process."""
 
+import os
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -119,6 +121,7 @@ def probes_are_those_of_one_process() -> None:
         want = LinearProbe(cv=fold, **kept, **options).fit(X, classes)
         assert got.best.strength == want.best.strength
         assert relative(got.best.weight, want.best.weight) < LOGISTIC
+    probes_are_kept_by_each_rank(X, classes, fold)
     members = torch.arange(N) // 4 % 20  # every group is spread over the ranks
     mine = slice(dist.get_rank(), None, 4)
     report = LinearProbe(cv=3, process_group="world").fit(X[mine], y[mine], groups=members[mine])
@@ -131,6 +134,31 @@ def probes_are_those_of_one_process() -> None:
         LinearProbe(process_group="world").fit(X[:, odd:], y)
     with pytest.raises(ValueError, match="`bootstrap` would need"):
         LinearProbe(process_group="world", bootstrap=10).fit(X, y)
+
+
+def probes_are_kept_by_each_rank(X: Tensor, classes: Tensor, fold: Tensor) -> None:
+    """Files of features and of interrupted passes, one for each rank, beside one another."""
+    folder, mine = Path(os.environ["TORCHRIDGE_TEST_FOLDER"]), slice(dist.get_rank(), None, 4)
+    options: dict[str, Any] = {"task": "classification", "metrics": "accuracy"}
+    want = LinearProbe(cv=fold, **options).fit(X, classes)
+    options |= {"cv": fold[mine], "process_group": "world"}
+    kept = {"keep": folder / "features", "keep_bytes": 2**30, "keep_dtype": None}
+    same_scores(LinearProbe(**kept, **options).fit(X[mine], classes[mine]), want)
+    options |= {"checkpoint": folder / "pass", "checkpoint_every": 1}
+    for _ in range(2):  # the second goes on from the end of the first
+        same_scores(LinearProbe(**options).fit(X[mine], classes[mine], batch_rows=16), want)
+    assert len(list(folder.glob("pass.*-of-4"))) == 4
+    dist.barrier()
+    if dist.get_rank() == 0:
+        (folder / "pass.0-of-9").touch()
+    dist.barrier()
+    with pytest.raises((ValueError, RankError), match="written by another number of ranks"):
+        LinearProbe(**options).fit(X[mine], classes[mine])
+
+
+def same_scores(got: ProbeReport, want: ProbeReport) -> None:
+    assert got.best.scores == pytest.approx(want.best.scores, rel=SAME)
+    assert relative(got.best.weight, want.best.weight) < SAME
 
 
 CHOICES: tuple[dict[str, Any], ...] = (

@@ -21,7 +21,8 @@ def all_four() -> None:
 
 
 @pytest.mark.slow
-def test_on_four_ranks(tmp_path: Path) -> None:
+def test_on_four_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHRIDGE_TEST_FOLDER", str(tmp_path))
     assert outcomes(all_four, tmp_path, 4, seconds=ridge_bodies.SECONDS) == [(r, None) for r in range(4)]
 
 

@@ -70,7 +70,8 @@ def probe_layers(
         mask: the attention mask, (n, T): a key of the inputs, a position in their tuple, or a callable of the inputs.
             "attention_mask" and "src_key_padding_mask" (true at padding) are found by themselves.
         **options: as for `LinearProbe`; and `checkpoint`, a file to go on from if it is there, written every
-            `checkpoint_every` batches (100). Resumed, the report is the same, bit for bit.
+            `checkpoint_every` batches (100). Resumed, the report is the same, bit for bit. Over ranks each has a file
+            of its own beside that name, for as many ranks to go on from.
 
     Returns:
         `ProbeReport`, one probe for each layer and readout.

@@ -64,7 +64,7 @@ def reduce_blocks(
 
     `counts` holds, for each rank, rows and Σ s by key; `empty` the moments of no rows. Every rank gets the same bits.
 
-    Cost: K·(d + t) numbers gathered, then d² + d·t + t numbers summed for each of the K keys.
+    Cost: K·(d + t) numbers gathered, then d²/2 + d·t numbers summed for each of the K keys.
     """
     keys = sorted({k for c in counts for k in c}, key=lambda k: (k is not None, k))
     mine = torch.stack([torch.cat(parts.get(k, empty)[2:4]) for k in keys])  # (K, d + t)
@@ -88,13 +88,16 @@ def _common_mean(means: Tensor, weights: Tensor) -> Tensor:
 
 
 def _summed(block: Block, mean: Tensor, ranks: Ranks, name: str, dst: int | None) -> Block:
-    """Add up what the ranks hold about the common mean."""
+    """Add up what the ranks hold about the common mean; of the Gram matrix, which is symmetric, one triangle."""
     d, t = block.cross.shape
     shifted = blocks.about(block, mean[:d], mean[d:])
-    packed = torch.cat([shifted.gram.reshape(-1), shifted.cross.reshape(-1), shifted.yy])
-    total = ranks.all_sum(name, packed, dst)
-    gram, cross, yy = total[: d * d].view(d, d), total[d * d : d * (d + t)], total[d * (d + t) :]
-    gram = (gram + gram.T) / 2  # the two halves may have been added in different orders
+    rows = [shifted.gram[i, i:] for i in range(d)]
+    total = ranks.all_sum(name, torch.cat([*rows, shifted.cross.reshape(-1), shifted.yy]), dst)
+    triangle, cross, yy = torch.split(total, [d * (d + 1) // 2, d * t, t])
+    gram = torch.zeros_like(shifted.gram)
+    for i, row in enumerate(torch.split(triangle, [d - i for i in range(d)])):
+        gram[i, i:] = row
+    gram += gram.triu(1).T
     return shifted._replace(gram=gram, cross=cross.view(d, t).clone(), yy=yy.clone())
 
 
