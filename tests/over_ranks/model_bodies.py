@@ -170,7 +170,7 @@ CHOICES: tuple[dict[str, Any], ...] = (
 
 def logistic_is_that_of_one_process() -> None:
     X, _, classes = data()
-    weight, Cs = torch.linspace(0.5, 2, N, dtype=torch.float64), [1e-3, 0.1, 1e3]
+    weight, Cs = torch.linspace(0.5, 2, N, dtype=torch.float64), [1e-3, 0.1, 10.0]
     two = torch.stack([classes > 5, classes > 4], 1)
     want = logistic(X, classes, [0.1, 1.0, 10.0], sample_weight=weight)
     want_heads = logistic(X, two, strength=0.01)
