@@ -93,6 +93,7 @@ def same_report(got: ProbeReport, want: ProbeReport) -> None:
         assert relative(p.weight, q.weight) < SAME
         assert relative(p.bias, q.bias) < SAME
         assert relative(p.curve, q.curve) < SAME
+        assert p.interval == q.interval or p.interval == pytest.approx(q.interval, rel=SAME)
         assert p.scores == pytest.approx(q.scores, rel=SAME)
         assert p.classes is None or p.classes.tolist() == q.classes.tolist()  # type: ignore[union-attr]
 
@@ -105,7 +106,7 @@ def probes_are_those_of_one_process() -> None:
     weight = torch.linspace(0.5, 2, N, dtype=torch.float64)
     for group, part in groups():
         for options in (
-            {"task": "regression"},
+            {"task": "regression", "bootstrap": 50},
             {"task": "classification", "readout": ["ridge", "lda"], "metrics": "accuracy"},
             {"task": "classification", "class_weight": "balanced", "standardize": True},
         ):
@@ -124,16 +125,18 @@ def probes_are_those_of_one_process() -> None:
     probes_are_kept_by_each_rank(X, classes, fold)
     members = torch.arange(N) // 4 % 20  # every group is spread over the ranks
     mine = slice(dist.get_rank(), None, 4)
-    report = LinearProbe(cv=3, process_group="world").fit(X[mine], y[mine], groups=members[mine])
+    report = LinearProbe(cv=3, process_group="world", bootstrap=50).fit(X[mine], y[mine], groups=members[mine])
     held = torch.tensor([StreamFolds(3, by_label=True).assign(y[:1], None, [g])[0] for g in members.tolist()])
-    same_report(report, LinearProbe(cv=held).fit(X, y))  # no group on both sides of a fold
+    order = torch.cat([torch.arange(N)[r::4] for r in range(4)])  # groups are drawn in the order that ranks met them
+    want = LinearProbe(cv=held[order], bootstrap=50).fit(X[order], y[order], groups=members[order])
+    same_report(report, want)  # no group on both sides of a fold
     odd = dist.get_rank() == 1
     with pytest.raises(ValueError if odd else RankError, match=r"ValueError: `features`|holds NaN"):
         LinearProbe(process_group="world").fit(X * (torch.nan if odd else 1), y)
     with pytest.raises(RankError, match="`layers`"):
         LinearProbe(process_group="world").fit(X[:, odd:], y)
-    with pytest.raises(ValueError, match="`bootstrap` would need"):
-        LinearProbe(process_group="world", bootstrap=10).fit(X, y)
+    with pytest.raises(ValueError, match="would need the predictions of all ranks"):
+        LinearProbe(process_group="world", metrics=lambda y, p: 0.0).fit(X, y)
 
 
 def probes_are_kept_by_each_rank(X: Tensor, classes: Tensor, fold: Tensor) -> None:

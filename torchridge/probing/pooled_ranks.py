@@ -108,11 +108,38 @@ def _pool(
     table.blocks, table.width = pooled, columns.width
 
 
-def pool_scores(ranks: Ranks, look: Callable[[], None], heldout: dict[Any, HeldOut]) -> None:
+def pool_scores(ranks: Ranks, look: Callable[[], None], gatherer: Gatherer, heldout: dict[Any, HeldOut]) -> None:
     """Look at this rank's rows again, and add up what all ranks saw."""
-    ranks.together("the second pass of probing", look, lambda _: {})
+    folds = gatherer.labeler.folds
+
+    def says(_: None) -> dict[str, Any]:
+        return {"examples": folds.examples, "groups": [repr(label) for label in folds.group_number]}
+
+    _, told = ranks.together("the second pass of probing", look, says)
+    names = {label: i for i, label in enumerate(dict.fromkeys(g for t in told for g in t["groups"]))}
+    number = torch.tensor([names[g] for g in told[ranks.index]["groups"]], dtype=torch.int64)
+    before = sum(t["examples"] for t in told[: ranks.index])
     for held in heldout.values():
         held.right = ranks.all_sum("held-out scores", held.right)
+        if held.units:
+            unit, loss, scale = _joined(held.losses)
+            held.losses = [_gathered(ranks, number[unit] if len(number) else unit + before, loss, scale)]
+
+
+def _joined(losses: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+    none = torch.empty(0, dtype=torch.float64)
+    unit, loss, scale = (torch.cat(parts) for parts in zip((none.long(), none, none), *losses, strict=True))
+    return unit, loss, scale
+
+
+def _gathered(ranks: Ranks, unit: Tensor, loss: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the losses of all ranks' rows, three numbers a row, in the order of ranks."""
+    sizes = ranks.all_gather("the rows", torch.tensor([len(unit)]))[:, 0].tolist()
+    padded = torch.zeros(3, max(sizes), dtype=torch.float64)
+    padded[:, : len(unit)] = torch.stack([unit.double(), loss, scale])
+    each = ranks.all_gather("the losses", padded)
+    unit, loss, scale = torch.cat([part[:, :size] for part, size in zip(each, sizes, strict=True)], 1)
+    return unit.long(), loss, scale
 
 
 def checkpoint_file(path: str | Path, ranks: Ranks) -> Path:
@@ -134,10 +161,10 @@ def folder(keep: str | Path, ranks: Ranks) -> str | Path:
 
 
 def refuse(settings: Settings) -> None:
-    """Raise on what would need the predictions of all rows in one place."""
+    """Raise on metrics that would need the predictions of all rows in one place."""
     named = sorted(name for name, metric in settings.named_metrics.items() if metric is not None)
-    if named or settings.bootstrap:
+    if named:
         raise ValueError(
-            f"{'`metrics` ' + str(named) if named else '`bootstrap`'} would need the predictions of all ranks in one "
-            f"place. Over ranks ask for 'accuracy', R² or mse, which are added up."
+            f"`metrics` {named} would need the predictions of all ranks in one place. Over ranks ask for 'accuracy', "
+            f"R² or mse, which are added up."
         )

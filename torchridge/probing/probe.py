@@ -145,7 +145,7 @@ class LinearProbe:
         process_group: "world" or a `torch.distributed.ProcessGroup`: the rows are this rank's, perhaps none, and every
             rank gets the report of all ranks' rows. Fold ids are given for this rank's rows; a number of folds deals
             out each rank's rows by themselves, and groups by their label. Class codes, moments and accuracy are added
-            up; features and predictions stay, so other metrics and the bootstrap are refused.
+            up; features and predictions stay, so other metrics are refused.
 
     Example:
         >>> import torch

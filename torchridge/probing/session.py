@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,8 @@ class Session:
         gatherer, table = self._gather_all()
         probes, heldout = self._fit(gatherer, table)
         if settings.needs_predictions and self._ranks is not None:
-            pooled_ranks.pool_scores(self._ranks, lambda: self._look_again(gatherer, heldout), heldout)
+            look = partial(self._look_again, gatherer, heldout)
+            pooled_ranks.pool_scores(self._ranks, look, gatherer, heldout)
         elif settings.needs_predictions:
             self._look_again(gatherer, heldout)
         done = tuple(self._scored(p, heldout, gatherer) for p in probes)
