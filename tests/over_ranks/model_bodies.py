@@ -20,7 +20,7 @@ from torchridge.probing.folding import StreamFolds
 
 N, D = 160, 6
 SAME = SOLVERS[torch.float64]
-LOGISTIC = 1e-6  # stopped at a relative gap of 1e-10, from evaluations summed in another order
+LOGISTIC = 1e-6  # stopped at a relative gap of 1e-13 of the objective: its root
 SECONDS = 60  # a bound against hanging
 
 
@@ -175,25 +175,26 @@ def logistic_is_that_of_one_process() -> None:
     X, _, classes = data()
     weight, Cs = torch.linspace(0.5, 2, N, dtype=torch.float64), [1e-3, 0.1, 10.0]
     two = torch.stack([classes > 5, classes > 4], 1)
-    want = logistic(X, classes, [0.1, 1.0, 10.0], sample_weight=weight)
-    want_heads = logistic(X, two, strength=0.01)
+    exact: dict[str, Any] = {"tol": 1e-13}
+    want = logistic(X, classes, [0.1, 1.0, 10.0], sample_weight=weight, **exact)
+    want_heads = logistic(X, two, strength=0.01, **exact)
     want_single = logistic(X.float(), two[:, 0], fit_intercept=False)
-    want_chosen = [logistic_cv(X, classes, Cs, **options) for options in CHOICES]
+    want_chosen = [logistic_cv(X, classes, Cs, **options, **exact) for options in CHOICES]
     for group, part in groups():
         mine, over = (X[part], classes[part]), {"process_group": group}
-        got = logistic(*mine, [0.1, 1.0, 10.0], sample_weight=weight[part], **over)
+        got = logistic(*mine, [0.1, 1.0, 10.0], sample_weight=weight[part], **over, **exact)
         assert got.classes.tolist() == [4, 5, 6, 9]
         for name in ("weight", "bias", "objective"):
             assert relative(getattr(got, name), getattr(want, name)) < LOGISTIC, name
         assert torch.equal(got.separated, want.separated)
-        heads = logistic(X[part], two[part], strength=0.01, **over)
+        heads = logistic(X[part], two[part], strength=0.01, **over, **exact)
         assert relative(heads.weight, want_heads.weight) < LOGISTIC
         single = logistic(X.float()[part], two[part, 0], fit_intercept=False, **over)
         assert single.weight.dtype is torch.float32
-        assert relative(single.weight, want_single.weight) < 1e-4
+        assert relative(single.objective, want_single.objective) < 1e-6  # its tolerance
         for options, alone in zip(CHOICES, want_chosen, strict=True):
             own = {k: v[part] if isinstance(v, Tensor) else v for k, v in options.items()}
-            chosen = logistic_cv(*mine, Cs, **own, **over)
+            chosen = logistic_cv(*mine, Cs, **own, **over, **exact)
             assert chosen.C == alone.C
             assert relative(chosen.scores, alone.scores) < LOGISTIC
             assert relative(chosen.weight, alone.weight) < LOGISTIC
