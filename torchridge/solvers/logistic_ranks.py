@@ -37,7 +37,7 @@ def shared_basis(ranks: Ranks, X: Tensor, weight: Tensor, *, intercept: bool) ->
         centred = X[part].double() - mean
         gram += centred.mT @ (centred * weight[part, None])
     gram = ranks.all_sum("the second moments", gram)
-    eigvals, vectors = torch.linalg.eigh(gram) if ranks.index == 0 else (gram[0], gram)
+    eigvals, vectors = torch.linalg.eigh(gram) if ranks.index == 0 else (gram[0].clone(), gram)
     eigvals, vectors = ranks.broadcast("eigenvalues", eigvals), ranks.broadcast("eigenvectors", vectors)
     return basis_of(mean, vectors, eigvals, intercept)
 
