@@ -148,7 +148,8 @@ def remodel(rows: Rows, basis: Basis, problems: Problems, state: State) -> State
 
     Whoever buys once the rent has added up to the price never pays more than twice what was needed.
     """
-    if not affordable(*state.theta.shape[1:]):
+    # Over ranks the rows of a model would have to travel too: there L-BFGS does without one.
+    if rows.share is not None or not affordable(*state.theta.shape[1:]):
         return state
     due = _due(state)
     if not any(due):
