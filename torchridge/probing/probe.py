@@ -118,6 +118,8 @@ class LinearProbe:
     Args:
         task: "regression" or "classification".
         readout: "ridge", "lda", "logistic", or several.
+
+    Keyword Args:
         cv: number of folds, or (n,) fold ids in the order of the rows. Row i of a class (or of all rows, in a
             regression) goes to fold i mod K; a group goes whole to the lightest fold.
         class_weight: a mapping of class to weight, or "balanced", n / (k n_c) by the rows of each training part, for
