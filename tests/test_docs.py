@@ -1,6 +1,5 @@
 """What README and documentation show runs, prints what they say, and leaves no public name out."""
 
-import importlib.util
 import re
 import sys
 from pathlib import Path
@@ -9,6 +8,7 @@ from types import ModuleType
 import pytest
 import torch
 from markdown_blocks import run_block, run_file
+from public_api import docs_script
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -28,15 +28,6 @@ batches = [(torch.randn(40, 3), torch.randn(40)) for _ in range(10)]
 """
 
 
-def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"docs_{name}", ROOT / "docs" / "scripts" / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 @pytest.mark.filterwarnings("ignore::torchridge.TorchridgeWarning")
 def test_every_block_runs_and_prints_what_is_stated(page: Path) -> None:
@@ -54,8 +45,7 @@ def test_a_wrong_result_is_found() -> None:
 
 
 def test_every_public_name_is_in_the_reference() -> None:
-    pytest.importorskip("mkdocs")
-    reference = script("reference")
+    reference = docs_script("reference")
     text = "\n".join(reference.pages().values())
     for module in ("torchridge", "torchridge.estimators", "torchridge.probing", "torchridge.regularizers"):
         assert module in reference.public_modules()
@@ -75,7 +65,7 @@ def test_the_site_builds_without_warnings_and_holds_every_name(tmp_path: Path) -
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stdout + built.stderr
     html = "\n".join(page.read_text() for page in (tmp_path / "reference").rglob("*.html"))
-    reference = script("reference")
+    reference = docs_script("reference")
     for module in reference.public_modules():
         for name, value in reference.names(module):
             anchors = (f'id="{getattr(value, "__module__", "")}.{name}"', f'id="{module}.{name}"')
@@ -86,7 +76,7 @@ def test_the_site_builds_without_warnings_and_holds_every_name(tmp_path: Path) -
 @pytest.mark.filterwarnings("ignore::torchridge.TorchridgeWarning")
 def test_the_comparisons_say_what_the_others_do() -> None:
     pytest.importorskip("keras")
-    compare = script("compare")
+    compare = docs_script("compare")
     tables = {name: compare.markdown(make()) for name, make in compare.TABLES.items()}
     page = compare.PAGE.read_text()
     assert compare.differences(page, compare.filled(page, tables)) == []
@@ -108,7 +98,7 @@ def test_the_comparisons_say_what_the_others_do() -> None:
 )
 def test_a_table_out_of_date_is_found(old: str, new: str, count: int) -> None:
     pytest.importorskip("keras")
-    assert len(script("compare").differences(old, new)) == count
+    assert len(docs_script("compare").differences(old, new)) == count
 
 
 def test_the_citation_is_of_this_version() -> None:

@@ -32,6 +32,9 @@ class OnlineProbe:
         writer: anything with `add_scalar`, for the score.
         tag: under which it is written.
 
+    Raises:
+        ValueError: on an unknown task or readout, a strength or decay out of range, or steps of less than 1.
+
     Example:
         >>> import torch
         >>> from torchridge.probing import OnlineProbe

@@ -116,6 +116,9 @@ class L2Monitor:
             loss: The loss, as it was minimized.
             penalty: The penalty in it, e.g. of `penalty(model)`.
             step: The number to log under; by default the calls are counted from 0.
+
+        Raises:
+            ValueError: If `step` is no integer of at least 0.
         """
         self.last_step = self.last_step + 1 if step is None else _check.integer(step, "step", minimum=0)
         if self.last_step % self.every == 0:
