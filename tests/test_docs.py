@@ -86,6 +86,13 @@ def test_the_comparisons_say_what_the_others_do() -> None:
     assert compare.dependent()[-1][1:] == ["yes", "yes", "`RankDeficientWarning`"]
 
 
+@pytest.mark.slow
+def test_the_pictures_are_those_of_the_code_beside_them(tmp_path: Path) -> None:
+    drawn = docs_script("pictures").draw(ROOT / "docs" / "pictures.md", tmp_path)
+    assert sorted(p.name for p in drawn) == sorted(p.name for p in (ROOT / "docs" / "images").iterdir())
+    assert len(drawn) == 4
+
+
 @pytest.mark.parametrize(
     ("old", "new", "count"),
     [

@@ -19,7 +19,8 @@ import torchridge
 
 matplotlib.use("Agg")
 
-MODULES = ["torchridge", *sorted(info.name for info in pkgutil.walk_packages(torchridge.__path__, "torchridge."))]
+FOUND = sorted(info.name for info in pkgutil.walk_packages(torchridge.__path__, "torchridge."))
+MODULES = ["torchridge", *(name for name in FOUND if not name.endswith("__main__"))]
 REFERENCE = docs_script("reference")
 
 
