@@ -35,6 +35,16 @@ WARNINGS = [path for path, value in PUBLIC.items() if inspect.isclass(value) and
 DESCRIBED = [path for path in PUBLIC if path not in WARNINGS]
 
 
+# Nothing is computed by them that has a cost: conversions, names, handles, and the abstract base.
+FREE = {"StepPenalty", "clear_regularizers", "convert_strength", "Regularizer", "validate_float_arg"}
+
+
+def computes(path: str) -> bool:
+    """Whether a name does work in proportion to the data or the model: no result, no picture, no name of a class."""
+    drawn = path.startswith(("torchridge.plots", "torchridge.tensorboard", "torchridge.training.identifiers"))
+    return not drawn and not is_dataclass(PUBLIC[path]) and path.rpartition(".")[2] not in FREE
+
+
 def members() -> dict[str, Any]:
     """Public functions and classes, and the methods that public classes define or override themselves."""
     found = dict(PUBLIC)
@@ -111,6 +121,11 @@ def test_a_public_name_describes_each_argument(path: str) -> None:
     described = section(doc(value), "Args", "Keyword Args", "Attributes")
     missing = [name for name in parameters(value) if not re.search(rf"^ +{name}(?: \(.*\))?:", described, re.MULTILINE)]
     assert not missing, f"{path} leaves out {missing}"
+
+
+@pytest.mark.parametrize("path", [path for path in DESCRIBED if computes(path)])
+def test_what_computes_states_its_cost(path: str) -> None:
+    assert re.search(r"^Cost: ", doc(PUBLIC[path]), re.MULTILINE), f"{path} does not say what it costs"
 
 
 @pytest.mark.parametrize("path", [path for path, value in MEMBERS.items() if refuses(value)])

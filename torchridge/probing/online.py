@@ -35,6 +35,8 @@ class OnlineProbe:
     Raises:
         ValueError: on an unknown task or readout, a strength or decay out of range, or steps of less than 1.
 
+    Cost: d² + d·t flops a row; d³ at a readout, every `every` steps.
+
     Example:
         >>> import torch
         >>> from torchridge.probing import OnlineProbe

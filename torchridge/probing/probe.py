@@ -144,6 +144,10 @@ class LinearProbe:
         progress: show a bar; needs tqdm.
         seed: of the control task and the bootstrap.
 
+    Cost: as `probe_layers`, without the model: n·d² flops for the moments, K + 1 eigendecompositions of (d, d).
+
+    Source: Alain & Bengio 2016, https://arxiv.org/abs/1610.01644.
+
     Example:
         >>> import torch
         >>> from torchridge.probing import LinearProbe

@@ -114,6 +114,8 @@ def explain_weight_decay(
         TypeError: As :func:`weight_decay_groups`.
         ValueError: As :func:`weight_decay_groups`.
 
+    Cost: as :func:`weight_decay_groups`.
+
     Example:
         >>> table = explain_weight_decay(nn.Sequential(nn.Linear(3, 1), nn.LayerNorm(1)))
         >>> print(table["0.weight"].reason)

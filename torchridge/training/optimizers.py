@@ -35,6 +35,8 @@ def check_optimizer(
         TypeError: If `optimizer` is neither an optimizer nor a class, or a class without `groups`.
         ValueError: For each of the above, with the remedy.
 
+    Cost: one walk over the modules and groups; no tensor is read.
+
     Example:
         >>> layer = nn.Linear(2, 1)
         >>> check_optimizer(torch.optim.AdamW(layer.parameters(), weight_decay=0.1))

@@ -132,6 +132,8 @@ class L1(Regularizer):
     Raises:
         ValueError: If `l1` is negative, NaN, infinite or no number.
 
+    Cost: one read of `x` forward, one read and one write backward.
+
     Source: `keras.regularizers.L1`.
 
     Example:
@@ -163,6 +165,8 @@ class L1L2(Regularizer):
 
     Raises:
         ValueError: If a strength is negative, NaN, infinite or no number.
+
+    Cost: one read of `x` forward, one read and one write backward.
 
     Source: `keras.regularizers.L1L2`.
 
