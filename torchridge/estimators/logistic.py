@@ -48,7 +48,7 @@ class LogisticRegression(LogisticModel):
     Shape:
         - X: (n, d); y: (n,); sample_weight: (n,)
 
-    Cost: as `torchridge.logistic` at one strength; each evaluation is two products with X, 4·n·d·c flops.
+    Cost: as `torchridge.logistic`, of one strength.
 
     Example:
         >>> import torch
@@ -165,7 +165,7 @@ class LogisticRegressionCV(LogisticModel):
         intercept_: as in `LogisticRegression`.
         classes_: as in `LogisticRegression`.
 
-    Cost: as `torchridge.logistic_cv`: a path of strengths for every fold, each fit started from the last.
+    Cost: as `torchridge.logistic_cv`.
 
     Example:
         >>> import torch
