@@ -35,14 +35,15 @@ WARNINGS = [path for path, value in PUBLIC.items() if inspect.isclass(value) and
 DESCRIBED = [path for path in PUBLIC if path not in WARNINGS]
 
 
-# Nothing is computed by them that has a cost: conversions, names, handles, and the abstract base.
-FREE = {"StepPenalty", "clear_regularizers", "convert_strength", "Regularizer", "validate_float_arg"}
+# Nothing is computed by them that has a cost of its own: conversions, names, handles, the abstract base, the shell.
+FREE = {"StepPenalty", "clear_regularizers", "convert_strength", "Regularizer", "validate_float_arg", "main"}
 
 
 def computes(path: str) -> bool:
     """Whether a name does work in proportion to the data or the model: no result, no picture, no name of a class."""
     drawn = path.startswith(("torchridge.plots", "torchridge.tensorboard", "torchridge.training.identifiers"))
-    return not drawn and not is_dataclass(PUBLIC[path]) and path.rpartition(".")[2] not in FREE
+    record = is_dataclass(PUBLIC[path]) or (inspect.isclass(PUBLIC[path]) and issubclass(PUBLIC[path], tuple))
+    return not drawn and not record and path.rpartition(".")[2] not in FREE
 
 
 def members() -> dict[str, Any]:
