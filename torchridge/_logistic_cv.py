@@ -44,6 +44,15 @@ class LogisticCV:
         n_iter: (K, L), evaluations of loss and gradient.
         converged: (K, L).
         solution: all rows fitted at C.
+
+    Example:
+        >>> import torch
+        >>> from torchridge import logistic_cv
+        >>> X = torch.linspace(-1, 1, 40)[:, None]
+        >>> y = ((X[:, 0] > 0) ^ (torch.arange(40) % 7 == 0)).long()
+        >>> found = logistic_cv(X, y, Cs=[0.01, 1.0, 100.0], cv=4)
+        >>> found.C, tuple(found.scores.shape)
+        (1.0, (4, 3))
     """
 
     C: float

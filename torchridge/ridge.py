@@ -39,6 +39,8 @@ def ridge(
 ) -> Solution:
     r"""Minimize Σ s ‖y − Wx − b‖² + α Σ p (W − prior)² at one strength.
 
+    Source: Hoerl & Kennard 1970, doi:10.1080/00401706.1970.10488634.
+
     The data are summed and solved in float64 and the answer is rounded to the dtype of X. Where the condition number
     calls for it, the solve goes back to the rows (orthogonal factors, refinement in twice the precision), so digits
     are not lost silently. At α = 0 on linearly dependent features it returns the minimum-norm solution and warns.
@@ -104,6 +106,8 @@ def ridge_path(
 ) -> Solution:
     r"""Minimize Σ s ‖y − Wx − b‖² + α Σ p (W − prior)² at many strengths, from one eigendecomposition.
 
+    Source: Hastie, Tibshirani & Friedman 2009, §3.4.1, doi:10.1007/978-0-387-84858-7.
+
     Args:
         X: as in `ridge`.
         y: as in `ridge`.
@@ -159,6 +163,9 @@ def ridge_cv(
     process_group: Any = None,
 ) -> Solution:
     r"""Choose the strength by cross-validation in closed form, and fit at it.
+
+    Sources: Golub, Heath & Wahba 1979, doi:10.1080/00401706.1979.10489751 (GCV); MacKay 1992,
+    doi:10.1162/neco.1992.4.3.415 (evidence).
 
     K folds of L strengths cost one pass over the data and K eigendecompositions: the moments of each fold are kept, a
     training part is the merge of the other folds, and the held-out error of every strength follows from the moments of

@@ -119,6 +119,8 @@ class LinearProbe:
     Args:
         task: "regression" or "classification".
         readout: "ridge", "lda", "logistic", or several.
+
+    Keyword Args:
         cv: number of folds, or (n,) fold ids in the order of the rows. Row i of a class (or of all rows, in a
             regression) goes to fold i mod K; a group goes whole to the lightest fold.
         class_weight: a mapping of class to weight, or "balanced", n / (k n_c) by the rows of each training part, for
@@ -146,6 +148,10 @@ class LinearProbe:
             rank gets the report of all ranks' rows. Fold ids are given for this rank's rows; a number of folds deals
             out each rank's rows by themselves, and groups by their label. Class codes, moments and accuracy are added
             up; features and predictions stay, so other metrics are refused.
+
+    Cost: as `probe_layers`, without the model: n·d² flops for the moments, K + 1 eigendecompositions of (d, d).
+
+    Source: Alain & Bengio 2016, https://arxiv.org/abs/1610.01644.
 
     Example:
         >>> import torch
