@@ -18,6 +18,7 @@ from torchridge.ridge import ridge, ridge_cv, ridge_path
 from torchridge.solvers.logistic_solution import LogisticSolution
 from torchridge.solvers.moments import Moments
 from torchridge.solvers.solution import Solution
+from torchridge.streams import RowSource, open_rows, stream_moments
 from torchridge.strength import convert_strength
 from torchridge.training.attach import clear_regularizers, penalties, penalty, regularize
 from torchridge.training.decay import explain_weight_decay, weight_decay_groups
@@ -50,6 +51,7 @@ __all__ = [
     "MissingClassWarning",
     "Moments",
     "RankDeficientWarning",
+    "RowSource",
     "Solution",
     "StepPenalty",
     "TorchridgeWarning",
@@ -61,6 +63,7 @@ __all__ = [
     "logistic",
     "logistic_cv",
     "muon_groups",
+    "open_rows",
     "penalize_step",
     "penalties",
     "penalty",
@@ -69,5 +72,6 @@ __all__ = [
     "ridge",
     "ridge_cv",
     "ridge_path",
+    "stream_moments",
     "weight_decay_groups",
 ]
