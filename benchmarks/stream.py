@@ -27,6 +27,7 @@ from typing import Any
 import harness
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from torchridge import Moments, Solution, open_rows, ridge_cv, stream_moments
 from torchridge.solvers.folds import contiguous_folds
@@ -197,8 +198,10 @@ def tables(options: argparse.Namespace) -> dict[str, Any]:
 
 def _command(path: Path, whole: Solution) -> dict[str, Any]:
     model = path.with_suffix(".safetensors")
-    code = "import resource, sys, torchridge.cli as c; r = c.main(sys.argv[1:]); "
-    code += "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, file=sys.stderr); sys.exit(r)"
+    # Not ru_maxrss, which a process inherits from the one that started it.
+    code = "import sys, torchridge.cli as c; r = c.main(sys.argv[1:]); "
+    code += "peak = next(line for line in open('/proc/self/status') if line.startswith('VmHWM')); "
+    code += "print(int(peak.split()[1]) * 1024, file=sys.stderr); sys.exit(r)"
     grid = f"{ALPHAS[0]:.17g}:{ALPHAS[-1]:.17g}:{len(ALPHAS)}"
     call = [sys.executable, "-c", code, "fit", str(path), "--target", "y", "--alphas", grid, "-o", str(model), "--json"]
     start = time.perf_counter()
@@ -218,12 +221,16 @@ if __name__ == "__main__":
     parser.add_argument("case", nargs="*", default=["rate", "memory"])
     parser.add_argument("--gb", type=float, default=None)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, help="that compute; the reader has one of its own beside them")
     for name in ("--X", "--y"):
         parser.add_argument(name, type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.case == ["child"]:
         child(options)
         sys.exit()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+        threadpool_limits(options.threads)
     sizes = {"memory": 12.0, "tables": 1.0, "rate": 1.0}
     for case in options.case:
         gb = options.gb

@@ -18,7 +18,9 @@ from torchridge.streams.folding import StreamFolds, folds_of, ids_of
 from torchridge.streams.iterables import IterableRows
 from torchridge.streams.source import Batch, RowSource
 
-_BATCH_BYTES = 2**26
+# A batch has at most so many bytes, and at least so many where three chunks of a pass over rows take fewer: enough that
+# the d × d work of a batch, and Python's, do not show.
+_MOST_BYTES, _LEAST_BYTES = 2**26, 2**23
 
 
 def stream_moments(
@@ -45,7 +47,7 @@ def stream_moments(
         rows: what `open_rows` returns, or batches (X, y) or (X, y, sample_weight).
         fold: number of folds K; None for no folds, or where a column of `rows` holds fold ids.
         fold_rows: deal runs of this many rows to the folds in turn, though the number of rows may be known.
-        batch_rows: rows summed at once; by default 64 MiB of them, or fewer where `max_bytes` asks for it.
+        batch_rows: rows summed at once; by default 8 to 64 MiB of them, fewer where `max_bytes` asks for it.
         max_bytes: bound on the memory that is kept: moments, working memory and batches.
         dtype: of the sums, float64 or float32.
         device: of the sums. Rows go to CUDA through pinned memory, while the batch before is summed.
@@ -166,8 +168,8 @@ def _plan(source: RowSource, fold: Any, fold_rows: Any, batch_rows: Any, max_byt
 
 def _default_rows(d: int, t: int, row_bytes: int, dtype: torch.dtype, most: int | None) -> int:
     """Return a whole number of the chunks that moments are summed in."""
-    size = _BATCH_BYTES if most is None else min(_BATCH_BYTES, most)
     chunk = blocks.chunk_rows(d, t, dtype.itemsize)
+    size = min(_MOST_BYTES, max(_LEAST_BYTES, 3 * chunk * row_bytes), _MOST_BYTES if most is None else most)
     return max(1, size // row_bytes if size < chunk * row_bytes else size // (chunk * row_bytes) * chunk)
 
 
