@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from torchridge import _check
-from torchridge.solvers import blocks
+from torchridge.solvers import blas, blocks
+from torchridge.solvers.blocks import Workspace
 from torchridge.solvers.moments import Moments
+from torchridge.solvers.rows import check_rows
 from torchridge.streams import checkpoint as checkpoints
 from torchridge.streams import prefetch
 from torchridge.streams.folding import StreamFolds, folds_of, ids_of
@@ -87,7 +91,8 @@ def stream_moments(
     }
     if checkpoint is not None and Path(checkpoint).exists():
         done = checkpoints.resume(checkpoint, moments, about)
-    stream = prefetch.batches(source, done, plan.rows, moments.device or torch.device("cpu"))
+    where = moments.device or torch.device("cpu")
+    stream = prefetch.batches(source, done, plan.rows, where)
     with closing(stream), _bar(progress, source, done) as bar:  # type: ignore[type-var]
         for i, batch in enumerate(stream, 1):
             plan.add(moments, batch, done)
@@ -103,10 +108,12 @@ def stream_moments(
     return moments
 
 
-class _Plan(NamedTuple):
+@dataclass
+class _Plan:
     folds: StreamFolds | None
     rows: int | None  # of a batch; None: as they come
     max_bytes: int | None
+    work: Workspace | None = None
 
     def add(self, moments: Moments, batch: Batch, start: int) -> None:
         """Add a batch whose first row is number `start`."""
@@ -123,18 +130,27 @@ class _Plan(NamedTuple):
 
     def _add(self, moments: Moments, batch: Batch, start: int) -> None:
         if self.folds is None:
-            moments.update(*batch)  # type: ignore[arg-type]
+            self._sum(moments, batch, batch.fold)
             return
         if batch.fold is not None:
             raise ValueError("`fold`: every row brings its own fold already. Leave `fold` out.")
         runs = self.folds.runs(start, start + len(batch.X))
         if len(runs) > self.folds.k:
-            moments.update(batch.X, batch.y, batch.sample_weight, ids_of(runs))  # type: ignore[arg-type]
+            self._sum(moments, batch, ids_of(runs))
             return
         for run in runs:
             part = batch.cut(run.start, run.stop)
             if part.sample_weight is None or bool((part.sample_weight != 0).any()):
-                moments.update(part.X, part.y, part.sample_weight, run.fold)  # type: ignore[arg-type]
+                self._sum(moments, part, run.fold)
+
+    def _sum(self, moments: Moments, batch: Batch, fold: int | Tensor | None) -> None:
+        rows = check_rows(batch.X, batch.y, batch.sample_weight)  # type: ignore[arg-type]
+        device = moments.device or rows.X.device
+        if self.work is None:
+            n = self.rows or blocks.chunk_rows(rows.X.shape[1], rows.y.shape[1], moments.dtype.itemsize)
+            self.work = blocks.workspace(n, rows.X.shape[1], rows.y.shape[1], moments.dtype, device)
+        with blas.one_pool(device):
+            moments.add(rows, fold, work=self.work)
 
     def check_filled(self, moments: Moments, n: int) -> None:
         """Raise where folds stayed empty."""
