@@ -32,6 +32,8 @@ class MomentsFolder:
         RankError: where another rank died, or could not read its files.
         ValueError: on a damaged file.
 
+    Cost: a file of K·(d² + d·t) numbers a rank and run, for K folds; each `keep` writes it anew.
+
     Example:
         >>> import tempfile, torch, torch.distributed as dist
         >>> from torchridge import Moments, MomentsFolder, all_reduce
@@ -80,6 +82,10 @@ class MomentsFolder:
         Args:
             moments: without `earlier`.
             done: the numbers of the batches in them.
+
+        Raises:
+            TypeError: where `moments` are none, or a number in `done` is no integer.
+            ValueError: where a number in `done` is negative.
         """
         if not isinstance(moments, Moments):
             raise TypeError(f"`moments` should be `Moments`, got {type(moments).__name__}.")

@@ -19,7 +19,7 @@ from torchridge._warnings import GridEdgeWarning
 from torchridge.solvers import blas, blocks, cross_validation, dual, folds, select
 from torchridge.solvers.arguments import check_strengths
 from torchridge.solvers.blocks import Block
-from torchridge.solvers.cross_validation import DualFolds, Scorer, Whole, WholeDual
+from torchridge.solvers.cross_validation import DualFolds, FoldMoments, Scorer, Whole, WholeDual
 from torchridge.solvers.fit import Fit, Strengths, fit_block, fit_from_dual
 from torchridge.solvers.moments import Moments
 from torchridge.solvers.objective import Objective
@@ -310,7 +310,8 @@ def _scored(scorer: Scorer, alphas: Any, variances: Tensor | None, per_target: b
         return squares if variances is None else 1 - squares / variances[:, None, :]
 
     if not isinstance(alphas, str):
-        grid = check_strengths(alphas, "alphas", like=scorer.eigvals).to(scorer.eigvals.dtype)
+        like = scorer.like if isinstance(scorer, FoldMoments) else scorer.eigvals
+        grid = check_strengths(alphas, "alphas", like=like).to(like.dtype)
         if grid.ndim > 1:
             raise ValueError(f"`alphas` should be a list or a tensor of shape (L,), got {tuple(grid.shape)}.")
         return grid.reshape(-1), score(grid.reshape(-1))

@@ -82,6 +82,17 @@ def column_moments(X: Tensor, y: Tensor, sample_weight: Tensor | None = None, fo
         TypeError: where X is no DTensor.
 
     Cost: n·d·d_own multiply-adds on a rank with d_own columns; n·d numbers gathered.
+
+    Example:
+        >>> import torch, torch.distributed as dist
+        >>> from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
+        >>> from torchridge import column_moments, ridge
+        >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        >>> X = torch.tensor([[0.0, 1.0], [1.0, 0.0], [2.0, 2.0]])
+        >>> sharded = distribute_tensor(X, init_device_mesh("cpu", (1,)), [Shard(1)])
+        >>> ridge(column_moments(sharded, X @ torch.tensor([1.0, 3.0])), alpha=0.0).weight
+        tensor([[1., 3.]])
+        >>> dist.destroy_process_group()
     """
     from torch.distributed.tensor import DTensor, Shard
 

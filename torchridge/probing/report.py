@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchridge.probing import curves, files
+from torchridge import _files as files
+from torchridge.probing import curves
 
 KIND = "torchridge.probe-report/1"
 
