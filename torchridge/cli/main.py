@@ -39,7 +39,17 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code."""
+    """Run one command and return its exit code.
+
+    Args:
+        arguments: the words after the program's name; by default those of the process.
+
+    Example:
+        >>> from torchridge.cli import main
+        >>> main("convert 0.01 --from keras --to sklearn --n-samples 1000".split())
+        10
+        0
+    """
     try:
         options = parser().parse_args(arguments)
     except SystemExit as end:  # argparse ends the process; whoever calls this function gets a code

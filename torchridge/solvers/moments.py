@@ -89,7 +89,11 @@ class Moments:
     def add(
         self, rows: Rows, fold: int | Tensor | None, flatten: bool = False, work: Workspace | None = None
     ) -> Moments:
-        """Add rows that `check_rows` returned, as `update` does; `work` saves a long stream from getting it anew."""
+        """Add rows that `check_rows` returned, as `update` does; `work` saves a long stream from getting it anew.
+
+        Raises:
+            ValueError: as `update`.
+        """
         if rows.X.is_meta:
             raise ValueError("`X` is on the meta device, which holds no values to sum. Pass the rows themselves.")
         self._check_fits(rows)

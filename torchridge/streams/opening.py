@@ -61,6 +61,8 @@ def open_rows(
         FileNotFoundError: where there is no such file.
         ImportError: where pyarrow is needed and not installed.
 
+    Cost: that of reading, batch by batch; opening reads a header, or the first lines of CSV.
+
     Example:
         >>> import numpy as np
         >>> from torchridge import open_rows

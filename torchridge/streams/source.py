@@ -12,12 +12,25 @@ from torch import Tensor
 
 
 class Batch(NamedTuple):
-    """Some rows that follow one another."""
+    """Some rows that follow one another.
 
-    X: Tensor  # (m, d)
-    y: Tensor | None  # (m, t), or (m,) for a single target given as such
-    sample_weight: Tensor | None = None  # (m,)
-    fold: Tensor | None = None  # (m,) ids
+    Args:
+        X: (m, d) features.
+        y: (m, t) targets, or (m,) for a single target given as such; None for rows to predict.
+        sample_weight: (m,), or None.
+        fold: (m,) ids, or None.
+
+    Example:
+        >>> import torch
+        >>> from torchridge.streams import Batch
+        >>> Batch(torch.eye(3), torch.arange(3.0)).cut(1, 3).y
+        tensor([1., 2.])
+    """
+
+    X: Tensor
+    y: Tensor | None
+    sample_weight: Tensor | None = None
+    fold: Tensor | None = None
 
     def cut(self, start: int, stop: int) -> Batch:
         """Return some of the rows."""
@@ -39,6 +52,21 @@ class RowSource(ABC):
         feature_names: names of the columns of X, or None where they have none.
         target_names: names of the columns of y, or None where they have none.
         has_folds: whether every row brings the id of its fold.
+
+    Cost: that of reading; nothing is kept from one batch to the next.
+
+    Example:
+        >>> import torch
+        >>> from torchridge import stream_moments
+        >>> from torchridge.streams import Batch, RowSource
+        >>> class Ramp(RowSource):
+        ...     n_features, n_targets, row_bytes, n_rows = 1, 1, 8, 5
+        ...     def batches(self, start=0, rows=None):
+        ...         for i in range(start, 5, rows or 2):
+        ...             X = torch.arange(i, min(i + (rows or 2), 5), dtype=torch.float32)[:, None]
+        ...             yield Batch(X, 2 * X[:, 0])
+        >>> stream_moments(Ramp()).n_samples
+        5
     """
 
     n_features: int | None = None
