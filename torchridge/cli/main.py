@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Example:
         >>> from torchridge.cli import main
         >>> main("convert 0.01 --from keras --to sklearn --n-samples 1000".split())
-        10
+        10.0
         0
     """
     try:
