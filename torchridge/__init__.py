@@ -13,6 +13,7 @@ from torchridge._warnings import (
     RankDeficientWarning,
     TorchridgeWarning,
 )
+from torchridge.distributed import MomentsFolder, RankError, all_reduce, column_moments
 from torchridge.logistic import logistic, logistic_cv
 from torchridge.ridge import ridge, ridge_cv, ridge_path
 from torchridge.solvers.logistic_solution import LogisticSolution
@@ -50,14 +51,18 @@ __all__ = [
     "LogisticSolution",
     "MissingClassWarning",
     "Moments",
+    "MomentsFolder",
     "RankDeficientWarning",
+    "RankError",
     "RowSource",
     "Solution",
     "StepPenalty",
     "TorchridgeWarning",
     "__version__",
+    "all_reduce",
     "check_optimizer",
     "clear_regularizers",
+    "column_moments",
     "convert_strength",
     "explain_weight_decay",
     "logistic",

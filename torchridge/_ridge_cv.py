@@ -106,7 +106,7 @@ def cross_validate(
         options = options._replace(moments_dtype=X.dtype)
         with blas.one_pool(X.device or torch.device("cpu")):
             prepared = _prepare_moments(X, cv, options)
-            return _choose(prepared, alphas, cv, scoring, per_target, options)
+            return choose(prepared, alphas, cv, scoring, per_target, options)
     if y is None:
         raise TypeError("`y` is missing; pass the targets, or `Moments` in place of `X`.")
     _check.is_tensor(X, "X")
@@ -126,7 +126,7 @@ def cross_validate(
     cv = "gcv" if cv is None else cv
     with blas.one_pool(X.device):
         prepared = prepare_rows(check_rows(X, y, sample_weight), cv, groups, options)
-        return _choose(prepared, alphas, cv, scoring, per_target, options)
+        return choose(prepared, alphas, cv, scoring, per_target, options)
 
 
 def _differentiable(X: Tensor, y: Tensor, *arguments: Any) -> Solution:
@@ -273,7 +273,8 @@ def _prepare_splits(rows: Rows, parts: list[folds.Split], objective: Objective, 
     return Prepared(scorer, objective, rows, None, rows.counted)
 
 
-def _choose(prepared: Prepared, alphas: Any, cv: Any, scoring: str, per_target: bool, options: Options) -> Solution:
+def choose(prepared: Prepared, alphas: Any, cv: Any, scoring: str, per_target: bool, options: Options) -> Solution:
+    """Return the fit at the strength that scores best."""
     scorer = prepared.scorer
     variances = scorer.variances()
     kind = cv if isinstance(cv, str) and cv in ("gcv", "evidence") else "gcv" if variances is None else scoring

@@ -144,7 +144,7 @@ def plot_cv(result: Solution | LogisticCV | Probe, ax: Axes | None = None, *, ta
     )
     _strength_axis(ax, curve.strengths, curve.name)
     ax.set_ylabel(_SCORES.get(curve.scoring, curve.scoring))
-    ax.legend(frameon=False)
+    ax.legend(edgecolor="none", framealpha=0.85)
     return ax
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from torchridge._ridge_cv import cross_validate
 from torchridge._ridge_options import Options
+from torchridge._ridge_ranks import cross_validate_over_ranks, pooled
 from torchridge._ridge_solve import solve
 from torchridge.solvers.moments import Moments
 from torchridge.solvers.solution import Solution
@@ -34,8 +35,11 @@ def ridge(
     prior: Tensor | None = None,
     solver: str = "auto",
     moments_dtype: torch.dtype = torch.float64,
+    process_group: Any = None,
 ) -> Solution:
     r"""Minimize Σ s ‖y − Wx − b‖² + α Σ p (W − prior)² at one strength.
+
+    Source: Hoerl & Kennard 1970, doi:10.1080/00401706.1970.10488634.
 
     The data are summed and solved in float64 and the answer is rounded to the dtype of X. Where the condition number
     calls for it, the solve goes back to the rows (orthogonal factors, refinement in twice the precision), so digits
@@ -56,6 +60,10 @@ def ridge(
         prior: (d,) or (t, d), the weights to shrink to.
         solver: "auto", "cholesky", "spectral", "dual" (n × n, for n < d), "svd".
         moments_dtype: torch.float32 sums float32 rows in float32: faster, and its rounding is squared.
+        process_group: "world" or a `torch.distributed.ProcessGroup`: X, y and sample_weight are this rank's rows
+            (or its `Moments`), uneven and empty ranks, (0, d), included. The moments of all ranks are added, solved on
+            each, and the answer is that of one process on all rows. Solved from moments: no "dual" or "svd", no
+            refinement, no gradients.
 
     Returns:
         `Solution` with weight (t, d) and bias (t,).
@@ -63,6 +71,7 @@ def ridge(
     Raises:
         ValueError: on wrong shapes, NaN or infinity (naming the first row), negative strengths, mixed devices.
         TypeError: on inputs of the wrong type.
+        RankError: over ranks, where another one died, failed or disagrees, within the group's timeout.
 
     Cost: n·d·min(n, d)/2 multiply-adds for the Gram matrix and min(n, d)³ for the solve.
 
@@ -75,6 +84,9 @@ def ridge(
         (tensor([[ 2., -1.]]), tensor([3.]))
     """
     options = Options(fit_intercept, standardize, penalty_factors, prior, solver, moments_dtype)
+    if process_group is not None:
+        X, y, alpha = pooled(X, y, alpha, "alpha", sample_weight, options, process_group)
+        sample_weight = None
     return solve(X, y, alpha, "alpha", sample_weight, options)
 
 
@@ -90,8 +102,11 @@ def ridge_path(
     prior: Tensor | None = None,
     solver: str = "auto",
     moments_dtype: torch.dtype = torch.float64,
+    process_group: Any = None,
 ) -> Solution:
     r"""Minimize Σ s ‖y − Wx − b‖² + α Σ p (W − prior)² at many strengths, from one eigendecomposition.
+
+    Source: Hastie, Tibshirani & Friedman 2009, §3.4.1, doi:10.1007/978-0-387-84858-7.
 
     Args:
         X: as in `ridge`.
@@ -104,6 +119,7 @@ def ridge_path(
         prior: as in `ridge`.
         solver: as in `ridge`.
         moments_dtype: as in `ridge`.
+        process_group: as in `ridge`.
 
     Returns:
         `Solution` with weight (L, t, d) and bias (L, t); ``path.at(i)`` is strength i.
@@ -122,6 +138,9 @@ def ridge_path(
         tensor([1.0000, 0.5000, 0.2500])
     """
     options = Options(fit_intercept, standardize, penalty_factors, prior, solver, moments_dtype)
+    if process_group is not None:
+        X, y, alphas = pooled(X, y, alphas, "alphas", sample_weight, options, process_group)
+        sample_weight = None
     return solve(X, y, alphas, "alphas", sample_weight, options)
 
 
@@ -141,8 +160,12 @@ def ridge_cv(
     prior: Tensor | None = None,
     solver: str = "auto",
     moments_dtype: torch.dtype = torch.float64,
+    process_group: Any = None,
 ) -> Solution:
     r"""Choose the strength by cross-validation in closed form, and fit at it.
+
+    Sources: Golub, Heath & Wahba 1979, doi:10.1080/00401706.1979.10489751 (GCV); MacKay 1992,
+    doi:10.1162/neco.1992.4.3.415 (evidence).
 
     K folds of L strengths cost one pass over the data and K eigendecompositions: the moments of each fold are kept, a
     training part is the merge of the other folds, and the held-out error of every strength follows from the moments of
@@ -165,6 +188,10 @@ def ridge_cv(
         prior: as in `ridge`.
         solver: "auto", "spectral" (moments of the folds), or "dual" (n × n).
         moments_dtype: as in `ridge`.
+        process_group: as in `ridge`. A number of folds then makes runs of the ranks' rows one after the other in the
+            order of ranks, or of whole `groups` (integers or strings) wherever their rows are; fold ids come for this
+            rank's rows, or for all rows in that order. The folds, and so the answer, are those of one process on
+            all rows. Leave-one-out is exact; splitters are refused.
 
     Returns:
         `Solution` with `alphas`, `scores` (L, t), `fold_scores` (K, L, t), `best_score` besides.
@@ -189,4 +216,5 @@ def ridge_cv(
         (1.0, (4, 1), (5, 4, 1))
     """
     options = Options(fit_intercept, standardize, penalty_factors, prior, solver, moments_dtype)
-    return cross_validate(X, y, alphas, cv, groups, scoring, alpha_per_target, sample_weight, options)
+    arguments = (X, y, alphas, cv, groups, scoring, alpha_per_target, sample_weight, options)
+    return cross_validate(*arguments) if process_group is None else cross_validate_over_ranks(*arguments, process_group)

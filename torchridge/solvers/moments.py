@@ -34,6 +34,9 @@ class Moments:
         - ``X``: (n, d); ``y``: (n,) or (n, t); ``sample_weight``: (n,); ``fold``: an int or (n,) ids
         - gram (d, d), cross (d, t), mean (d,)
 
+    Raises:
+        ValueError: on another `dtype`.
+
     Cost: n·d·(d/2 + t) multiply-adds; working memory 3 d² numbers and 64 MiB above the rows, whatever n.
 
     Sources: Chan, Golub & LeVeque 1983, doi:10.1080/00031305.1983.10483115.
@@ -193,7 +196,11 @@ class Moments:
         return self.block().cross
 
     def block(self, fold: int | None = None) -> Block:
-        """Return the moments of one fold, or of all rows."""
+        """Return the moments of one fold, or of all rows.
+
+        Raises:
+            ValueError: where there are no rows, or no such fold.
+        """
         if not self._blocks:
             raise ValueError("these `Moments` hold no rows yet. Call `update(X, y)` first.")
         if fold is not None:
@@ -203,7 +210,11 @@ class Moments:
         return parts[0] if len(parts) == 1 else blocks.merge(parts)
 
     def without(self, fold: int) -> Block:
-        """Return the moments of all folds but one, merged from them (no subtraction, hence no cancellation)."""
+        """Return the moments of all folds but one, merged from them (no subtraction, hence no cancellation).
+
+        Raises:
+            ValueError: where there is no such fold, or no other.
+        """
         _check.option(fold, "fold", self.folds)
         rest = [b for k, b in self._blocks.items() if k != fold]
         if not rest:
@@ -277,7 +288,11 @@ class Moments:
         return {"blocks": parts, "vector_target": self.vector_target, **{k: str(v) for k, v in names.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned. A refused state leaves the moments as they were."""
+        """Take over what `state_dict` returned. A refused state leaves the moments as they were.
+
+        Raises:
+            ValueError: on what `state_dict` does not return.
+        """
         try:
             dtypes = [_DTYPES[state[name]] for name in ("dtype", "result_dtype")]
             parts = {p["fold"]: Block(*(p[name] for name in Block._fields)) for p in state["blocks"]}

@@ -31,11 +31,23 @@ class Solution:
         residual_variance: (t,) Σ s (y − ŷ)² / (n − dof − 1), the −1 with an intercept.
         unit_variance: (d,) diagonal of (XᵀX + αD)⁻¹ XᵀX (XᵀX + αD)⁻¹; (t, d) for one strength a target. None from
             `ridge_cv` on few rows of many features (n² d > 2³⁰), where it costs as much as all the rest.
+        fit_intercept: whether a bias was fitted.
+        vector_target: whether y came as (n,), so that predictions are (n,) too.
+        is_path: whether there is a leading dimension of strengths.
         alphas: (L,) strengths that cross-validation tried, ascending for an automatic grid.
         scores: (L, t) mean score of every strength for every target.
         fold_scores: (K, L, t) score in every fold.
         best_score: that of the chosen strength, () or (t,).
         scoring: what `scores` hold: "mse", "gcv", "evidence" (lower is better) or "r2" (higher is better).
+
+    Example:
+        >>> import torch
+        >>> from torchridge import ridge
+        >>> solution = ridge(torch.tensor([[-1.0], [1.0]]), torch.tensor([0.0, 2.0]), alpha=2.0)
+        >>> solution.weight, solution.bias, solution.dof.item(), solution.predict(torch.tensor([[3.0]]))
+        (tensor([[0.5000]]), tensor([1.]), 0.5, tensor([2.5000]))
+        >>> solution.to_linear()
+        Linear(in_features=1, out_features=1, bias=True)
     """
 
     weight: Tensor
@@ -72,7 +84,12 @@ class Solution:
         return (self.residual_variance[..., :, None] * unit).sqrt()
 
     def predict(self, X: Tensor) -> Tensor:
-        """Return X Wᵀ + b, (n, t), or (n,) where y came as (n,); a path gives a leading dimension of strengths."""
+        """Return X Wᵀ + b, (n, t), or (n,) where y came as (n,); a path gives a leading dimension of strengths.
+
+        Raises:
+            ValueError: on a shape that does not fit, or another device than that of the weights.
+            TypeError: on what is no dense real tensor.
+        """
         if not isinstance(X, Tensor):
             raise TypeError(f"`X` should be a torch.Tensor, got {type(X).__name__}. Use `torch.as_tensor(X)`.")
         if X.ndim < 1 or X.shape[-1] != self.weight.shape[-1]:
@@ -89,7 +106,11 @@ class Solution:
         return out.squeeze(-1) if self.vector_target else out
 
     def at(self, index: int) -> Solution:
-        """Return one strength of a path."""
+        """Return one strength of a path.
+
+        Raises:
+            ValueError: where there is only one.
+        """
         if not self.is_path:
             raise ValueError(f"this solution has one strength, got `index`={index}; `at` picks from a path.")
         unit = self.unit_variance
@@ -105,7 +126,11 @@ class Solution:
         )
 
     def to_linear(self) -> nn.Linear:
-        """Return an `nn.Linear` that computes `predict`, with a bias where an intercept was fitted."""
+        """Return an `nn.Linear` that computes `predict`, with a bias where an intercept was fitted.
+
+        Raises:
+            ValueError: on a path, or a batch of problems.
+        """
         if self.weight.ndim != 2:
             raise ValueError(
                 f"a single layer holds one problem at one strength, got weights of shape {tuple(self.weight.shape)}. "
