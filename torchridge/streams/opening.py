@@ -61,6 +61,8 @@ def open_rows(
         FileNotFoundError: where there is no such file.
         ImportError: where pyarrow is needed and not installed.
 
+    Cost: the header of a file; the first row of Parquet and Arrow. Reading comes with every pass.
+
     Example:
         >>> import numpy as np
         >>> from torchridge import open_rows

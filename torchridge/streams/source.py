@@ -39,6 +39,15 @@ class RowSource(ABC):
         feature_names: names of the columns of X, or None where they have none.
         target_names: names of the columns of y, or None where they have none.
         has_folds: whether every row brings the id of its fold.
+
+    Cost: nothing until it is gone over; then what reading the rows takes, and the memory of one batch.
+
+    Example:
+        >>> import numpy as np
+        >>> from torchridge import open_rows
+        >>> rows = open_rows(np.arange(6.0).reshape(3, 2), target=1)
+        >>> rows.n_features, rows.n_targets, [batch.X.tolist() for batch in rows.batches(start=1, rows=1)]
+        (1, 1, [[[2.0]], [[4.0]]])
     """
 
     n_features: int | None = None
