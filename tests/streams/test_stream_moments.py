@@ -13,7 +13,8 @@ from tolerances import SAME_SUMS
 
 from torchridge import Moments, open_rows, ridge_cv, stream_moments
 from torchridge.solvers.folds import contiguous_folds
-from torchridge.streams import Batch, RowSource, prefetch
+from torchridge.streams import RowSource, prefetch
+from torchridge.streams.source import Batch
 
 ALPHAS = torch.logspace(-2, 4, 30, dtype=torch.float64)
 

@@ -42,11 +42,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
     Args:
-        arguments: the words after the program's name; by default those of the process.
+        arguments: of the command line, without the name of the program; by default those of this process.
+
+    Returns:
+        0 done; 1 the data, a file or the numbers do not allow it; 2 the command line is wrong; 130 interrupted; 141 the
+        reader of standard output went away.
+
+    Cost: that of the function behind the command.
 
     Example:
         >>> from torchridge.cli import main
-        >>> main("convert 0.01 --from keras --to sklearn --n-samples 1000".split())
+        >>> main(["convert", "0.01", "--from", "keras", "--to", "sklearn", "--n-samples", "1000"])
         10.0
         0
     """

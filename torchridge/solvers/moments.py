@@ -84,9 +84,9 @@ class Moments:
             TypeError: where a tensor is expected and something else came.
         """
         with blas.one_pool(X.device if isinstance(X, Tensor) else torch.device("cpu")):
-            return self.add(check_rows(X, y, sample_weight, flatten=flatten), fold, flatten)
+            return self._update(check_rows(X, y, sample_weight, flatten=flatten), fold, flatten)
 
-    def add(
+    def _update(
         self, rows: Rows, fold: int | Tensor | None, flatten: bool = False, work: Workspace | None = None
     ) -> Moments:
         """Add rows that `check_rows` returned, as `update` does; `work` saves a long stream from getting it anew.

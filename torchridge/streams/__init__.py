@@ -2,6 +2,6 @@
 
 from torchridge.streams.fit import stream_moments
 from torchridge.streams.opening import open_rows
-from torchridge.streams.source import Batch, RowSource
+from torchridge.streams.source import RowSource
 
-__all__ = ["Batch", "RowSource", "open_rows", "stream_moments"]
+__all__ = ["RowSource", "open_rows", "stream_moments"]

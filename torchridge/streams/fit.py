@@ -150,7 +150,7 @@ class _Plan:
             n = self.rows or blocks.chunk_rows(rows.X.shape[1], rows.y.shape[1], moments.dtype.itemsize)
             self.work = blocks.workspace(n, rows.X.shape[1], rows.y.shape[1], moments.dtype, device)
         with blas.one_pool(device):
-            moments.add(rows, fold, work=self.work)
+            moments._update(rows, fold, work=self.work)
 
     def check_filled(self, moments: Moments, n: int) -> None:
         """Raise where folds stayed empty."""

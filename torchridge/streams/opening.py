@@ -61,7 +61,7 @@ def open_rows(
         FileNotFoundError: where there is no such file.
         ImportError: where pyarrow is needed and not installed.
 
-    Cost: that of reading, batch by batch; opening reads a header, or the first lines of CSV.
+    Cost: the header of a file; the first row of Parquet and Arrow. Reading comes with every pass.
 
     Example:
         >>> import numpy as np

@@ -12,25 +12,12 @@ from torch import Tensor
 
 
 class Batch(NamedTuple):
-    """Some rows that follow one another.
+    """Some rows that follow one another."""
 
-    Args:
-        X: (m, d) features.
-        y: (m, t) targets, or (m,) for a single target given as such; None for rows to predict.
-        sample_weight: (m,), or None.
-        fold: (m,) ids, or None.
-
-    Example:
-        >>> import torch
-        >>> from torchridge.streams import Batch
-        >>> Batch(torch.eye(3), torch.arange(3.0)).cut(1, 3).y
-        tensor([1., 2.])
-    """
-
-    X: Tensor
-    y: Tensor | None
-    sample_weight: Tensor | None = None
-    fold: Tensor | None = None
+    X: Tensor  # (m, d)
+    y: Tensor | None  # (m, t), or (m,) for a single target given as such
+    sample_weight: Tensor | None = None  # (m,)
+    fold: Tensor | None = None  # (m,) ids
 
     def cut(self, start: int, stop: int) -> Batch:
         """Return some of the rows."""
@@ -53,20 +40,14 @@ class RowSource(ABC):
         target_names: names of the columns of y, or None where they have none.
         has_folds: whether every row brings the id of its fold.
 
-    Cost: that of reading; nothing is kept from one batch to the next.
+    Cost: nothing until it is gone over; then what reading the rows takes, and the memory of one batch.
 
     Example:
-        >>> import torch
-        >>> from torchridge import stream_moments
-        >>> from torchridge.streams import Batch, RowSource
-        >>> class Ramp(RowSource):
-        ...     n_features, n_targets, row_bytes, n_rows = 1, 1, 8, 5
-        ...     def batches(self, start=0, rows=None):
-        ...         for i in range(start, 5, rows or 2):
-        ...             X = torch.arange(i, min(i + (rows or 2), 5), dtype=torch.float32)[:, None]
-        ...             yield Batch(X, 2 * X[:, 0])
-        >>> stream_moments(Ramp()).n_samples
-        5
+        >>> import numpy as np
+        >>> from torchridge import open_rows
+        >>> rows = open_rows(np.arange(6.0).reshape(3, 2), target=1)
+        >>> rows.n_features, rows.n_targets, [batch.X.tolist() for batch in rows.batches(start=1, rows=1)]
+        (1, 1, [[[2.0]], [[4.0]]])
     """
 
     n_features: int | None = None
