@@ -17,6 +17,7 @@ from torchridge.logistic import logistic, logistic_cv
 from torchridge.ridge import ridge, ridge_cv, ridge_path
 from torchridge.solvers.logistic_solution import LogisticSolution
 from torchridge.solvers.moments import Moments
+from torchridge.solvers.operators import LinearOperator
 from torchridge.solvers.solution import Solution
 from torchridge.strength import convert_strength
 from torchridge.training.attach import clear_regularizers, penalties, penalty, regularize
@@ -45,6 +46,7 @@ __all__ = [
     "L2Linear",
     "L2Monitor",
     "LazyL2Linear",
+    "LinearOperator",
     "LogisticCV",
     "LogisticSolution",
     "MissingClassWarning",

@@ -22,20 +22,27 @@ class Solution:
         weight: (t, d); a path (L, t, d).
         bias: (t,), zero where no intercept was fitted; a path (L, t).
         alpha: the strength, (); (t,) where each target has its own; a path (L,).
-        solver: "cholesky", "spectral", "dual" or "svd".
+        solver: "cholesky", "spectral", "dual", "svd" or "cg".
         reason: why this solver was taken.
         n_samples: rows that were fitted.
-        dof: effective degrees of freedom tr X (XᵀX + αD)⁻¹ Xᵀ of the centred rows: the intercept is not counted.
-        condition: condition number of XᵀX + αD, features scaled by their penalty, at the weakest strength.
-        rank: numerical rank of the centred rows, as far as the solver resolved it.
-        residual_variance: (t,) Σ s (y − ŷ)² / (n − dof − 1), the −1 with an intercept.
+        dof: effective degrees of freedom tr X (XᵀX + αD)⁻¹ Xᵀ of the centred rows: the intercept is not counted. "cg"
+            knows them after ``cv="gcv"`` alone, which estimates them, and gives NaN otherwise.
+        condition: condition number of XᵀX + αD, features scaled by their penalty, at the weakest strength;
+            "cg" gives its bound (λ₁ + α) / α, NaN at rank 0.
+        rank: numerical rank of the centred rows, as far as the solver resolved it; None for "cg".
+        residual_variance: (t,) Σ s (y − ŷ)² / (n − dof − 1), the −1 with an intercept; NaN where dof is.
         unit_variance: (d,) diagonal of (XᵀX + αD)⁻¹ XᵀX (XᵀX + αD)⁻¹; (t, d) for one strength a target. None from
-            `ridge_cv` on few rows of many features (n² d > 2³⁰), where it costs as much as all the rest.
+            `ridge_cv` on few rows of many features (n² d > 2³⁰), where it costs as much as all the rest, and from "cg".
         alphas: (L,) strengths that cross-validation tried, ascending for an automatic grid.
         scores: (L, t) mean score of every strength for every target.
         fold_scores: (K, L, t) score in every fold.
         best_score: that of the chosen strength, () or (t,).
         scoring: what `scores` hold: "mse", "gcv", "evidence" (lower is better) or "r2" (higher is better).
+        score_errors: (L, t) standard error of `scores` where they hold a random estimate: "gcv" of "cg".
+        n_iter: steps of the iteration, of the column that took most; None for direct solvers.
+        residual: (t,) ‖e ∘ (Xᵀ S (y − Xw − b) − αD(w − prior))‖ / ‖e ∘ Xᵀ S (y − ȳ − X prior)‖ of centred X, e = 1/√p,
+            computed anew in float64 before the weights are rounded; a path (L, t); None for direct solvers.
+        converged: whether `residual` is at most the tolerance, shaped as it.
     """
 
     weight: Tensor
@@ -46,7 +53,7 @@ class Solution:
     n_samples: int
     dof: Tensor
     condition: float | Tensor
-    rank: int | Tensor
+    rank: int | Tensor | None
     residual_variance: Tensor
     unit_variance: Tensor | None
     fit_intercept: bool = True
@@ -57,6 +64,10 @@ class Solution:
     fold_scores: Tensor | None = None
     best_score: Tensor | None = None
     scoring: str | None = None
+    score_errors: Tensor | None = None
+    n_iter: int | None = None
+    residual: Tensor | None = None
+    converged: Tensor | None = None
 
     @property
     def standard_errors(self) -> Tensor:
@@ -64,6 +75,8 @@ class Solution:
 
         They are those of the sampling distribution of the ridge estimate about its own (shrunken) mean.
         """
+        if self.solver == "cg":
+            raise ValueError("`solver`='cg' knows no standard errors. Use a direct solver, e.g. 'cholesky' or 'dual'.")
         if self.unit_variance is None:
             raise ValueError(
                 "`ridge_cv` leaves standard errors out where n² d > 2³⁰. Call `ridge(X, y, solution.alpha)`."
@@ -101,6 +114,8 @@ class Solution:
             dof=self.dof[..., index],
             residual_variance=self.residual_variance[..., index, :],
             unit_variance=None if unit is None else unit[..., index, :],
+            residual=None if self.residual is None else self.residual[..., index, :],
+            converged=None if self.converged is None else self.converged[..., index, :],
             is_path=False,
         )
 
