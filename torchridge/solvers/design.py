@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torchridge.solvers import blas
+from torchridge.solvers import blas, select
 from torchridge.solvers.objective import Objective
 from torchridge.solvers.operators import Operator
 
@@ -41,8 +41,8 @@ class Design(NamedTuple):
 
     @property
     def dual(self) -> bool:
-        """Whether the n × n side is the smaller one."""
-        return self.X.shape[0] < self.X.shape[1]
+        """Whether rows are the unknowns."""
+        return select.choose_dual(*self.X.shape)
 
     def size(self, dual: bool) -> int:
         """Return how many unknowns a column has."""

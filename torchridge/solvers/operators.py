@@ -18,8 +18,10 @@ from torchridge.solvers import blas
 # What happens between the halves of a product: (rows, or columns, of X; columns of the block; X v there) → the same.
 Between = Callable[[slice, slice, Tensor], Tensor]
 
-# Numbers of one piece for each column of a block, and of the largest piece that is converted.
-_PIECE = 2**19
+# Numbers of one piece: 4 MB that stay in cache. A block of many columns earns larger pieces, as its products do more
+# with each number; a piece that is converted to another dtype is held beside the data, so its size has a limit.
+_PIECE = 2**20
+_FEW = 8
 _CONVERTED = 2**23
 
 
@@ -61,7 +63,8 @@ class Dense:
     def _pieces(self, dim: int, c: int, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
         size, other = self.shape[dim], self.shape[1 - dim]
         converted = self.dtype is not dtype
-        numbers = min(_PIECE * c, _CONVERTED) if converted else _PIECE * c
+        numbers = _PIECE * max(1, c // _FEW)
+        numbers = min(numbers, _CONVERTED) if converted else numbers
         step = max(1, min(size, numbers // other))
         shape = (step, other) if dim == 0 else (other, step)
         work = torch.empty(shape if converted else 0, dtype=dtype, device=self.device)

@@ -32,6 +32,9 @@ _STEPS = 128
 
 # What sketching one column costs, in steps of one column: products of a block are cheaper than those of vectors.
 _SKETCH_COLUMN = 0.15
+
+# Features for each row from which on the vectors of the primal outweigh its faster product.
+_DUAL = 4
 _VECTOR_BYTES = 2**29
 
 _SMALL = 128
@@ -85,6 +88,15 @@ def choose_products(solver: str, kind: str, *, n: int, d: int, columns: int) -> 
     if solver == "auto" and side >= _LARGE_SIDE and columns * _STEPS <= side:
         return Choice("cg", f"a gram matrix of side {side} costs more than {_STEPS} products for each right-hand side")
     return None
+
+
+def choose_dual(n: int, d: int) -> bool:
+    """Choose whether rows are the unknowns: n × n, with shorter vectors, but the slower product.
+
+    Xᵀ(X v) takes one pass over rows that lie in memory one after the other; X(Xᵀ z) takes two, or strided pieces.
+    Measured at (4000, 10000), float32 data, float64 sums: 15 ms against 32 ms.
+    """
+    return d > _DUAL * n
 
 
 def more_rank(eigvals: Tensor, sketched: int, weakest: float, columns: int, tol: float, limit: int) -> int:
