@@ -173,7 +173,9 @@ def compare(name: str, scale: int, sides: list[str]) -> dict[str, Any]:
         print(f"    {NAMES[side]:56s} {json.dumps(found, ensure_ascii=False)}", flush=True)
     times = {NAMES[side]: found["seconds"] for side, found in results.items()}
     if {"ours", "plain"} <= results.keys():
-        print(f"    steps of plain conjugate gradients / ours: {results['plain']['steps'] / results['ours']['steps']:.1f}")
+        print(
+            f"    steps of plain conjugate gradients / ours: {results['plain']['steps'] / results['ours']['steps']:.1f}"
+        )
     summary = harness.report(f"{name}, relative residual ≤ {TOLERANCE:g}", times, NAMES["ours"])
     return {**summary, "case": case._asdict(), "sides": {NAMES[s]: r for s, r in results.items()}}
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from torchridge import _check
-from torchridge._ridge_operators import kind_of, operator_of, shape_of
 from torchridge._ridge_options import Options, needs_torch, strengths_of
 from torchridge._warnings import ConvergenceWarning
 from torchridge.solvers import blas, design, large
@@ -18,6 +17,7 @@ from torchridge.solvers.arguments import check_strengths
 from torchridge.solvers.design import Design
 from torchridge.solvers.fit import Strengths
 from torchridge.solvers.large import Columns, Rule
+from torchridge.solvers.matrices import kind_of, operator_of, shape_of
 from torchridge.solvers.nystrom import Nystrom
 from torchridge.solvers.objective import Objective
 from torchridge.solvers.operators import Operator
@@ -34,6 +34,7 @@ class Problem(NamedTuple):
 
     X: Operator
     y: Tensor  # (n, t) float64, less what the prior predicts
+    given: Tensor  # (n, t) y as it came
     sample_weight: Tensor | None  # (n,) float64
     objective: Objective
     vector_target: bool
@@ -62,6 +63,8 @@ def check(X: Any, y: Any, sample_weight: Any, options: Options) -> Problem:
         if name == "y" or value is not None:
             _check.is_tensor(value, name)
             _check.is_dense_real(value, name)
+    like = torch.empty(0, dtype=torch.float64, device=getattr(X, "device", "cpu") if _ours(X) else "cpu")
+    _check.same_device({"X": like, "y": y, "sample_weight": sample_weight})
     if needs_torch(*(v for v in (X, y, sample_weight, *options) if isinstance(v, Tensor))):
         raise ValueError(
             "`solver`='cg' gives no gradients and passes through no transform or compiler. Use `torch.no_grad()`, "
@@ -71,18 +74,16 @@ def check(X: Any, y: Any, sample_weight: Any, options: Options) -> Problem:
     assert kind is not None
     n, d = shape_of(X)
     _check_target(y, n)
-    like = torch.empty(0, dtype=torch.float64, device=getattr(X, "device", "cpu") if _ours(X) else "cpu")
-    _check.same_device({"X": like, "y": y, "sample_weight": sample_weight})
     weight = None if sample_weight is None else check_weight(sample_weight, n, False).double()
     objective = options.objective(d, 1 if y.ndim == 1 else y.shape[1], like).to(torch.float64)
     _check_free(objective)
     rule, rank = _rule(options)
     X_ = operator_of(X, kind)
-    target = (y[:, None] if y.ndim == 1 else y).detach().double()
+    given = target = (y[:, None] if y.ndim == 1 else y).detach().double()
     if objective.prior is not None:
-        target = target - X_.matmul(objective.prior)
+        target = given - X_.matmul(objective.prior)
     dtype = torch.promote_types(result_dtype(torch.empty(0, dtype=X_.dtype)), result_dtype(y))
-    return Problem(X_, target, weight, objective, y.ndim == 1, dtype, rule, rank)
+    return Problem(X_, target, given, weight, objective, y.ndim == 1, dtype, rule, rank)
 
 
 def _ours(X: Any) -> bool:

@@ -212,7 +212,7 @@ def _folds(problem: Problem, cv: Any, groups: Any, kind: str) -> Scorer:
             warn(block.error, block.steps, problem.rule)
             squares.append(_held_squares(problem, form, block, part, masks.held))
         table = torch.cat(squares).reshape(K, -1, t) / total[:, None, None]
-        return Scores(table if kind == "mse" else 1 - table / _variances(problem.y, masks.held)[:, None])
+        return Scores(table if kind == "mse" else 1 - table / _variances(problem.given, masks.held)[:, None])
 
     return score
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from torchridge import _check
-from torchridge._ridge_operators import dense_of, kind_of, shape_of
 from torchridge._ridge_options import Options, check_options, needs_torch
 from torchridge.solvers import select
+from torchridge.solvers.matrices import dense_of, kind_of, shape_of
 from torchridge.solvers.moments import Moments
 from torchridge.solvers.select import Choice
 

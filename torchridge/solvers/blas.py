@@ -56,11 +56,6 @@ def one_pool(device: torch.device) -> Iterator[None]:
                 torch.set_num_threads(_threads)
 
 
-def threads() -> int:
-    """Return how many threads torch had before a solve held it to one."""
-    return _threads if _users else torch.get_num_threads()
-
-
 def array(tensor: Tensor) -> Any:
     """View the tensor as what computes fastest on its device: a NumPy array on CPU, itself elsewhere."""
     if tensor.device.type != "cpu":

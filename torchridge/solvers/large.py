@@ -91,7 +91,7 @@ def approximate(form: Design, weakest: float, columns: int, rank: int | None, to
         sketch.grow(limit - sketch.rank)
     more = 1 if rank is None else 0
     while more:
-        more = select.more_rank(sketch.eigvals(), sketch.rank, weakest, columns, tol, limit)
+        more = select.more_rank(sketch.eigvals(), sketch.rank, weakest, columns, tol, limit, form.X.sketch_cost)
         sketch.grow(more)
     return nystrom.packed(sketch.finish(), weakest)
 

@@ -32,6 +32,7 @@ class Operator(Protocol):
     dtype: torch.dtype
     device: torch.device
     nbytes: int  # what the data take, 0 where unknown
+    sketch_cost: float  # of one column among many, in products with a single vector
 
     def matmul(self, v: Tensor) -> Tensor:
         """Return X v, (n, c)."""
@@ -54,6 +55,8 @@ class Operator(Protocol):
 
 class Dense:
     """A strided tensor of any real dtype, row by row in memory."""
+
+    sketch_cost = 0.15
 
     def __init__(self, X: Tensor) -> None:
         self.X = X.detach()
@@ -139,6 +142,7 @@ class LinearOperator:
     """
 
     nbytes = 0
+    sketch_cost = 1.0
 
     def __init__(
         self,

@@ -30,9 +30,6 @@ DENSE_BYTES = 2**30
 _LARGE_SIDE = 16384
 _STEPS = 128
 
-# What sketching one column costs, in steps of one column: products of a block are cheaper than those of vectors.
-_SKETCH_COLUMN = 0.15
-
 # Features for each row from which on the vectors of the primal outweigh its faster product.
 _DUAL = 4
 _VECTOR_BYTES = 2**29
@@ -99,11 +96,13 @@ def choose_dual(n: int, d: int) -> bool:
     return d > _DUAL * n
 
 
-def more_rank(eigvals: Tensor, sketched: int, weakest: float, columns: int, tol: float, limit: int) -> int:
+def more_rank(
+    eigvals: Tensor, sketched: int, weakest: float, columns: int, tol: float, limit: int, column_cost: float
+) -> int:
     """Return by how many columns a sketch with these eigenvalues should grow; 0 where it should not.
 
-    Doubling costs a sketch of as many columns; it saves the steps between the condition numbers (λ_k + α) / α of
-    before and after, λ_2k being guessed from how the eigenvalues have fallen so far.
+    Doubling costs a sketch of as many columns, each `column_cost` steps of a single column. It saves the steps between
+    the condition numbers (λ_k + α) / α of before and after, λ_2k being guessed from how the eigenvalues have fallen.
     """
     k = len(eigvals)
     if k < sketched or sketched >= limit or float(eigvals[0]) <= 0:  # the rank is found, or may not grow
@@ -112,7 +111,7 @@ def more_rank(eigvals: Tensor, sketched: int, weakest: float, columns: int, tol:
     last, middle = float(eigvals[-1]), float(eigvals[k // 2])
     next_last = last * (last / middle if middle > 0 else 0.0)
     steps = [0.5 * math.log(2 / tol) * (1 + value / alpha) ** 0.5 for value in (last, next_last)]
-    cost = k * _SKETCH_COLUMN / (1 + _SKETCH_COLUMN * (columns - 1))
+    cost = k * column_cost / (1 + column_cost * (columns - 1))
     return min(k, limit - k) if steps[0] - steps[1] > cost else 0
 
 
@@ -121,13 +120,13 @@ def rank_limit(m: int) -> int:
     return max(1, min(m, 1024, _VECTOR_BYTES // (8 * m)))
 
 
-def coarse_grid_by_norm(top: Tensor, size: int = 13) -> Tensor:
-    """Return strengths that span six decades up to ten times the largest eigenvalue, ascending.
+def coarse_grid_by_norm(top: Tensor, size: int = 11) -> Tensor:
+    """Return strengths that span five decades up to ten times the largest eigenvalue, ascending.
 
     Weaker ones cost conjugate gradients the more steps, and the eigenvalues down there are not known.
     """
     top = torch.where(top > 0, top, torch.ones_like(top))
-    return top * torch.logspace(-5, 1, size, dtype=top.dtype, device=top.device)
+    return top * torch.logspace(-4, 1, size, dtype=top.dtype, device=top.device)
 
 
 def _refuse_impossible(solver: str, strengths: int, per_target: bool, free: bool, rows_at_hand: bool) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from torchridge import _check
+from torchridge.solvers import matrices
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,8 +86,13 @@ class Solution:
         unit = self.unit_variance if self.unit_variance.ndim == self.weight.ndim else self.unit_variance[..., None, :]
         return (self.residual_variance[..., :, None] * unit).sqrt()
 
-    def predict(self, X: Tensor) -> Tensor:
-        """Return X Wᵀ + b, (n, t), or (n,) where y came as (n,); a path gives a leading dimension of strengths."""
+    def predict(self, X: Tensor | Any) -> Tensor:
+        """Return X Wᵀ + b, (n, t), or (n,) where y came as (n,); a path gives a leading dimension of strengths.
+
+        X may be sparse, or an operator, as in `ridge`.
+        """
+        if matrices.kind_of(X) in ("sparse", "operator"):
+            return self._predict_by_products(X)
         if not isinstance(X, Tensor):
             raise TypeError(f"`X` should be a torch.Tensor, got {type(X).__name__}. Use `torch.as_tensor(X)`.")
         if X.ndim < 1 or X.shape[-1] != self.weight.shape[-1]:
@@ -99,6 +106,18 @@ class Solution:
         rows = rows.unsqueeze(-3) if self.is_path and X.ndim > 2 else rows
         out = rows @ self.weight.mT + self.bias.unsqueeze(-2)
         out = out.squeeze(-2) if X.ndim == 1 else out
+        return out.squeeze(-1) if self.vector_target else out
+
+    def _predict_by_products(self, X: Any) -> Tensor:
+        kind = matrices.kind_of(X)
+        d = self.weight.shape[-1]
+        if (shape := tuple(X.shape)) != (*shape[:1], d) or self.weight.ndim != 2 + self.is_path:
+            raise ValueError(f"`X` has shape {shape}, expected (n, {d}), and one problem.")
+        operator = matrices.operator_of(X, str(kind))
+        _check.same_device({"X": self.weight.new_empty(0, device=operator.device), "weight": self.weight})
+        flat = self.weight.reshape(-1, d).double().T
+        out = operator.matmul(flat).T.reshape(*self.weight.shape[:-1], -1).mT + self.bias.double().unsqueeze(-2)
+        out = out.to(self.weight.dtype)
         return out.squeeze(-1) if self.vector_target else out
 
     def at(self, index: int) -> Solution:

@@ -1,30 +1,33 @@
 """Sparse matrices that multiply blocks of vectors, by SciPy on CPU where it is installed, else by torch.
 
 Measured at 10 M entries, float64, one column: SciPy takes 13.5 ms for X v and 11.8 ms for Xᵀ r; torch takes 14 ms and
-970 ms, as it has no product with a transposed CSR matrix. So torch is given a transposed copy, SciPy none.
+970 ms, as it has no product with a transposed CSR matrix. So torch is given a transposed copy, SciPy none. Two threads
+took longer than one for SciPy's products, whose vectors fall out of the shared cache.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from torchridge.solvers import blas
 from torchridge.solvers.operators import Between
 
-# Entries of one piece: 12 MB with their indices, which stay in cache for the way back.
-_PIECE = 2**20
+# Entries that are converted to another dtype at a time.
+_PIECE = 2**22
 
 # Columns multiplied at once: so many float32 fill a cache line.
 _COLUMNS = 16
 
 
 class SparseArray:
-    """A scipy.sparse CSR matrix. Products of several columns run on as many threads as torch has."""
+    """A scipy.sparse CSR matrix."""
+
+    sketch_cost = 0.4
 
     def __init__(self, X: Any) -> None:
         self.X = X
@@ -32,68 +35,38 @@ class SparseArray:
         self.dtype = torch.float32 if X.dtype.itemsize <= 4 and X.dtype.kind == "f" else torch.float64
         self.nbytes = int(X.data.nbytes + X.indices.nbytes + X.indptr.nbytes)
 
-    def _pieces(self, dtype: torch.dtype) -> Iterator[tuple[slice, Any]]:
-        """Yield runs of rows that share the memory of the indices, and of the data where the dtype is theirs."""
-        from scipy.sparse import csr_array
-
-        starts, n = self.X.indptr, self.shape[0]
+    def _pieces(self, dtype: torch.dtype, squared: bool = False) -> Iterator[tuple[slice, Any]]:
+        """Yield X, or runs of rows in another dtype that share the memory of the indices."""
+        if dtype is self.dtype and not squared:
+            yield slice(0, self.shape[0]), self.X
+            return
+        starts, n, row = self.X.indptr, self.shape[0], 0
         wanted = "f8" if dtype is torch.float64 else "f4"
-        row = 0
         while row < n:
             end = max(row + 1, int(starts.searchsorted(starts[row] + _PIECE, "right")) - 1)
             run = slice(int(starts[row]), int(starts[end]))
-            data = self.X.data[run].astype(wanted, copy=False)
-            parts = (data, self.X.indices[run], starts[row : end + 1] - starts[row])
-            yield slice(row, end), csr_array(parts, shape=(end - row, self.shape[1]))
+            data = self.X.data[run].astype(wanted)
+            parts = (data**2 if squared else data, self.X.indices[run], starts[row : end + 1] - starts[row])
+            yield slice(row, end), type(self.X)(parts, shape=(end - row, self.shape[1]))
             row = end
-
-    def _by_columns(self, v: Tensor, rows: int, work: Any) -> Tensor:
-        """Fill (rows, c) by `work(columns, v of them)`, some columns at a time."""
-        c = v.shape[1]
-        if c == 1:
-            return work(slice(0, 1), v)  # type: ignore[no-any-return]
-        out = v.new_empty(rows, c)
-        blocks = [slice(i, min(i + _COLUMNS, c)) for i in range(0, c, _COLUMNS)]
-
-        def fill(part: slice) -> None:
-            out[:, part] = work(part, v[:, part].contiguous())
-
-        with ThreadPoolExecutor(blas.threads()) as pool:
-            list(pool.map(fill, blocks))
-        return out
 
     def matmul(self, v: Tensor) -> Tensor:
         """Return X v."""
-
-        def work(_: slice, block: Tensor) -> Tensor:
-            out = block.new_empty(self.shape[0], block.shape[1])
-            for part, piece in self._pieces(block.dtype):
-                out[part] = _product(piece, block)
-            return out
-
-        return self._by_columns(v, self.shape[0], work)
+        out = v.new_empty(self.shape[0], v.shape[1])
+        for part, piece in self._pieces(v.dtype):
+            _by_columns(piece, v, out[part])
+        return out
 
     def rmatmul(self, r: Tensor) -> Tensor:
         """Return Xᵀ r."""
-
-        def work(_: slice, block: Tensor) -> Tensor:
-            out = block.new_zeros(self.shape[1], block.shape[1])
-            for part, piece in self._pieces(block.dtype):
-                out += _product(piece.T, block[part])
-            return out
-
-        return self._by_columns(r, self.shape[1], work)
+        out = r.new_zeros(self.shape[1], r.shape[1])
+        for part, piece in self._pieces(r.dtype):
+            _by_columns(piece.T, r[part], out, add=True)
+        return out
 
     def normal(self, v: Tensor, between: Between) -> Tensor:
         """Return Xᵀ between(X v)."""
-
-        def work(columns: slice, block: Tensor) -> Tensor:
-            out = torch.zeros_like(block)
-            for part, piece in self._pieces(block.dtype):
-                out += _product(piece.T, between(part, columns, _product(piece, block)))
-            return out
-
-        return self._by_columns(v, self.shape[1], work)
+        return self.rmatmul(between(slice(0, self.shape[0]), slice(0, v.shape[1]), self.matmul(v)))
 
     def conormal(self, r: Tensor, between: Between) -> Tensor:
         """Return X between(Xᵀ r)."""
@@ -105,21 +78,29 @@ class SparseArray:
 
     def squares(self, weight: Tensor, center: Tensor) -> Tensor:
         """Return Σ s (x − center)², from the entries that are there."""
-        out, s = weight.new_zeros(self.shape[1], weight.shape[1]), blas.array(weight)
-        for part, piece in self._pieces(torch.float64):
-            linear = blas.tensor(piece.T @ s[part])
-            piece.data = piece.data**2
-            out += blas.tensor(piece.T @ s[part]) - 2 * center[:, None] * linear
-        return out + center[:, None] ** 2 * weight.sum(0)
+        out = weight.new_zeros(self.shape[1], weight.shape[1])
+        for part, piece in self._pieces(torch.float64, squared=True):
+            _by_columns(piece.T, weight[part], out, add=True)
+        return out - 2 * center[:, None] * self.rmatmul(weight) + center[:, None] ** 2 * weight.sum(0)
 
 
-def _product(piece: Any, block: Tensor) -> Tensor:
-    values = blas.array(block)
-    return blas.tensor((piece @ values[:, 0])[:, None] if values.shape[1] == 1 else piece @ values)
+def _by_columns(matrix: Any, v: Tensor, out: Tensor, add: bool = False) -> None:
+    """Write, or add, matrix @ v to `out`, some columns at a time."""
+    source, target = blas.array(v), blas.array(out)
+    for start in range(0, v.shape[1], _COLUMNS):
+        some = slice(start, start + _COLUMNS)
+        values = np.ascontiguousarray(source[:, some])
+        product = (matrix @ values[:, 0])[:, None] if values.shape[1] == 1 else matrix @ values
+        if add:
+            target[:, some] += product
+        else:
+            target[:, some] = product
 
 
 class SparseTensor:
     """A torch CSR matrix and its transpose, on any device."""
+
+    sketch_cost = 0.4
 
     def __init__(self, X: Tensor) -> None:
         self.forward = {X.dtype: X}
