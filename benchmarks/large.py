@@ -101,19 +101,19 @@ def peak() -> float:
 
 def solve_ours(X: Any, y: Any, alpha: float, rank: int | None) -> dict[str, Any]:
     rows = torch.from_numpy(X) if isinstance(X, np.ndarray) else X
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     solution = ridge(rows, torch.from_numpy(y), alpha, solver="cg", fit_intercept=False, tol=TOLERANCE, rank=rank)
-    seconds = time.perf_counter() - start
-    return {"seconds": seconds, "steps": solution.n_iter, "note": solution.reason, "w": solution.weight[0].numpy()}
+    seconds = {"seconds": time.perf_counter() - start, "cpu seconds": time.process_time() - cpu}
+    return {**seconds, "steps": solution.n_iter, "note": solution.reason, "w": solution.weight[0].numpy()}
 
 
 def solve_theirs(X: Any, y: Any, alpha: float, solver: str, tol: float) -> dict[str, Any]:
     model = Ridge(alpha=alpha, solver=solver, fit_intercept=False, tol=tol, copy_X=False, max_iter=100_000)
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     model.fit(X, y)
-    seconds = time.perf_counter() - start
+    seconds = {"seconds": time.perf_counter() - start, "cpu seconds": time.process_time() - cpu}
     steps = None if model.n_iter_ is None else int(model.n_iter_[0])
-    return {"seconds": seconds, "steps": steps, "note": f"tol={tol:g}", "w": model.coef_}
+    return {**seconds, "steps": steps, "note": f"tol={tol:g}", "w": model.coef_}
 
 
 def run(name: str, side: str, tol: float, scale: int) -> dict[str, Any]:
@@ -177,6 +177,8 @@ def compare(name: str, scale: int, sides: list[str]) -> dict[str, Any]:
             f"    steps of plain conjugate gradients / ours: {results['plain']['steps'] / results['ours']['steps']:.1f}"
         )
     summary = harness.report(f"{name}, relative residual ≤ {TOLERANCE:g}", times, NAMES["ours"])
+    busy = {NAMES[side]: found["cpu seconds"] for side, found in results.items()}
+    harness.report("the same in processor seconds, which a busy machine does not stretch", busy, NAMES["ours"])
     return {**summary, "case": case._asdict(), "sides": {NAMES[s]: r for s, r in results.items()}}
 
 
