@@ -66,7 +66,7 @@ class Dense:
     def _pieces(self, dim: int, c: int, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
         size, other = self.shape[dim], self.shape[1 - dim]
         converted = self.dtype is not dtype
-        numbers = _PIECE * max(1, c // _FEW)
+        numbers = _PIECE * max(1, c // _FEW) if self.device.type == "cpu" else _CONVERTED
         numbers = min(numbers, _CONVERTED) if converted else numbers
         step = max(1, min(size, numbers // other))
         shape = (step, other) if dim == 0 else (other, step)
