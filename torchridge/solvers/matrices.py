@@ -73,11 +73,15 @@ def operator_of(X: Any, kind: str) -> Operator:
     return SparseArray(rows)
 
 
+def _sum_is_finite(values: Tensor) -> bool:
+    # torch makes a copy of what it sums in another dtype, or looks at for infinity: a run at a time.
+    step = max(1, _NUMBERS // max(1, values[:1].numel()))
+    sums = [values[i : i + step].sum(dtype=torch.float64) for i in range(0, values.shape[0], step)]
+    return not sums or bool(torch.isfinite(torch.stack(sums)).all())
+
+
 def _finite_rows(X: Tensor) -> None:
-    # A sum in float64 converts all that it is given at once, so it is given a run of rows.
-    step = max(1, _NUMBERS // X.shape[1])
-    sums = [X[i : i + step].sum(dtype=torch.float64) for i in range(0, X.shape[0], step)]
-    if not bool(torch.isfinite(torch.stack(sums)).all()):
+    if not _sum_is_finite(X):
         _check.finite(X, "X")
 
 
@@ -117,6 +121,8 @@ def _from_torch(X: Tensor) -> Operator:
 
 
 def _finite_entries(values: Tensor, starts: Tensor) -> None:
+    if _sum_is_finite(values):
+        return
     bad = ~torch.isfinite(values)
     if bool(bad.any()):
         first = int(bad.nonzero()[0])
