@@ -1,7 +1,7 @@
 """A path of 20 strengths against scikit-learn's lbfgs, all stopped at a relative objective gap of 1e-6.
 
-scikit-learn gets, for each strength, the loosest tol of a ladder that reaches the gap. Rounds take turns, so that a
-busy machine slows all alike; the least time is the one it disturbed least.
+scikit-learn stops, for each strength, at the very iteration that reaches the gap: `max_iter` is counted beforehand.
+Rounds take turns, so that a busy machine slows all alike.
 OpenMP threads sleep while they wait, for both: where others share the cores, spinning costs either one up to ten times
 its work, at random.
 
@@ -22,9 +22,11 @@ import statistics
 import time
 import warnings
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
-import sklearn
+import scipy.optimize
+import sklearn.linear_model._logistic
 import torch
 from scipy.special import logsumexp
 from sklearn.linear_model import LogisticRegression
@@ -33,7 +35,6 @@ from threadpoolctl import threadpool_limits
 from torchridge.logistic import logistic
 
 GAP = 1e-6
-LADDER = [10 ** (-e / 2) for e in range(2, 17)]
 
 
 def planted(n: int, d: int, k: int, spectrum: str) -> tuple[np.ndarray, np.ndarray]:
@@ -53,37 +54,45 @@ def objective(X: np.ndarray, y: np.ndarray, weight: np.ndarray, bias: np.ndarray
 
 
 def fit_path(
-    X: np.ndarray, y: np.ndarray, strengths: np.ndarray, tols: list[float], warm: bool
+    X: np.ndarray, y: np.ndarray, strengths: np.ndarray, iterations: list[int], warm: bool
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    model = LogisticRegression(max_iter=5000, warm_start=warm)
+    model = LogisticRegression(tol=1e-15, warm_start=warm)
     found = []
-    for C, tol in zip(strengths, tols, strict=True):
-        model.set_params(C=C, tol=tol).fit(X, y)
+    for C, count in zip(strengths, iterations, strict=True):
+        model.set_params(C=C, max_iter=count).fit(X, y)
         found.append((model.coef_.copy(), model.intercept_.copy()))
     return found
 
 
-def calibrate(
+class Stop:
+    """Stands in for scipy's `minimize` inside scikit-learn: stops at the gap and counts the iterations."""
+
+    def __init__(self, X: np.ndarray, y: np.ndarray) -> None:
+        self.X, self.y, self.C, self.best, self.count = X, y, 1.0, 0.0, 0
+
+    def __call__(self, *args, **options):
+        def callback(x: np.ndarray) -> None:
+            self.count += 1
+            theta = np.asarray(x, np.float64).reshape(-1, self.X.shape[1] + 1, order="F")
+            if objective(self.X, self.y, theta[:, :-1], theta[:, -1], self.C) <= self.best * (1 + GAP):
+                raise StopIteration
+
+        return scipy.optimize.minimize(*args, **options, callback=callback)
+
+
+def count_iterations(
     X: np.ndarray, X64: np.ndarray, y: np.ndarray, strengths: np.ndarray, best: list[float], warm: bool
-) -> list[float]:
-    """Return for each strength the loosest tol whose fit reaches the gap; looked for from the tol of the one before."""
-    model = LogisticRegression(max_iter=5000, warm_start=warm)
-    rung, tols = 4, []
-    for C, value in zip(strengths, best, strict=True):
-        start = {name: getattr(model, name).copy() for name in ("coef_", "intercept_") if hasattr(model, name)}
-        tried: dict[int, tuple[float, np.ndarray, np.ndarray]] = {}
-        while rung not in tried:
-            model = LogisticRegression(max_iter=5000, warm_start=warm)
-            for name, array in start.items():
-                setattr(model, name, array.copy())
-            model.set_params(C=C, tol=LADDER[rung]).fit(X, y)
-            gap = objective(X64, y, model.coef_, model.intercept_, C) / value - 1
-            tried[rung] = gap, model.coef_, model.intercept_
-            rung = max(0, rung - 1) if gap <= GAP else min(len(LADDER) - 1, rung + 1)
-        rung = min((r for r, (gap, *_) in tried.items() if gap <= GAP), default=max(tried))
-        _, model.coef_, model.intercept_ = tried[rung]
-        tols.append(LADDER[rung])
-    return tols
+) -> list[int]:
+    """Return for each strength the iterations that scikit-learn takes to the gap."""
+    stop = Stop(X64, y)
+    model = LogisticRegression(tol=1e-15, max_iter=5000, warm_start=warm)
+    counts = []
+    with mock.patch.object(sklearn.linear_model._logistic.optimize, "minimize", stop):
+        for stop.C, stop.best in zip(strengths, best, strict=True):
+            stop.count = 0
+            model.set_params(C=stop.C).fit(X, y)
+            counts.append(stop.count)
+    return counts
 
 
 def main() -> None:
@@ -93,9 +102,6 @@ def main() -> None:
     parser.add_argument("--spectrum", choices=("flat", "falling"), default="flat")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument(
-        "--tols", type=Path, help="results to take scikit-learn's tols from instead of looking for them"
-    )
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(arguments.threads)
@@ -111,18 +117,15 @@ def main() -> None:
         return list(zip(path.weight.numpy(), path.bias.numpy(), strict=True))
 
     with threadpool_limits(arguments.threads, user_api="blas"):
-        if arguments.tols:
-            known = json.loads(arguments.tols.read_text())
-            tols = {name: known[name]["tol"] for name in ("lbfgs", "lbfgs_warm_float32")}
-        else:
-            tols = {
-                "lbfgs": calibrate(X, X, y, strengths, best, warm=False),
-                "lbfgs_warm_float32": calibrate(X32, X, y, strengths, best, warm=True),
-            }
+        counts = {
+            "lbfgs": count_iterations(X, X, y, strengths, best, warm=False),
+            "lbfgs_warm_float32": count_iterations(X32, X, y, strengths, best, warm=True),
+        }
+        print({name: sum(each) for name, each in counts.items()}, "iterations", flush=True)
         runs = {
             "ours": ours,
-            "lbfgs": lambda: fit_path(X, y, strengths, tols["lbfgs"], warm=False),
-            "lbfgs_warm_float32": lambda: fit_path(X32, y, strengths, tols["lbfgs_warm_float32"], warm=True),
+            "lbfgs": lambda: fit_path(X, y, strengths, counts["lbfgs"], warm=False),
+            "lbfgs_warm_float32": lambda: fit_path(X32, y, strengths, counts["lbfgs_warm_float32"], warm=True),
         }
         result: dict[str, dict] = {name: {"each": []} for name in runs}
         for name, run in runs.items():
@@ -141,7 +144,7 @@ def main() -> None:
                 print(name, f"{result[name]['each'][-1]:.2f} s", flush=True)
     for name in runs:
         each = result[name]["each"]
-        result[name] |= {"median": statistics.median(each), "least": min(each), "tol": tols.get(name, GAP)}
+        result[name] |= {"median": statistics.median(each), "least": min(each), "iterations": counts.get(name)}
         ratios = {k: result[name][k] / result["ours"][k] for k in ("median", "least")}
         result[name] |= {f"ratio_{k}": ratio for k, ratio in ratios.items()}
         print(name, f"median {result[name]['median']:.2f} s, times ours {ratios['median']:.1f}; least", end=" ")

@@ -60,7 +60,7 @@ def test_training_and_solvers_never_import_each_other() -> None:
 
 def test_nothing_below_imports_what_stands_above() -> None:
     below = {"training", "solvers", "strength", "_check", "_warnings"}
-    above = {"estimators", "probing", "ridge", "cli"}
+    above = {"estimators", "probing", "ridge", "streams", "cli"}
     for name, targets in GRAPH.items():
         if wing(name) in below:
             assert not {t for t in targets if wing(t) in above}, f"{name} imports upwards: {targets}"
@@ -80,7 +80,9 @@ def test_no_import_circle() -> None:
         visit(name, ())
 
 
-@pytest.mark.parametrize("optional", ["sklearn", "tensorboard", "matplotlib", "tqdm", "safetensors", "scipy", "pandas"])
+@pytest.mark.parametrize(
+    "optional", ["sklearn", "tensorboard", "matplotlib", "tqdm", "safetensors", "scipy", "pandas", "pyarrow"]
+)
 def test_importing_torchridge_pulls_in_no_optional_package(optional: str) -> None:
     # torch itself may bring some of them
     code = f"import sys, torch; had = {optional!r} in sys.modules; import torchridge; new = {optional!r} in sys.modules"

@@ -13,12 +13,15 @@ from torchridge._warnings import (
     RankDeficientWarning,
     TorchridgeWarning,
 )
+from torchridge.distributed import MomentsFolder, RankError, all_reduce, column_moments
 from torchridge.logistic import logistic, logistic_cv
+from torchridge.probing import ContinualProbe, LinearProbe, OnlineProbe, Probe, ProbeReport, fit_head_, probe_layers
 from torchridge.ridge import ridge, ridge_cv, ridge_path
 from torchridge.solvers.logistic_solution import LogisticSolution
 from torchridge.solvers.moments import Moments
 from torchridge.solvers.operators import LinearOperator
 from torchridge.solvers.solution import Solution
+from torchridge.streams import RowSource, open_rows, stream_moments
 from torchridge.strength import convert_strength
 from torchridge.training.attach import clear_regularizers, penalties, penalty, regularize
 from torchridge.training.decay import explain_weight_decay, weight_decay_groups
@@ -35,6 +38,7 @@ __version__ = _version("torchridge")
 
 __all__ = [
     "ConstantWeightDecay",
+    "ContinualProbe",
     "ConvergenceWarning",
     "CosineWeightDecay",
     "DecayRow",
@@ -47,29 +51,42 @@ __all__ = [
     "L2Monitor",
     "LazyL2Linear",
     "LinearOperator",
+    "LinearProbe",
     "LogisticCV",
     "LogisticSolution",
     "MissingClassWarning",
     "Moments",
+    "MomentsFolder",
+    "OnlineProbe",
+    "Probe",
+    "ProbeReport",
     "RankDeficientWarning",
+    "RankError",
+    "RowSource",
     "Solution",
     "StepPenalty",
     "TorchridgeWarning",
     "__version__",
+    "all_reduce",
     "check_optimizer",
     "clear_regularizers",
+    "column_moments",
     "convert_strength",
     "explain_weight_decay",
+    "fit_head_",
     "logistic",
     "logistic_cv",
     "muon_groups",
+    "open_rows",
     "penalize_step",
     "penalties",
     "penalty",
+    "probe_layers",
     "regularize",
     "regularizers",
     "ridge",
     "ridge_cv",
     "ridge_path",
+    "stream_moments",
     "weight_decay_groups",
 ]

@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 
 from torchridge import _check
+from torchridge._ranks import Ranks
 from torchridge._warnings import ConvergenceWarning
+from torchridge.solvers.logistic_fit import class_weight
+from torchridge.solvers.logistic_ranks import summed
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,12 @@ class Data:
     classes: Tensor
     weight: Tensor
     heads: bool
+    ranks: Ranks | None = None  # of which these are the rows of one
+
+    @property
+    def total(self) -> float:
+        """Σ s over all rows."""
+        return float(summed(self.ranks, "weights", self.weight.sum()))
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,18 @@ def check_data(X: Any, y: Any, sample_weight: Any) -> Data:
         _check.is_tensor(value, name)
         _check.is_dense_real(value, name)
         _check.not_empty(value, name)
+    data = check_part(X, y, sample_weight)
+    if not bool((data.weight > 0).any()):
+        raise ValueError("`sample_weight` is zero for every row; expected at least one row of every class to count.")
+    check_two_classes(class_counts(data, data.weight[None])[:, 0], data.classes, "y")
+    return data
+
+
+def check_part(X: Any, y: Any, sample_weight: Any) -> Data:
+    """Return what may be part of the data, with no rows or one class, or raise."""
+    for value, name in ((X, "X"), (y, "y")):
+        _check.is_tensor(value, name)
+        _check.is_dense_real(value, name)
     if X.ndim != 2:
         raise ValueError(
             f"`X` should have shape (n, d), got {tuple(X.shape)}. Flatten what is not a row, e.g. (n, -1)."
@@ -54,8 +75,7 @@ def check_data(X: Any, y: Any, sample_weight: Any) -> Data:
     _check.finite(X, "X")
     weight = check_weight(sample_weight, X)
     classes, labels = torch.unique(y.detach(), return_inverse=True)
-    labels = labels.reshape(len(y), -1).mT.contiguous()
-    check_two_classes(labels, weight, classes, "y")
+    labels = labels.reshape(len(y), y.shape[1] if y.ndim == 2 else 1).mT.contiguous()
     return Data(X.detach(), labels, classes, weight, y.ndim == 2)
 
 
@@ -67,31 +87,42 @@ def check_weight(sample_weight: Any, X: Tensor) -> Tensor:
     _check.is_dense_real(sample_weight, "sample_weight")
     _check.shape(sample_weight, [(len(X),)], "sample_weight")
     _check.non_negative(sample_weight, "sample_weight")
-    if not bool((sample_weight > 0).any()):
-        raise ValueError("`sample_weight` is zero for every row; expected at least one row of every class to count.")
     weight: Tensor = sample_weight.detach().double()
     return weight
 
 
-def check_two_classes(labels: Tensor, weight: Tensor, classes: Tensor, where: str) -> None:
-    """Raise if a head has a single class among the rows that have weight."""
-    for head, column in enumerate(labels):
-        present = torch.unique(column[weight > 0])
+def class_counts(data: Data, weight: Tensor) -> Tensor:
+    """Return the weight (h, g, k) of every class over all rows, under row weights (g, n)."""
+    return summed(data.ranks, "class weights", class_weight(data.labels, weight, len(data.classes)))
+
+
+def check_two_classes(seen: Tensor, classes: Tensor, where: str) -> None:
+    """Raise if a head has a single class among the rows that have weight; `seen` (h, k) is the weight of each."""
+    for head, column in enumerate(seen):
+        present = (column > 0).nonzero()[:, 0]
         if len(present) < 2:
-            of = f"`{where}`" if len(labels) == 1 else f"column {head} of `{where}`"
+            of = f"`{where}`" if len(seen) == 1 else f"column {head} of `{where}`"
             raise ValueError(
                 f"{of} holds one class only, {classes[present].tolist()}, among the rows with positive weight; "
                 "expected at least two. Leave it out, or add rows of another class."
             )
 
 
-def check_strengths(C: Any, strength: Any, weight: Tensor) -> Tensor:
+def folds_that_fit(cv: int, labels: Tensor) -> int:
+    """Return the number of stratified folds, or raise where no class has as many rows."""
+    cv = _check.integer(cv, "cv", minimum=2)
+    if cv > (most := int(labels.bincount().max())):
+        raise ValueError(f"`cv`={cv} stratified folds need {cv} rows of some class, got at most {most}. Lower `cv`.")
+    return cv
+
+
+def check_strengths(C: Any, strength: Any, data: Data) -> Tensor:
     """Return C as a float64 tensor, () or (L,), from `C` or from λ in `strength`, or raise."""
     if C is not None and strength is not None:
         raise ValueError("`C` and `strength` were both given; they say the same thing. Pass one of them.")
     name, value = ("strength", strength) if strength is not None else ("C", 1.0 if C is None else C)
     try:
-        values = torch.as_tensor(value, dtype=torch.float64, device=weight.device).detach()
+        values = torch.as_tensor(value, dtype=torch.float64, device=data.X.device).detach()
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"`{name}` should be a number or a sequence of numbers, got {value!r}.") from None
     if values.ndim > 1 or values.numel() == 0:
@@ -101,7 +132,7 @@ def check_strengths(C: Any, strength: Any, weight: Tensor) -> Tensor:
             f"`{name}` should be finite and above 0, got {values.tolist()}. Without a penalty, separable classes have "
             "no solution; take a very weak one."
         )
-    return values if name == "C" else 0.5 / (values * weight.sum())
+    return values if name == "C" else 0.5 / (values * data.total)
 
 
 def check_settings(

@@ -11,10 +11,19 @@ import torch
 from torch import Tensor
 
 from torchridge import _check
-from torchridge._logistic_arguments import Data, Settings, check_two_classes, warn_unless_converged
+from torchridge._logistic_arguments import (
+    Data,
+    Settings,
+    check_two_classes,
+    class_counts,
+    folds_that_fit,
+    warn_unless_converged,
+)
+from torchridge._logistic_ranks import rank_folds
 from torchridge._warnings import GridEdgeWarning, MissingClassWarning
 from torchridge.solvers.folds import Split, check_groups, fold_ids, splits
 from torchridge.solvers.logistic_fit import fit
+from torchridge.solvers.logistic_ranks import summed
 from torchridge.solvers.logistic_solution import LogisticSolution
 from torchridge.solvers.stratified import stratified_folds
 
@@ -35,6 +44,15 @@ class LogisticCV:
         n_iter: (K, L), evaluations of loss and gradient.
         converged: (K, L).
         solution: all rows fitted at C.
+
+    Example:
+        >>> import torch
+        >>> from torchridge import logistic_cv
+        >>> X = torch.linspace(-1, 1, 40)[:, None]
+        >>> y = ((X[:, 0] > 0) ^ (torch.arange(40) % 7 == 0)).long()
+        >>> found = logistic_cv(X, y, Cs=[0.01, 1.0, 100.0], cv=4)
+        >>> found.C, tuple(found.scores.shape)
+        (1.0, (4, 3))
     """
 
     C: float
@@ -57,7 +75,7 @@ def cross_validate(
 ) -> LogisticCV:
     """Fit every fold at every strength and choose the best mean score."""
     score = _scorer(scoring)
-    parts = make_splits(data, cv, groups)
+    parts = make_splits(data, cv, groups) if data.ranks is None else _parts(*rank_folds(data, cv, groups))
     weight = _training_weight(data, parts)
     _check_folds(data, weight)
     order = C.argsort()
@@ -71,6 +89,7 @@ def cross_validate(
         tol=settings.tol,
         max_iter=settings.max_iter,
         max_elements=settings.max_elements,
+        ranks=data.ranks,
     )
     warn_unless_converged(found.converged, found.gap, settings)
     names = ("weight", "bias", "n_iter", "converged")
@@ -84,7 +103,7 @@ def make_splits(data: Data, cv: Any, groups: Any) -> list[Split]:
     """Return the (train, test) row numbers of every fold."""
     n, labels = len(data.X), data.labels[0].cpu()
     if isinstance(cv, int) and not isinstance(cv, bool) and groups is None:
-        ids = stratified_folds(labels, _folds_that_fit(cv, labels))
+        ids = stratified_folds(labels, folds_that_fit(cv, labels))
     elif isinstance(cv, (int, Tensor)):
         ids = fold_ids(cv, n, groups)
     else:
@@ -94,14 +113,11 @@ def make_splits(data: Data, cv: Any, groups: Any) -> list[Split]:
                 f"numbers, got {cv!r}."
             )
         return splits(cv, n, labels, check_groups(groups, n).numpy() if groups is not None else None)
-    return [((ids != k).nonzero()[:, 0], (ids == k).nonzero()[:, 0]) for k in range(int(ids.max()) + 1)]
+    return _parts(ids, int(ids.max()) + 1)
 
 
-def _folds_that_fit(cv: int, labels: Tensor) -> int:
-    cv = _check.integer(cv, "cv", minimum=2)
-    if cv > (most := int(labels.bincount().max())):
-        raise ValueError(f"`cv`={cv} stratified folds need {cv} rows of some class, got at most {most}. Lower `cv`.")
-    return cv
+def _parts(ids: Tensor, k: int) -> list[Split]:
+    return [((ids != fold).nonzero()[:, 0], (ids == fold).nonzero()[:, 0]) for fold in range(k)]
 
 
 def _training_weight(data: Data, parts: list[Split]) -> Tensor:
@@ -114,12 +130,11 @@ def _training_weight(data: Data, parts: list[Split]) -> Tensor:
 
 
 def _check_folds(data: Data, weight: Tensor) -> None:
-    every = len(torch.unique(data.labels[0][data.weight > 0]))
-    missing = []
-    for fold, row in enumerate(weight):
-        check_two_classes(data.labels, row, data.classes, f"y[training rows of fold {fold}]")
-        if len(torch.unique(data.labels[0][row > 0])) < every:
-            missing.append(fold)
+    seen = class_counts(data, torch.cat([data.weight[None], weight]))  # (1, 1 + K, k)
+    for fold in range(len(weight)):
+        check_two_classes(seen[:, fold + 1], data.classes, f"y[training rows of fold {fold}]")
+    classes = (seen[0] > 0).sum(1)
+    missing = (classes[1:] < classes[0]).nonzero()[:, 0].tolist()
     if missing:
         warnings.warn(
             f"folds {missing} are fitted without one of the classes, which has probability zero there. Use fewer "
@@ -130,14 +145,15 @@ def _check_folds(data: Data, weight: Tensor) -> None:
 
 
 def _scores(data: Data, parts: list[Split], weight: Tensor, bias: Tensor, score: Score | str) -> Tensor:
-    scores = bias.new_zeros(bias.shape[:2])
+    total = bias.new_zeros(2, *bias.shape[:2])  # of scores, and of weights
     for fold, (_, test) in enumerate(parts):
         rows = test.to(weight.device)
         X, labels, row_weight = data.X[rows].to(weight.dtype), data.labels[0, rows], data.weight[rows]
         for i in range(weight.shape[1]):
             proba = _proba(X @ weight[fold, i].mT + bias[fold, i])
-            scores[fold, i] = _score(score, data.classes[labels], labels, proba, row_weight)
-    return scores
+            total[:, fold, i] = _score(score, data.classes[labels], labels, proba, row_weight)
+    total = summed(data.ranks, "held-out scores", total)
+    return total[0] / total[1]
 
 
 def _proba(logits: Tensor) -> Tensor:
@@ -152,15 +168,16 @@ def _scorer(scoring: str | Score) -> str | Score:
     return scoring
 
 
-def _score(score: str | Score, y: Tensor, labels: Tensor, proba: Tensor, weight: Tensor) -> float:
+def _score(score: str | Score, y: Tensor, labels: Tensor, proba: Tensor, weight: Tensor) -> Tensor:
+    """Return the sum of the scores of some rows, and of their weights."""
     if callable(score):
-        return float(score(y, proba[:, 1] if proba.shape[1] == 2 else proba))
+        return torch.tensor([float(score(y, proba[:, 1] if proba.shape[1] == 2 else proba)), 1.0])
     if score == "accuracy":
         each = (proba.argmax(-1) == labels).to(weight.dtype)
     else:
         # The clip of scikit-learn's log_loss: a class that a fold never saw costs about 36, not infinity.
         each = proba.gather(1, labels[:, None])[:, 0].clamp_min(torch.finfo(proba.dtype).eps).log()
-    return float((each * weight).sum() / weight.sum())
+    return torch.stack([(each * weight).sum(), weight.sum()])
 
 
 def _best(C: Tensor, scores: Tensor) -> int:

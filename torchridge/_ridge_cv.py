@@ -18,7 +18,7 @@ from torchridge._ridge_solve import fit_moments, fit_rows, to_solution
 from torchridge.solvers import blas, blocks, cross_validation, dual, folds, select
 from torchridge.solvers.arguments import check_strengths
 from torchridge.solvers.blocks import Block
-from torchridge.solvers.cross_validation import DualFolds, Scorer, Whole, WholeDual
+from torchridge.solvers.cross_validation import DualFolds, FoldMoments, Scorer, Whole, WholeDual
 from torchridge.solvers.fit import Fit, Strengths, fit_block, fit_from_dual
 from torchridge.solvers.moments import Moments
 from torchridge.solvers.objective import Objective
@@ -97,12 +97,15 @@ def cross_validate(
 ) -> Solution:
     """Choose a strength and fit at it."""
     check_options(options)
+    _check.option(options.solver, "solver", ("auto", "spectral", "dual", "cg"))
+    _check.option(scoring, "scoring", ("mse", "r2"))
+    _check.option(per_target, "alpha_per_target", (True, False))
     if isinstance(X, Moments):
         refuse_beside_moments(y=y, sample_weight=sample_weight, groups=groups)
         options = options._replace(moments_dtype=X.dtype)
         with blas.one_pool(X.device or torch.device("cpu")):
             prepared = _prepare_moments(X, cv, options)
-            return _choose(prepared, alphas, cv, scoring, per_target, options)
+            return choose(prepared, alphas, cv, scoring, per_target, options)
     if y is None:
         raise TypeError("`y` is missing; pass the targets, or `Moments` in place of `X`.")
     _check.is_tensor(X, "X")
@@ -122,7 +125,7 @@ def cross_validate(
     cv = "gcv" if cv is None else cv
     with blas.one_pool(X.device):
         prepared = prepare_rows(check_rows(X, y, sample_weight), cv, groups, options)
-        return _choose(prepared, alphas, cv, scoring, per_target, options)
+        return choose(prepared, alphas, cv, scoring, per_target, options)
 
 
 def _differentiable(X: Tensor, y: Tensor, *arguments: Any) -> Solution:
@@ -269,7 +272,8 @@ def _prepare_splits(rows: Rows, parts: list[folds.Split], objective: Objective, 
     return Prepared(scorer, objective, rows, None, rows.counted)
 
 
-def _choose(prepared: Prepared, alphas: Any, cv: Any, scoring: str, per_target: bool, options: Options) -> Solution:
+def choose(prepared: Prepared, alphas: Any, cv: Any, scoring: str, per_target: bool, options: Options) -> Solution:
+    """Return the fit at the strength that scores best."""
     scorer = prepared.scorer
     variances = scorer.variances()
     kind = cv if isinstance(cv, str) and cv in ("gcv", "evidence") else "gcv" if variances is None else scoring
@@ -305,7 +309,8 @@ def _scored(scorer: Scorer, alphas: Any, variances: Tensor | None, per_target: b
         return squares if variances is None else 1 - squares / variances[:, None, :]
 
     if not isinstance(alphas, str):
-        grid = check_strengths(alphas, "alphas", like=scorer.eigvals).to(scorer.eigvals.dtype)
+        like = scorer.like if isinstance(scorer, FoldMoments) else scorer.eigvals
+        grid = check_strengths(alphas, "alphas", like=like).to(like.dtype)
         if grid.ndim > 1:
             raise ValueError(f"`alphas` should be a list or a tensor of shape (L,), got {tuple(grid.shape)}.")
         return grid.reshape(-1), score(grid.reshape(-1))

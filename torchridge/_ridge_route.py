@@ -20,13 +20,20 @@ def route(X: Any, y: Any, alpha: Any, options: Options) -> tuple[Any, Choice | N
     choice = _choice(X, y, alpha, options)
     if choice is not None:
         return X, choice
+    refuse_own(options)
+    return (dense_of(X) if kind_of(X) == "sparse" else X), None
+
+
+def refuse_own(options: Options, over_ranks: bool = False) -> None:
+    """Raise on what belongs to products alone."""
+    if over_ranks and options.solver == "cg":
+        raise ValueError("`solver`='cg' multiplies with the rows of one process. Leave out `process_group`.")
     for name in _OWN:
         if getattr(options, name) is not None:
             raise ValueError(
                 f"`{name}` belongs to solver='cg', got it with `solver`={options.solver!r}, which is direct here. "
                 f"Leave it out, or pass solver='cg'."
             )
-    return (dense_of(X) if kind_of(X) == "sparse" else X), None
 
 
 def route_cv(

@@ -17,6 +17,7 @@ from torchridge._logistic_arguments import (
     warn_unless_converged,
 )
 from torchridge._logistic_cv import LogisticCV, cross_validate
+from torchridge._logistic_ranks import check_ranks
 from torchridge.solvers.logistic_fit import Fit, fit
 from torchridge.solvers.logistic_solution import LogisticSolution
 
@@ -33,6 +34,7 @@ def logistic(
     max_iter: int = 1000,
     max_elements: int = 2**24,
     dtype: torch.dtype | None = None,
+    process_group: Any = None,
 ) -> LogisticSolution:
     """Minimize C Σ_i s_i CE(y_i, W x_i + b) + ½‖W‖² at one strength or at each of a path.
 
@@ -55,6 +57,9 @@ def logistic(
         max_iter: evaluations of loss and gradient for one strength.
         max_elements: bound on the logits, rows × classes × strengths × heads, held at once.
         dtype: of the result, torch.float32 or torch.float64; by default that of X.
+        process_group: "world" or a `torch.distributed.ProcessGroup`: X, y and sample_weight are this rank's rows,
+            uneven and empty ranks, (0, d), included, and every rank gets the answer for all rows. The first rank
+            solves; the others evaluate loss and gradient of their rows for it. Rows and logits stay where they are.
 
     Returns:
         `LogisticSolution` with weight (L, h, c, d), without the dimensions that C and y lack; c is 1 for two classes.
@@ -63,6 +68,7 @@ def logistic(
         ValueError: on wrong shapes, NaN or infinity (naming the first row), strengths that are not above zero, mixed
             devices, negative weights, and where y holds a single class.
         TypeError: on inputs of the wrong type, such as labels in floating point.
+        RankError: over ranks, where another one died, failed or disagrees, within the group's timeout.
 
     Warns:
         ConvergenceWarning: where `max_iter` came before `tol`; the solution says which in `converged`.
@@ -82,11 +88,13 @@ def logistic(
         >>> path.at(1).predict(X)
         tensor([0, 0, 1, 1])
     """
-    data = check_data(X, y, sample_weight)
-    strengths = check_strengths(C, strength, data.weight)
-    settings = check_settings(
-        X, fit_intercept=fit_intercept, tol=tol, max_iter=max_iter, max_elements=max_elements, dtype=dtype
-    )
+    asked = {"fit_intercept": fit_intercept, "tol": tol, "max_iter": max_iter, "max_elements": max_elements}
+    if process_group is None:
+        data, settings = check_data(X, y, sample_weight), check_settings(X, dtype=dtype, **asked)
+    else:
+        given = {**asked, "dtype": dtype}
+        data, settings = check_ranks(X, y, sample_weight, given, "logistic", process_group, C=C, strength=strength)
+    strengths = check_strengths(C, strength, data)
     return _solve(data, strengths, settings)
 
 
@@ -104,6 +112,7 @@ def logistic_cv(
     max_iter: int = 1000,
     max_elements: int = 2**24,
     dtype: torch.dtype | None = None,
+    process_group: Any = None,
 ) -> LogisticCV:
     """Choose the strength by held-out rows, and fit all rows at it.
 
@@ -126,6 +135,8 @@ def logistic_cv(
         max_iter: as in `logistic`.
         max_elements: as in `logistic`.
         dtype: as in `logistic`.
+        process_group: as in `logistic`. A number of folds, and fold ids, mean what they mean in `ridge_cv` over ranks
+            (stratified by class, as here, from the labels of all ranks); splitters and callables are refused.
 
     Returns:
         `LogisticCV` with the solution at the best strength, that strength, and the scores (K, L) of every fold.
@@ -148,14 +159,16 @@ def logistic_cv(
         >>> logistic_cv(X, y, [1e-3, 1e-1, 1e3], cv=4).C
         0.1
     """
-    data = check_data(X, y, sample_weight)
+    asked = {"fit_intercept": fit_intercept, "tol": tol, "max_iter": max_iter, "max_elements": max_elements}
+    grid = torch.logspace(-4, 4, Cs).tolist() if isinstance(Cs, int) and Cs > 0 else Cs
+    if process_group is None:
+        data, settings = check_data(X, y, sample_weight), check_settings(X, dtype=dtype, **asked)
+    else:
+        given = {**asked, "dtype": dtype}
+        data, settings = check_ranks(X, y, sample_weight, given, "logistic_cv", process_group, C=grid, scoring=scoring)
     if data.heads:
         raise ValueError(f"`y` should have shape (n,), got {tuple(y.shape)}. Call `logistic_cv` once for each column.")
-    grid = torch.logspace(-4, 4, Cs).tolist() if isinstance(Cs, int) and Cs > 0 else Cs
-    strengths = check_strengths(grid, None, data.weight).reshape(-1)
-    settings = check_settings(
-        X, fit_intercept=fit_intercept, tol=tol, max_iter=max_iter, max_elements=max_elements, dtype=dtype
-    )
+    strengths = check_strengths(grid, None, data).reshape(-1)
     folds = cross_validate(data, strengths, settings, cv=cv, groups=groups, scoring=scoring)
     return folds.refit(_solve(data, torch.tensor(folds.C, dtype=torch.float64, device=X.device), settings))
 
@@ -172,6 +185,7 @@ def _solve(data: Data, C: Tensor, settings: Settings) -> LogisticSolution:
         tol=settings.tol,
         max_iter=settings.max_iter,
         max_elements=settings.max_elements,
+        ranks=data.ranks,
     )
     warn_unless_converged(found.converged, found.gap, settings)
     return _solution(data, C, settings, found, order.argsort())

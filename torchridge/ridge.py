@@ -19,7 +19,8 @@ from torchridge._ridge_cv import cross_validate
 from torchridge._ridge_options import Options
 from torchridge._ridge_products import solve as solve_by_products
 from torchridge._ridge_products_cv import cross_validate as cross_validate_by_products
-from torchridge._ridge_route import route, route_cv
+from torchridge._ridge_ranks import cross_validate_over_ranks, pooled
+from torchridge._ridge_route import refuse_own, route, route_cv
 from torchridge._ridge_solve import solve
 from torchridge.solvers.moments import Moments
 from torchridge.solvers.operators import LinearOperator
@@ -41,8 +42,11 @@ def ridge(
     tol: float | None = None,
     max_iter: int | None = None,
     rank: int | None = None,
+    process_group: Any = None,
 ) -> Solution:
     r"""Minimize Σ s ‖y − Wx − b‖² + α Σ p (W − prior)² at one strength.
+
+    Source: Hoerl & Kennard 1970, doi:10.1080/00401706.1970.10488634.
 
     The data are summed and solved in float64 and the answer is rounded to the dtype of X. Where the condition number
     calls for it, the solve goes back to the rows (orthogonal factors, refinement in twice the precision), so digits
@@ -74,6 +78,10 @@ def ridge(
         tol: for "cg", the relative residual to reach, by default 1e-8.
         max_iter: for "cg", the most steps, by default 2000.
         rank: for "cg", the rank of the preconditioner, 0 for none; by default it grows for as long as it pays.
+        process_group: "world" or a `torch.distributed.ProcessGroup`: X, y and sample_weight are this rank's rows
+            (or its `Moments`), uneven and empty ranks, (0, d), included. The moments of all ranks are added, solved on
+            each, and the answer is that of one process on all rows. Solved from moments: no "dual" or "svd", no
+            refinement, no gradients.
 
     Returns:
         `Solution` with weight (t, d) and bias (t,); from "cg" in the wider dtype of X and y.
@@ -82,6 +90,7 @@ def ridge(
         ValueError: on wrong shapes, NaN or infinity (naming the first row), negative strengths, mixed devices; on what
             "cg" cannot give (gradients, batches).
         TypeError: on inputs of the wrong type.
+        RankError: over ranks, where another one died, failed or disagrees, within the group's timeout.
 
     Warns:
         ConvergenceWarning: where "cg" stopped above `tol`.
@@ -99,6 +108,9 @@ def ridge(
         (tensor([[ 2., -1.]]), tensor([3.]))
     """
     options = Options(fit_intercept, standardize, penalty_factors, prior, solver, moments_dtype, tol, max_iter, rank)
+    if process_group is not None:
+        X, y, alpha = pooled(X, y, alpha, "alpha", sample_weight, options, process_group)
+        sample_weight = None
     X, choice = route(X, y, alpha, options)
     if choice is not None:
         return solve_by_products(X, y, alpha, "alpha", sample_weight, options, choice)
@@ -120,8 +132,11 @@ def ridge_path(
     tol: float | None = None,
     max_iter: int | None = None,
     rank: int | None = None,
+    process_group: Any = None,
 ) -> Solution:
     r"""Minimize Σ s ‖y − Wx − b‖² + α Σ p (W − prior)² at many strengths, from one eigendecomposition.
+
+    Source: Hastie, Tibshirani & Friedman 2009, §3.4.1, doi:10.1007/978-0-387-84858-7.
 
     Args:
         X: as in `ridge`.
@@ -137,6 +152,7 @@ def ridge_path(
         tol: as in `ridge`.
         max_iter: as in `ridge`.
         rank: as in `ridge`.
+        process_group: as in `ridge`.
 
     Returns:
         `Solution` with weight (L, t, d) and bias (L, t); ``path.at(i)`` is strength i.
@@ -155,6 +171,9 @@ def ridge_path(
         tensor([1.0000, 0.5000, 0.2500])
     """
     options = Options(fit_intercept, standardize, penalty_factors, prior, solver, moments_dtype, tol, max_iter, rank)
+    if process_group is not None:
+        X, y, alphas = pooled(X, y, alphas, "alphas", sample_weight, options, process_group)
+        sample_weight = None
     X, choice = route(X, y, alphas, options)
     if choice is not None:
         return solve_by_products(X, y, alphas, "alphas", sample_weight, options, choice)
@@ -180,8 +199,12 @@ def ridge_cv(
     tol: float | None = None,
     max_iter: int | None = None,
     rank: int | None = None,
+    process_group: Any = None,
 ) -> Solution:
     r"""Choose the strength by cross-validation in closed form, and fit at it.
+
+    Sources: Golub, Heath & Wahba 1979, doi:10.1080/00401706.1979.10489751 (GCV); MacKay 1992,
+    doi:10.1162/neco.1992.4.3.415 (evidence).
 
     K folds of L strengths cost one pass over the data and K eigendecompositions: the moments of each fold are kept, a
     training part is the merge of the other folds, and the held-out error of every strength follows from the moments of
@@ -209,6 +232,10 @@ def ridge_cv(
         tol: as in `ridge`.
         max_iter: as in `ridge`.
         rank: as in `ridge`.
+        process_group: as in `ridge`. A number of folds then makes runs of the ranks' rows one after the other in the
+            order of ranks, or of whole `groups` (integers or strings) wherever their rows are; fold ids come for this
+            rank's rows, or for all rows in that order. The folds, and so the answer, are those of one process on
+            all rows. Leave-one-out is exact; splitters are refused.
 
     Returns:
         `Solution` with `alphas`, `scores` (L, t), `fold_scores` (K, L, t), `best_score` besides.
@@ -233,6 +260,11 @@ def ridge_cv(
         (1.0, (4, 1), (5, 4, 1))
     """
     options = Options(fit_intercept, standardize, penalty_factors, prior, solver, moments_dtype, tol, max_iter, rank)
+    if process_group is not None:
+        refuse_own(options, over_ranks=True)
+        return cross_validate_over_ranks(
+            X, y, alphas, cv, groups, scoring, alpha_per_target, sample_weight, options, process_group
+        )
     X, choice = route_cv(X, y, alphas, cv, scoring, alpha_per_target, options)
     if choice is not None:
         return cross_validate_by_products(

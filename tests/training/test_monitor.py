@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from torchridge.training.attach import regularize
 from torchridge.training.decay import weight_decay_groups
 from torchridge.training.decoupled import DecoupledWeightDecay
 from torchridge.training.monitor import L2Monitor
+from torchridge.training.regularizers import L1L2, L2
 from torchridge.training.schedule import CosineWeightDecay
 
 
@@ -60,8 +62,8 @@ def test_numbers_are_those_of_the_model(device: torch.device) -> None:
         "l2/penalty_to_loss": 0.5 / loss.item(),
         "l2/weight_norm/0.weight": squares[0] ** 0.5,
         "l2/weight_norm/2.weight": squares[1] ** 0.5,
-        "l2/decay_to_gradient/0.weight": 0.2 * float(w0.norm() / w0.grad.norm()),
-        "l2/decay_to_gradient/2.weight": 0.6 * float(w2.norm() / w2.grad.norm()),
+        "l2/pull_to_gradient/0.weight": 0.2 * float(w0.norm() / w0.grad.norm()),
+        "l2/pull_to_gradient/2.weight": 0.6 * float(w2.norm() / w2.grad.norm()),
         "l2/total_norm": sum(squares) ** 0.5,
         "l2/strength": (0.1 * squares[0] + 0.3 * squares[1]) / sum(squares),
         **{f"l2/lr/{name}": 0.05 for name in ("decay", "decay=0.6", "no_decay")},
@@ -73,6 +75,25 @@ def test_numbers_are_those_of_the_model(device: torch.device) -> None:
         "l2/lr_times_weight_decay/no_decay": 0.0,
     }
     assert got == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("strength", [0.3, torch.tensor(0.3, dtype=torch.float64)])
+def test_a_penalty_in_the_loss_pulls_as_it_does_in_autograd(device: torch.device, strength: float | Tensor) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2)).to(device, torch.float64)
+    regularize(model, L2(strength), rules={"2.weight": L1L2(l1=0.1, l2=0.5)})
+    optimizer = torch.optim.Adam([{"params": [model[0].weight]}, {"params": [model[2].weight], "weight_decay": 0.7}])
+    recorder = Recorder()
+    monitor = L2Monitor(recorder, model, optimizer)
+    backward(model)
+    monitor.step()
+    w0, w2 = model[0].weight, model[2].weight
+    pulls = torch.autograd.grad(0.3 * w0.square().sum() + (0.5 + 0.7 / 2) * w2.square().sum(), [w0, w2])
+    for name, weight, pull in zip(("0.weight", "2.weight"), (w0, w2), pulls, strict=True):
+        expected = float(pull.norm() / weight.grad.norm())
+        assert recorder.scalars[f"l2/pull_to_gradient/{name}", 0] == pytest.approx(expected, rel=1e-12)
+    squares = [float(w.detach().square().sum()) for w in (w0, w2)]
+    mean = (0.3 * squares[0] + 0.85 * squares[1]) / sum(squares)
+    assert recorder.scalars["l2/strength", 0] == pytest.approx(mean, rel=1e-12)
 
 
 def test_nothing_is_written_or_read_between_logging_steps(device: torch.device) -> None:
@@ -131,7 +152,7 @@ def test_weights_without_gradient_and_half_precision(device: torch.device) -> No
     recorder = Recorder()
     L2Monitor(recorder, layer, torch.optim.SGD(layer.parameters(), lr=0.1, weight_decay=0.1)).step()
     assert recorder.scalars["l2/weight_norm/weight", 0] == pytest.approx(3000.0)
-    assert "l2/decay_to_gradient/weight" not in recorder.tags(0)
+    assert "l2/pull_to_gradient/weight" not in recorder.tags(0)
 
 
 def test_sparse_gradients(device: torch.device) -> None:
@@ -140,7 +161,7 @@ def test_sparse_gradients(device: torch.device) -> None:
     monitor = L2Monitor(recorder, table, torch.optim.SGD(table.parameters(), lr=0.1))
     (3 * table(torch.tensor([1, 1], device=device))).sum().backward()
     monitor.step()
-    assert recorder.scalars["l2/decay_to_gradient/weight", 0] == 0.0
+    assert recorder.scalars["l2/pull_to_gradient/weight", 0] == 0.0
 
 
 def test_tensorboard_reads_back_what_was_logged(tmp_path: Path) -> None:

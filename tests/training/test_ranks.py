@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from ranks import outcomes
 from torch import Tensor, nn
-from two_ranks import outcomes
 
 from torchridge.training.attach import penalties, penalty, regularize
 from torchridge.training.regularizers import L1, L2, OrthogonalRegularizer

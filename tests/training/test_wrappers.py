@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from ranks import outcomes
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
-from two_ranks import outcomes
 from zoo import ZOO, Outer
 
 from torchridge.training.decay import explain_weight_decay, weight_decay_groups

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchridge import _check
 from torchridge.estimators._input import Container, Table, as_tensor, is_sparse, read_table
 from torchridge.estimators._protocol import Estimator, not_fitted
+from torchridge.estimators._ranks import add_ranks, own_moments
 from torchridge.solvers.moments import Moments
 
 _Self = TypeVar("_Self", bound="LinearModel")
@@ -107,21 +108,39 @@ class LinearModel(Estimator):
 
     def _forget(self) -> None:
         """Forget what was streamed, and what was solved from it."""
-        for name in ("moments_", "_container", *_SOLVED_LATE):
+        for name in ("moments_", "_own_moments", "_container", *_SOLVED_LATE):
             self.__dict__.pop(name, None)
 
     def _add_rows(self, table: Table, y: Tensor, weight: Tensor | None, fold: Any = None) -> None:
         """Add checked rows to the moments; the next look at the weights solves anew."""
         first = "moments_" not in self.__dict__
-        moments = Moments() if first else self.moments_
+        moments = Moments() if first else own_moments(self)
         X = table.X if isinstance(table.X, Tensor) else as_tensor(table.X.toarray())
         moments.update(X, y, weight, fold)
         if first:
             self._forget()
             self.moments_, self._container = moments, table.container
             self._note_features(table)
-        for name in _SOLVED_LATE:
+        self.moments_ = moments
+        for name in (*_SOLVED_LATE, "_own_moments"):
             self.__dict__.pop(name, None)
+
+    def all_reduce(self: _Self, group: Any = None) -> _Self:
+        """Add up what `partial_fit`, or `fit` from batches, has gathered on every rank of a process group.
+
+        Every rank calls it, also one that was given no rows, and is then fitted to the rows of all. `partial_fit` goes
+        on with this rank's rows alone, and `state_dict` holds those, for any number of ranks to load.
+
+        Args:
+            group: a `torch.distributed.ProcessGroup`; the default group if None.
+
+        Raises:
+            RankError: where another rank died, failed, or has other columns, targets, classes or parameters, within
+                the group's timeout.
+            ValueError: where the model was fitted to rows at once, or no rank has rows.
+        """
+        add_ranks(self, group)
+        return self
 
     def _read_batch(self, X: Any) -> Table:
         return self._read(X) if "moments_" in self.__dict__ else read_table(X, self.device)
@@ -154,7 +173,7 @@ class LinearModel(Estimator):
         names = getattr(self, "feature_names_in_", None)
         container = self._container
         return {
-            "moments": self.moments_.state_dict(),
+            "moments": own_moments(self).state_dict(),
             "feature_names": None if names is None else [str(n) for n in names],
             "tensor": container.tensor,
             "device": str(container.device),

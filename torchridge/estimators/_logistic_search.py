@@ -40,7 +40,7 @@ def fold_paths(rows: Rows, parts: list[Split], Cs: Any, options: dict[str, Any])
     data = check_data(rows.table.X, rows.codes, rows.weight)
     settings = check_settings(rows.table.X, max_elements=_MAX_ELEMENTS, dtype=None, **options)
     grid = np.logspace(-4, 4, Cs) if isinstance(Cs, int) else np.asarray(Cs, dtype=np.float64)
-    strengths = check_strengths(grid, None, data.weight).reshape(-1)
+    strengths = check_strengths(grid, None, data).reshape(-1)
     weight = data.weight.new_zeros(len(parts), len(data.X))
     for k, (train, _) in enumerate(parts):
         index = train.to(weight.device)

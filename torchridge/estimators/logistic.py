@@ -48,6 +48,8 @@ class LogisticRegression(LogisticModel):
     Shape:
         - X: (n, d); y: (n,); sample_weight: (n,)
 
+    Cost: as `torchridge.logistic`, of one strength.
+
     Example:
         >>> import torch
         >>> from torchridge.estimators import LogisticRegression
@@ -162,6 +164,8 @@ class LogisticRegressionCV(LogisticModel):
         coef_: as in `LogisticRegression`.
         intercept_: as in `LogisticRegression`.
         classes_: as in `LogisticRegression`.
+
+    Cost: as `torchridge.logistic_cv`.
 
     Example:
         >>> import torch

@@ -203,6 +203,8 @@ class RidgeClassifier(_RidgeModel, Classifier):
     Shape:
         - X: (n, d); y: (n,), or (n, k) zeros and ones for several labels; sample_weight: (n,)
 
+    Cost: as `Ridge`, with one target for two classes, else one for each class.
+
     Example:
         >>> import torch
         >>> from torchridge.estimators import RidgeClassifier

@@ -170,6 +170,11 @@ class RidgeClassifierCV(RidgeCVModel, Classifier):
         intercept_: as in `RidgeClassifier`.
         classes_: as in `RidgeClassifier`.
 
+    Shape:
+        - X: (n, d); y: (n,) labels; sample_weight: (n,)
+
+    Cost: as `RidgeCV`, with one target for two classes, else one for each class.
+
     Example:
         >>> import torch
         >>> from torchridge.estimators import RidgeClassifierCV

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from torchridge.probing import files
+from torchridge import _files as files
 from torchridge.probing.chunks import Chunk, Gatherer
 from torchridge.probing.table import LayerTable
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from torchridge.plots import plot_layers
+
 if TYPE_CHECKING:
     from torchridge.probing.report import Probe
 
@@ -23,22 +25,4 @@ def add_scalars(writer: Any, probes: Sequence[Probe], tag: str) -> None:
 
 def plot(probes: Sequence[Probe], score: str | None, ax: Any) -> Any:
     """Draw a score by layer, with its interval where there is one."""
-    if ax is None:
-        try:
-            from matplotlib import pyplot
-        except ImportError:
-            raise ImportError("plots need matplotlib. Install it with `pip install torchridge[plot]`.") from None
-        ax = pyplot.subplots()[1]
-    layers = list(dict.fromkeys(p.layer for p in probes))
-    for readout in dict.fromkeys(p.readout for p in probes):
-        mine = [p for p in probes if p.readout == readout]
-        name = score or mine[0].rank_score[0]
-        mine = [p for p in mine if name in p.fold_scores]
-        at = [layers.index(p.layer) for p in mine]
-        line = ax.plot(at, [p.scores[name] for p in mine], marker="o", label=f"{readout}: {name}")[0]
-        if all(p.interval for p in mine) and mine:
-            low, high = zip(*(p.interval or (0.0, 0.0) for p in mine), strict=True)
-            ax.fill_between(at, low, high, alpha=0.2, color=line.get_color())
-    ax.set_xticks(range(len(layers)), layers, rotation=90)
-    ax.legend()
-    return ax
+    return plot_layers(probes, ax, score=score)

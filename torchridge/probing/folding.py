@@ -21,14 +21,16 @@ class StreamFolds:
 
     Args:
         cv: number of folds, or (n,) fold ids in the order of the stream.
+        by_label: whether the fold of a group follows from its label alone, since other processes may hold it too.
     """
 
-    def __init__(self, cv: int | Tensor) -> None:
+    def __init__(self, cv: int | Tensor, *, by_label: bool = False) -> None:
+        self.by_label = by_label
         self.given = cv if isinstance(cv, Tensor) else None
         if self.given is not None and (self.given.ndim != 1 or self.given.is_floating_point()):
             got = f"{self.given.dtype} of {tuple(self.given.shape)}"
             raise ValueError(f"`cv`: fold ids should be integers of shape (n,), got {got}.")
-        self.k = _check.integer(cv, "cv", minimum=2) if self.given is None else int(torch.as_tensor(cv).max()) + 1
+        self.k = _check.integer(cv, "cv", minimum=2) if self.given is None else _count(self.given)
         self.examples = 0
         self.counts: dict[int, int] = {}  # examples by class code
         self.loads = [0] * self.k
@@ -61,11 +63,17 @@ class StreamFolds:
 
     def _by_group(self, numbers: Tensor) -> Tensor:
         counts = torch.bincount(numbers).tolist()
+        labels = list(self.group_number)
         for number in dict.fromkeys(numbers.tolist()):
             if number == len(self.group_fold):
-                self.group_fold.append(self.loads.index(min(self.loads)))
+                self.group_fold.append(self._fold_of_group(labels[number]))
             self.loads[self.group_fold[number]] += counts[number]
         return torch.tensor(self.group_fold)[numbers]
+
+    def _fold_of_group(self, label: Any) -> int:
+        if not self.by_label:
+            return self.loads.index(min(self.loads))
+        return int.from_bytes(hashlib.blake2b(repr(label).encode(), digest_size=8).digest(), "big") % self.k
 
     def _in_turn(self, codes: Tensor) -> Tensor:
         ids = torch.empty_like(codes)
@@ -88,6 +96,10 @@ class StreamFolds:
         self.loads, self.group_fold = list(state["loads"]), list(state["group_fold"])
         self.counts = {int(c): int(n) for c, n in state["counts"]}
         self.group_number = {tuple(g) if isinstance(g, list) else g: n for g, n in state["groups"]}
+
+
+def _count(ids: Tensor) -> int:
+    return int(ids.max()) + 1 if len(ids) else 0
 
 
 class ClassCodes:

@@ -49,6 +49,8 @@ def fit_head_(
         ValueError: where labels do not fit `head.out_features`, or the head does not run in the model's forward.
         TypeError: where `head` is no `nn.Linear`.
 
+    Cost: one forward pass, and as `LinearProbe`.
+
     Example:
         >>> import torch
         >>> from torchridge.probing import fit_head_

@@ -62,6 +62,10 @@ class Kept:
         file = self._file(chunk, list(features).index(layer))
         return _computable(torch.from_numpy(np.load(file, allow_pickle=False)).view(self.dtypes[layer]))
 
+    def as_read(self, rows: Tensor) -> Tensor:
+        """Return rows in the dtype that they would be read in again."""
+        return _computable(rows.to(self.dtype or rows.dtype))
+
     def layer(self, layer: str) -> Tensor:
         """Return all the features of one layer, (n, d)."""
         return torch.cat([self.rows(i, layer) for i in range(len(self.chunks))])

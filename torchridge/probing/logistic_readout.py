@@ -5,12 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from torchridge._ranks import Ranks
 from torchridge.logistic import logistic_cv
 from torchridge.probing.folding import ClassCodes
 from torchridge.probing.kept import Kept
 from torchridge.probing.readouts import Fitted
 from torchridge.probing.settings import Settings
 from torchridge.probing.table import shuffle
+from torchridge.solvers.logistic_ranks import summed
 
 _SIZE = 25  # strengths of an automatic grid
 
@@ -18,19 +20,28 @@ _SIZE = 25  # strengths of an automatic grid
 _TOL = 1e-13
 
 
-def fit(kept: Kept, layer: str, codes: ClassCodes, settings: Settings, control: bool) -> Fitted:
+def fit(
+    kept: Kept,
+    layer: str,
+    codes: ClassCodes,
+    settings: Settings,
+    control: bool,
+    *,
+    empty: Tensor,
+    ranks: Ranks | None = None,
+) -> Fitted:
     """Fit C Σ s CE + ½ ‖W‖², C by the held-out log-loss; features in units of their deviation over all rows if asked.
 
-    Weights that balance classes are taken from the counts over all rows.
+    Weights that balance classes are taken from the counts over all rows. `empty` (0, d) stands for no rows; with
+    `ranks`, all their rows are fitted.
     """
-    X = kept.layer(layer)
-    mean, scale = (X.double().mean(0), X.double().std(0, correction=0)) if settings.standardize else (None, None)
-    scale = None if scale is None else torch.where(scale > 0, scale, 1)
+    X = kept.layer(layer) if kept.chunks else kept.as_read(empty)
+    mean, scale = _spread(X, ranks) if settings.standardize else (None, None)
     rows = X if mean is None or scale is None else ((X - mean) / scale).to(X.dtype)
-    target = codes.order.argsort()[
-        torch.cat([_targets(c.target, settings, i, control) for i, c in enumerate(kept.chunks)])
-    ]
-    fold = torch.cat([c.fold for c in kept.chunks])
+    none = torch.empty(0, dtype=torch.int64)
+    coded = [_targets(c.target, settings, i, control) for i, c in enumerate(kept.chunks)]
+    target = codes.order.argsort()[torch.cat([none, *coded])]
+    fold = torch.cat([none, *(c.fold for c in kept.chunks)])
     grid = settings.grid("Cs")
     result = logistic_cv(
         rows,
@@ -38,7 +49,8 @@ def fit(kept: Kept, layer: str, codes: ClassCodes, settings: Settings, control: 
         torch.logspace(-4, 4, _SIZE, dtype=torch.float64) if grid is None else grid,
         cv=fold,
         tol=_TOL if X.dtype is torch.float64 else None,
-        sample_weight=_weight(kept, target, codes, settings, X),
+        sample_weight=_weight(kept, target, codes, settings, X, ranks),
+        process_group=settings.process_group,
     )
     assert result.solution is not None
     i = result.index
@@ -46,6 +58,14 @@ def fit(kept: Kept, layer: str, codes: ClassCodes, settings: Settings, control: 
     fold_weight, fold_bias = _unscaled(result.weight[:, i].double(), result.bias[:, i].double(), mean, scale)
     scores = {"log_loss": result.scores[:, i].double()}
     return Fitted(weight, bias, fold_weight, fold_bias, result.C, result.Cs, "log_loss", result.scores, scores)
+
+
+def _spread(X: Tensor, ranks: Ranks | None) -> tuple[Tensor, Tensor]:
+    """Return the means and the standard deviations of all rows; 1 for a feature that is constant."""
+    n = summed(ranks, "the rows", torch.tensor(float(len(X)), dtype=torch.float64, device=X.device))
+    mean = summed(ranks, "the means", X.double().sum(0)) / n
+    scale = (summed(ranks, "the variances", (X.double() - mean).square().sum(0)) / n).sqrt()
+    return mean, torch.where(scale > 0, scale, 1)
 
 
 def _targets(target: Tensor, settings: Settings, chunk: int, control: bool) -> Tensor:
@@ -60,13 +80,16 @@ def _unscaled(weight: Tensor, bias: Tensor, mean: Tensor | None, scale: Tensor |
     return weight, bias - weight @ mean
 
 
-def _weight(kept: Kept, target: Tensor, codes: ClassCodes, settings: Settings, like: Tensor) -> Tensor | None:
+def _weight(
+    kept: Kept, target: Tensor, codes: ClassCodes, settings: Settings, like: Tensor, ranks: Ranks | None
+) -> Tensor | None:
     given = settings.class_weight
     parts = [c.weight for c in kept.chunks if c.weight is not None]
     weight = torch.cat(parts) if parts else None
     if given is not None:
         if isinstance(given, str):
-            counts = torch.bincount(target, weights=weight).double()
+            own = torch.bincount(target, weights=weight, minlength=len(codes)).double()
+            counts = summed(ranks, "class weights", own)
             table = counts.sum() / (len(counts) * counts)
         else:
             table = torch.tensor([float(given.get(c, 1.0)) for c in codes.classes.tolist()], dtype=torch.float64)

@@ -32,6 +32,11 @@ class OnlineProbe:
         writer: anything with `add_scalar`, for the score.
         tag: under which it is written.
 
+    Raises:
+        ValueError: on an unknown task or readout, a strength or decay out of range, or steps of less than 1.
+
+    Cost: d² + d·t flops a row; d³ at a readout, every `every` steps.
+
     Example:
         >>> import torch
         >>> from torchridge.probing import OnlineProbe

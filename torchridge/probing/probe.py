@@ -70,7 +70,8 @@ def probe_layers(
         mask: the attention mask, (n, T): a key of the inputs, a position in their tuple, or a callable of the inputs.
             "attention_mask" and "src_key_padding_mask" (true at padding) are found by themselves.
         **options: as for `LinearProbe`; and `checkpoint`, a file to go on from if it is there, written every
-            `checkpoint_every` batches (100). Resumed, the report is the same, bit for bit.
+            `checkpoint_every` batches (100). Resumed, the report is the same, bit for bit. Over ranks each has a file
+            of its own beside that name, for as many ranks to go on from.
 
     Returns:
         `ProbeReport`, one probe for each layer and readout.
@@ -118,6 +119,8 @@ class LinearProbe:
     Args:
         task: "regression" or "classification".
         readout: "ridge", "lda", "logistic", or several.
+
+    Keyword Args:
         cv: number of folds, or (n,) fold ids in the order of the rows. Row i of a class (or of all rows, in a
             regression) goes to fold i mod K; a group goes whole to the lightest fold.
         class_weight: a mapping of class to weight, or "balanced", n / (k n_c) by the rows of each training part, for
@@ -141,6 +144,14 @@ class LinearProbe:
         chunk_rows: rows that are gathered for one update; by default what fits 64 MiB.
         progress: show a bar; needs tqdm.
         seed: of the control task and the bootstrap.
+        process_group: "world" or a `torch.distributed.ProcessGroup`: the rows are this rank's, perhaps none, and every
+            rank gets the report of all ranks' rows. Fold ids are given for this rank's rows; a number of folds deals
+            out each rank's rows by themselves, and groups by their label. Class codes, moments and accuracy are added
+            up; features and predictions stay, so other metrics are refused.
+
+    Cost: as `probe_layers`, without the model: n·d² flops for the moments, K + 1 eigendecompositions of (d, d).
+
+    Source: Alain & Bengio 2016, https://arxiv.org/abs/1610.01644.
 
     Example:
         >>> import torch

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchridge.probing import curves, files
+from torchridge import _files as files
+from torchridge.probing import curves
 
 KIND = "torchridge.probe-report/1"
 
@@ -37,6 +38,14 @@ class Probe:
         classes: (k,) sorted, or None in a regression.
         dtype: of the features, and of `to_linear`.
         vector_target: whether labels came as (n,).
+
+    Example:
+        >>> import torch
+        >>> from torchridge.probing import LinearProbe
+        >>> X = torch.tensor([[0.0], [1.0], [2.0], [3.0]] * 10)
+        >>> probe = LinearProbe(task="classification", metrics="accuracy").fit(X, (X[:, 0] > 1.5).long()).best
+        >>> probe.readout, probe.scores["accuracy"], probe.predict(torch.tensor([[0.2], [2.9]]))
+        ('ridge', 1.0, tensor([0, 1]))
     """
 
     layer: str
@@ -66,7 +75,11 @@ class Probe:
         return name, self.scores[name]
 
     def decision_function(self, X: Tensor) -> Tensor:
-        """Return X Wᵀ + b in float64, (n, t)."""
+        """Return X Wᵀ + b in float64, (n, t).
+
+        Raises:
+            ValueError: on a shape that does not fit.
+        """
         if not isinstance(X, Tensor) or X.ndim != 2 or X.shape[1] != self.weight.shape[1]:
             got = f"shape {tuple(X.shape)}" if isinstance(X, Tensor) else type(X).__name__
             raise ValueError(f"`X` should be a tensor of shape (n, {self.weight.shape[1]}), got {got}.")
@@ -102,6 +115,14 @@ class ProbeReport:
         passes: forward passes over the batches.
         source: where scores that need predictions come from: "" (there are none), "a second pass", "kept features".
         memory: bytes that were estimated before the moments were gathered.
+
+    Example:
+        >>> import torch
+        >>> from torchridge.probing import LinearProbe
+        >>> X = torch.tensor([[0.0], [1.0], [2.0], [3.0]] * 10)
+        >>> report = LinearProbe(metrics=()).fit({"one": X, "none": X * 0 + X.flip(0)}, X[:, 0])
+        >>> report.best.layer, [probe.layer for probe in report], report.to_linear("one")
+        ('one', ['one', 'none'], Linear(in_features=1, out_features=1, bias=True))
     """
 
     probes: tuple[Probe, ...]
@@ -126,7 +147,11 @@ class ProbeReport:
         return max(ranked, key=lambda p: p.scores[names[0]])
 
     def of(self, layer: str | None = None, readout: str | None = None) -> Probe:
-        """Return the probe of a layer and readout; without either, the best of what is left."""
+        """Return the probe of a layer and readout; without either, the best of what is left.
+
+        Raises:
+            ValueError: where there is no such probe.
+        """
         found = [p for p in self.probes if layer in (None, p.layer) and readout in (None, p.readout)]
         if not found:
             known = ", ".join(f"{p.layer!r} ({p.readout})" for p in self.probes)

@@ -7,14 +7,16 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from torchridge._ranks import Ranks
 from torchridge._warnings import MissingClassWarning
-from torchridge.probing import checkpoint, logistic_readout, readouts
+from torchridge.probing import checkpoint, logistic_readout, pooled_ranks, readouts
 from torchridge.probing.batches import Reader, as_tensor
 from torchridge.probing.chunks import Chunk, Extract, Gatherer, Labeler
 from torchridge.probing.folding import ClassCodes, StreamFolds
@@ -54,20 +56,27 @@ class Session:
     kept: Kept | None = field(default=None, init=False)
     _folds: int = field(default=0, init=False)
     _width_checked: int = field(default=0, init=False)
+    _ranks: Ranks | None = field(default=None, init=False)
 
     def run(self) -> ProbeReport:
         """Return the report."""
-        settings = self.settings
+        settings, self.kept = self.settings, None
         again = settings.needs_predictions and settings.keep is None
         if again and isinstance(self.batches, Iterator):
             raise ValueError(
                 f"{sorted(settings.named_metrics) or 'bootstrap'} need a second pass, but `batches` can be gone over "
                 f"only once. Pass a list or a DataLoader, or keep the features: keep='memory', keep_bytes=..."
             )
-        self.kept = None if settings.keep is None else Kept(settings.keep, settings.keep_dtype, settings.keep_bytes)
-        gatherer, table = self._gather()
+        self._ranks = None if settings.process_group is None else Ranks(settings.process_group)
+        if settings.keep is not None:
+            where = settings.keep if self._ranks is None else pooled_ranks.folder(settings.keep, self._ranks)
+            self.kept = Kept(where, settings.keep_dtype, settings.keep_bytes)
+        gatherer, table = self._gather_all()
         probes, heldout = self._fit(gatherer, table)
-        if settings.needs_predictions:
+        if settings.needs_predictions and self._ranks is not None:
+            look = partial(self._look_again, gatherer, heldout)
+            pooled_ranks.pool_scores(self._ranks, look, gatherer, heldout)
+        elif settings.needs_predictions:
             self._look_again(gatherer, heldout)
         done = tuple(self._scored(p, heldout, gatherer) for p in probes)
         source = "" if not settings.needs_predictions else "a second pass" if again else "kept features"
@@ -79,30 +88,40 @@ class Session:
     def _gatherer(self) -> Gatherer:
         settings = self.settings
         classes = None if settings.classes is None else as_tensor(settings.classes, "classes")
-        labeler = Labeler(settings.task, StreamFolds(settings.cv), ClassCodes(classes))
+        folds = StreamFolds(settings.cv, by_label=self._ranks is not None)
+        labeler = Labeler(settings.task, folds, ClassCodes(classes))
         return Gatherer(self.extract, self.reader, labeler, self.per_token, settings.chunk_rows)
 
+    def _gather_all(self) -> tuple[Gatherer, LayerTable]:
+        if self._ranks is not None:
+            return pooled_ranks.gathered(self._ranks, self.settings, self._gather)
+        gatherer, table = self._gather()
+        if not table.blocks:
+            raise ValueError("`batches` is empty; expected at least one batch.")
+        return gatherer, table
+
     def _gather(self) -> tuple[Gatherer, LayerTable]:
-        settings, gatherer = self.settings, self._gatherer()
+        settings, gatherer, file = self.settings, self._gatherer(), self.settings.checkpoint
+        if self._ranks is not None:
+            pooled_ranks.refuse(settings)
+            file = None if file is None else pooled_ranks.checkpoint_file(file, self._ranks)
         device = None if settings.moments_device is None else torch.device(settings.moments_device)
         table = LayerTable(settings.plan, device)
         with self.lend():
             items = iter(self._progress())
-            if settings.checkpoint is not None and Path(settings.checkpoint).exists():
-                checkpoint.resume(settings.checkpoint, gatherer, table, self.about)
+            if file is not None and Path(file).exists():
+                checkpoint.resume(file, gatherer, table, self.about)
                 gatherer.skip(items, self._gatherer().labeler)
             for item in items:
                 chunk = gatherer.push(item)
                 self._check_memory(gatherer, table, chunk)
                 if chunk is not None:
                     self._add(chunk, gatherer, table)
-                if settings.checkpoint is not None and gatherer.batches % settings.checkpoint_every == 0:
-                    checkpoint.write(settings.checkpoint, gatherer, table, self.about)
+                if file is not None and gatherer.batches % settings.checkpoint_every == 0:
+                    checkpoint.write(file, gatherer, table, self.about)
             last = gatherer.flush()
             if last is not None:
                 self._add(last, gatherer, table)
-        if not table.blocks:
-            raise ValueError("`batches` is empty; expected at least one batch.")
         return gatherer, table
 
     def _progress(self) -> Iterable[Any]:
@@ -178,7 +197,10 @@ class Session:
                 elif readout == "lda":
                     yield readout, readouts.lda(parts, settings.grid("shrinkages"), settings.standardize)
         if "logistic" in settings.readouts and self.kept is not None:
-            yield "logistic", logistic_readout.fit(self.kept, layer, gatherer.labeler.codes, settings, control)
+            empty = parts.whole.gram.new_empty(0, len(parts.whole.gram), dtype=gatherer.dtypes[layer])
+            codes, ranks = gatherer.labeler.codes, self._ranks
+            fitted = logistic_readout.fit(self.kept, layer, codes, settings, control, empty=empty, ranks=ranks)
+            yield "logistic", fitted
 
     def _heldout(self, fitted: Fitted, codes: ClassCodes, control: bool) -> HeldOut:
         metrics = self.settings.named_metrics

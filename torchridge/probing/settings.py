@@ -45,6 +45,7 @@ class Settings:
     checkpoint_every: int = 100
     progress: bool = False
     seed: int = 0
+    process_group: Any = None
 
     def __post_init__(self) -> None:
         _check.option(self.task, "task", ("regression", "classification"))

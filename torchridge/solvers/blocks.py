@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from torchridge import _check
-from torchridge.solvers import blas
+from torchridge.solvers import blas, rules, sliced
 from torchridge.solvers.rows import Rows
 
 # Working memory of one pass over rows, beside the d × d matrices.
@@ -64,7 +64,7 @@ class Workspace(NamedTuple):
 def workspace(n: int, d: int, t: int, dtype: torch.dtype, device: torch.device) -> Workspace:
     """Return working memory for passes over at most n rows."""
     like = torch.empty(0, dtype=dtype, device=device)
-    size = min(n, chunk_rows(d, t, dtype.itemsize))
+    size = min(n, chunk_rows(d, t, dtype.itemsize) * rules.chunks(device))
     # A few targets ride in the symmetric product; many would make it compute their own t × t for nothing.
     joint = t <= max(16, d // 16)
     widths = [d + t] if joint else [d, t]
@@ -81,7 +81,8 @@ class _Pass:
     product per chunk would cost as much as the chunk.
     """
 
-    def __init__(self, like: Block, work: Workspace) -> None:
+    def __init__(self, like: Block, work: Workspace, slices: int = 0) -> None:
+        self.slices = slices
         self.d, self.t = like.cross.shape
         self.like = like.gram
         self.count, self.weight = 0, 0.0
@@ -111,8 +112,11 @@ class _Pass:
             self._merge(pivot - self.base, total, weight)
 
     def _accumulate(self, rows: list[Any]) -> None:
-        blas.gram_into(rows[0], self.product)
-        self.total += self.product
+        if self.slices:
+            self.total += blas.array(sliced.gram(blas.tensor(rows[0]), self.slices))
+        else:
+            blas.gram_into(rows[0], self.product)
+            self.total += self.product
         if not self.joint:
             self.cross += rows[0].T @ rows[1]
             self.yy += (rows[1] * rows[1]).sum(0)
@@ -205,7 +209,7 @@ def block_of(
     size = work.buffers[0].shape[0]
     if index is not None or X.dtype is torch.bfloat16:  # such rows are copied on their way in, beside the buffers
         size = max(1, size // 2)
-    run = _Pass(empty_block(d, t, dtype, device), work)
+    run = _Pass(empty_block(d, t, dtype, device), work, rules.slices(device, X.dtype, dtype))
     weights = None if sample_weight is None else sample_weight.to(device, dtype)
     with np.errstate(over="ignore", invalid="ignore"):  # `check_finite` tells the caller, with the row
         for start in range(0, n, size):

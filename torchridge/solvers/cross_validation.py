@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from torchridge.solvers import blocks, dual, scoring, spectral
+from torchridge.solvers import blocks, dual, nodes, rules, scoring, spectral
 from torchridge.solvers.blocks import Block
 from torchridge.solvers.dual import Dual
 from torchridge.solvers.folds import Split
+from torchridge.solvers.nodes import Nodes
 from torchridge.solvers.objective import Objective, frame, system
 from torchridge.solvers.rows import Rows
 from torchridge.solvers.scoring import train_spectrum
@@ -38,15 +41,25 @@ class Scorer(Protocol):
         """Return the variance of the held-out targets, (K, t), where r2 can be told."""
 
 
-class FoldMoments(NamedTuple):
+@dataclass(frozen=True)
+class FoldMoments:
     """K folds, each scored from the moments of its training and held-out parts."""
 
-    spectra: list[Spectrum]
     train: list[Block]
     held: list[Block]
     objective: Objective
     rows: Rows | None
     held_rows: list[Tensor] | None
+
+    @cached_property
+    def spectra(self) -> list[Spectrum]:
+        """Eigendecompositions of the training parts, when something first asks for them."""
+        return [train_spectrum(b, self.objective) for b in self.train]
+
+    @property
+    def like(self) -> Tensor:
+        """A tensor of the dtype and on the device of the moments."""
+        return self.train[0].gram
 
     @property
     def eigvals(self) -> Tensor:
@@ -55,11 +68,22 @@ class FoldMoments(NamedTuple):
 
     def squares(self, alpha: Tensor) -> Tensor:
         """Return mean squared errors (K, L, t)."""
-        return torch.stack([self._fold(k, alpha) / self.held[k].weight for k in range(len(self.held))])
+        chosen = self._nodes(alpha)
+        return torch.stack([self._fold(k, alpha, chosen) / self.held[k].weight for k in range(len(self.held))])
 
-    def _fold(self, k: int, alpha: Tensor) -> Tensor:
+    def _nodes(self, alpha: Tensor) -> Nodes | None:
+        """Return what to score by where an eigendecomposition of every fold costs more; None for those."""
+        free = self.objective.penalty is not None and bool((self.objective.penalty == 0).any())
+        if free or "spectra" in self.__dict__:
+            return None
+        most = rules.most_nodes(self.like.device, self.like.shape[0])
+        return nodes.nodes(alpha, most) if most and bool(alpha.min() > 0) else None
+
+    def _fold(self, k: int, alpha: Tensor, chosen: Nodes | None) -> Tensor:
         train, held = self.train[k], self.held[k]
-        squares = scoring.heldout_squares(self.spectra[k], train, held, self.objective, alpha)
+        squares = None if chosen is None else nodes.heldout_squares(chosen, train, held, self.objective)
+        if squares is None:
+            squares = scoring.heldout_squares(self.spectra[k], train, held, self.objective, alpha)
         if self.rows is None or self.held_rows is None or not bool((squares < _NEARLY_PERFECT * held.yy).any()):
             return squares
         return self._predicted(k, alpha)
@@ -87,9 +111,8 @@ class FoldMoments(NamedTuple):
 def fold_moments(
     train: list[Block], held: list[Block], objective: Objective, rows: Rows | None, index: list[Tensor] | None
 ) -> FoldMoments:
-    """Diagonalize the training parts."""
-    spectra = [train_spectrum(b, objective) for b in train]
-    return FoldMoments(spectra, train, held, objective, rows, index)
+    """Prepare the training parts, which are diagonalized when that is asked for."""
+    return FoldMoments(train, held, objective, rows, index)
 
 
 class DualFolds(NamedTuple):

@@ -25,12 +25,17 @@ def contiguous_folds(n: int, k: int) -> Tensor:
 def group_folds(groups: Tensor, k: int) -> Tensor:
     """Return fold ids (n,) that keep every group whole: largest group first, to the lightest fold (`GroupKFold`)."""
     _, inverse, counts = np.unique(groups.cpu().numpy(), return_inverse=True, return_counts=True)
+    return torch.from_numpy(folds_of_groups(counts, k)[inverse])
+
+
+def folds_of_groups(counts: Any, k: int) -> Any:
+    """Return the fold of each group, (g,), from how many rows each has, in the order of sorted labels."""
     load, fold_of = np.zeros(k), np.zeros(len(counts), dtype=np.int64)
     for group in np.argsort(counts, kind="stable")[::-1]:  # the sort, and so the order of ties, is scikit-learn's
         lightest = int(load.argmin())
         load[lightest] += counts[group]
         fold_of[group] = lightest
-    return torch.from_numpy(fold_of[inverse])
+    return fold_of
 
 
 def fold_ids(cv: int | Tensor, n: int, groups: Any = None) -> Tensor:

@@ -61,10 +61,15 @@ def eigenbasis(X: Tensor, weight: Tensor, *, intercept: bool) -> Basis:
         piece = centred if reduction is None else centred @ reduction
         gram += piece.mT @ (piece * weight[part, None])
     eigvals, vectors = torch.linalg.eigh(gram)
+    return basis_of(mean, vectors if reduction is None else reduction @ vectors, eigvals, intercept)
+
+
+def basis_of(mean: Tensor, directions: Tensor, eigvals: Tensor, intercept: bool) -> Basis:
+    """Return the basis of given directions, with a column of ones where there is an intercept."""
     ones = eigvals.new_ones(int(intercept))
     return Basis(
         mean=mean,
-        directions=vectors if reduction is None else reduction @ vectors,
+        directions=directions,
         eigvals=torch.cat([eigvals.clamp_min(0), ones]),
         penalized=torch.cat([torch.ones_like(eigvals), 1 - ones]),
     )

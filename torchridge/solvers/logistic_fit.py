@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from torchridge._ranks import Ranks
 from torchridge.solvers.logistic_basis import Basis, eigenbasis, rotate, unrotate
 from torchridge.solvers.logistic_loss import Rows, chunks
 from torchridge.solvers.logistic_path import Path, repair, solve_path, strengths_at_once
+from torchridge.solvers.logistic_ranks import led, shared_basis, summed
 
 # Below this the rounding of float32 sums is no longer small beside the gap that is asked for.
 _FLOAT32_TOL = 1e-7
@@ -36,9 +39,9 @@ def working_dtype(tol: float, device: torch.device) -> torch.dtype:
 
 def fit(
     X: Tensor, labels: Tensor, k: int, weight: Tensor, C: Tensor, *,
-    intercept: bool, tol: float, max_iter: int, max_elements: int,
+    intercept: bool, tol: float, max_iter: int, max_elements: int, ranks: Ranks | None = None,
 ) -> Fit:  # fmt: skip
-    """Fit every head under every row weight and strength. The strengths must rise.
+    """Fit every head under every row weight and strength. The strengths must rise. With `ranks`, to all their rows.
 
     Shape:
         X: (n, d); labels: (h, n), int64 under k; weight: (g, n), float64; C: (L,), float64, rising.
@@ -46,22 +49,35 @@ def fit(
     Cost: 3·n·d² + 9·d³ flops once, and 4·n·d·c for an evaluation; a strength takes 1 to 20 of them, up to 100 where
     the data are nearly separable. Memory: the features once more, and `max_elements` logits.
     """
-    total = weight.sum(1)  # (g,)
+    total = summed(ranks, "weights", weight.sum(1))  # (g,)
     shares = weight / total[:, None]
-    seen = _class_weight(labels, shares, k)  # (h, g, k)
+    seen = summed(ranks, "class weights", class_weight(labels, shares, k))  # (h, g, k)
     dtype = working_dtype(tol, X.device)
-    basis = eigenbasis(X, shares.mean(0), intercept=intercept)
+    if ranks is None:
+        basis = eigenbasis(X, shares.mean(0), intercept=intercept)
+    else:
+        basis = shared_basis(ranks, X, shares.mean(0), intercept=intercept)
     rows = _rows(X, basis, labels, shares, seen, dtype, max_elements)
     # Two classes left of many: the softmax of two has twice the penalty of the single logit that is meant.
     twice = 1.0 + ((seen > 0).sum(-1) == 2) * float(k > 2)
     penalty = twice / (C[:, None, None] * total)  # (L, h, g)
     start = _start(seen, len(basis.eigvals), intercept)
     at_once = strengths_at_once(start.shape[0] * start.shape[1], start.shape[2], X.device)
-    path = solve_path(rows, basis, start, penalty, at_once=at_once, tol=tol, max_iter=max_iter)
+    options: dict[str, Any] = {"at_once": at_once, "tol": tol, "max_iter": max_iter}
+
+    def solve(rows: Rows) -> Path:
+        return solve_path(rows, basis, start, penalty, **options)
+
+    path = solve(rows) if ranks is None else led(ranks, rows, solve)
     if dtype is torch.float32 and not bool(path.converged.all()):
-        exact = _rows(X, basis, labels, shares, seen, torch.float64, max_elements)
-        path = repair(exact, basis, path, penalty, at_once=at_once, tol=tol, max_iter=max_iter)
-    separated = torch.stack([_separated(rows, theta) for theta in path.theta])
+        exact, first = _rows(X, basis, labels, shares, seen, torch.float64, max_elements), path
+
+        def go_on(rows: Rows) -> Path:
+            return repair(rows, basis, first, penalty, **options)
+
+        path = go_on(exact) if ranks is None else led(ranks, exact, go_on)
+    wrong = torch.stack([~_separated(rows, theta) for theta in path.theta])
+    separated = summed(ranks, "separation", wrong.double()) == 0
     return _in_units(basis, path, C[:, None, None] * total, seen, separated)
 
 
@@ -73,7 +89,7 @@ def _rows(
     return Rows(rotate(basis, X, dtype), labels, shares.to(dtype), missing, max_elements)
 
 
-def _class_weight(labels: Tensor, shares: Tensor, k: int) -> Tensor:
+def class_weight(labels: Tensor, shares: Tensor, k: int) -> Tensor:
     """Return the share (h, g, k) of every class in the weight of the rows."""
     heads, groups = len(labels), len(shares)
     index = labels[:, None].expand(heads, groups, -1)

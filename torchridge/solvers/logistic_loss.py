@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ class Rows:
         closed: (h, g, k), true for a class that the head lacks under these weights: its probability is zero.
             None where no class is missing.
         max_elements: bound on the elements of the logits of one chunk.
+        share: has other ranks evaluate their rows too, and adds up; None where these are all the rows.
     """
 
     features: Tensor
@@ -29,6 +30,7 @@ class Rows:
     weight: Tensor
     closed: Tensor | None
     max_elements: int
+    share: Share | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,9 @@ class Evaluation(NamedTuple):
     curvature: Tensor | None
 
 
+Share = Callable[[Rows, Problems, Tensor, bool], Evaluation]
+
+
 def chunks(n: int, columns: int, max_elements: int) -> Iterator[slice]:
     """Yield slices of rows whose logits, rows × columns, stay within `max_elements` (one row at the least)."""
     size = max(1, max_elements // max(1, columns))
@@ -81,6 +86,8 @@ def evaluate(rows: Rows, problems: Problems, theta: Tensor, *, curvature: bool) 
 
     Cost: 4·n·q·P·c flops in two products, and P·n·c² for the curvature.
     """
+    if rows.share is not None:
+        return rows.share(rows, problems, theta, curvature)
     count, c, q = theta.shape
     weight = theta.to(rows.features.dtype).reshape(count * c, q)
     loss = theta.new_zeros(count)
@@ -118,10 +125,15 @@ def _softmax(
         logits.masked_fill_(rows.closed[problems.head, problems.group][:, :, None], -torch.inf)
     labels = rows.labels[problems.head, part][:, None]  # (P, 1, m)
     log_proba = torch.log_softmax(logits, 1)
+    log_true = log_proba.gather(1, labels)
+    # The probability of the other classes, summed, keeps the digits that 1 − p loses where the fit is close.
+    proba = log_proba.exp_().scatter_(1, labels, 0)
+    wrong = proba.sum(1, keepdim=True)  # (P, 1, m)
+    each = torch.where(wrong < 0.5, torch.log1p(-wrong), log_true).neg_()[:, 0]
     # A row without weight may carry a class that is closed to it: 0 × inf would be NaN.
-    row_loss = torch.where(weight > 0, -log_proba.gather(1, labels)[:, 0] * weight, 0)
-    proba = log_proba.exp_()
-    residual = proba * weight[:, None]
+    row_loss = torch.where(weight > 0, each * weight, 0)
     if hessian is not None:
-        hessian += torch.diag_embed(residual.sum(2, dtype=hessian.dtype)) - residual @ proba.mT
-    return row_loss, residual.scatter_add_(1, labels, -weight[:, None])
+        proba.scatter_(1, labels, 1 - wrong)
+        weighted = proba * weight[:, None]
+        hessian += torch.diag_embed(weighted.sum(2, dtype=hessian.dtype)) - weighted @ proba.mT
+    return row_loss, proba.mul_(weight[:, None]).scatter_(1, labels, -wrong * weight[:, None])

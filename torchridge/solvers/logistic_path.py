@@ -12,6 +12,9 @@ from torchridge.solvers import logistic
 from torchridge.solvers.logistic_basis import Basis
 from torchridge.solvers.logistic_loss import Problems, Rows
 
+# Where the strengths before took no more evaluations than this, the quasi-Newton step alone finds the next.
+_EASY = 2
+
 
 @dataclass(frozen=True)
 class Path:
@@ -55,18 +58,41 @@ def solve_path(
     problems = Problems(head, group, penalty[0].flatten())
     state = logistic.init(rows, basis, problems, start.flatten(0, 1))
     solved: list[tuple[Tensor, ...]] = []
+    count, done = len(head), 0
     for part in torch.split(penalty, at_once):
-        count = len(head)
         index = torch.arange(count, device=start.device).repeat(len(part))
         spread, begun = problems.select(index), state.select(index)
         problems = spread.with_penalty(part.flatten())
+        hard = done > 0 and int(begun.n_iter.max()) > _EASY
         state = logistic.repenalize(basis, spread, problems, begun)
+        if hard:
+            known = torch.cat([theta for theta, *_ in solved]).view(done, count, *start.shape[2:])
+            ahead = extrapolate(penalty[:done].flatten(1), known, part.flatten(1))
+            state = logistic.leap(rows, basis, problems, state, ahead.flatten(0, 1))
         state = _solve(rows, basis, problems, state, tol=tol, max_iter=max_iter)
         solved.append((state.theta, *_diagnose(basis, problems, state, tol)))
+        done += len(part)
         weakest = torch.arange(len(index) - count, len(index), device=start.device)
         problems, state = problems.select(weakest), state.select(weakest)
     columns = (_shaped(torch.cat(column), penalty) for column in zip(*solved, strict=True))
     return Path(*columns)
+
+
+def extrapolate(penalty: Tensor, theta: Tensor, to: Tensor) -> Tensor:
+    """Return θ (l, P, c, q) at the penalties `to` (l, P), from the last three of (L, P): a parabola in log penalty.
+
+    Under a weak penalty the weights grow with the logarithm of 1 / penalty, evenly where the classes are separable.
+    Fewer than three are taken as they come.
+    """
+    x, at = penalty[-3:].log(), to.log()
+    ahead = theta.new_zeros(*to.shape, *theta.shape[2:])
+    for i, value in enumerate(theta[-3:]):
+        others = [j for j in range(len(x)) if j != i]
+        share = torch.ones_like(at)
+        for j in others:
+            share = share * (at - x[j]) / (x[i] - x[j])
+        ahead += share[:, :, None, None] * value
+    return ahead
 
 
 def repair(rows: Rows, basis: Basis, path: Path, penalty: Tensor, *, at_once: int, tol: float, max_iter: int) -> Path:
@@ -108,11 +134,13 @@ def _solve(
     for count in range(max_iter):
         done = logistic.converged(basis, *active, tol) | logistic.stuck(active[1])
         if bool(done.any()):
-            finished.append((left[done], active[1].select(done)))
-            left, active = left[~done], (active[0].select(~done), active[1].select(~done))
+            out, stay = done.nonzero()[:, 0], (~done).nonzero()[:, 0]
+            finished.append((left[out], active[1].select(out)))
+            left, active = left[stay], (active[0].select(stay), active[1].select(stay))
         if len(left) == 0:
             break
-        active = active[0], logistic.step(rows, basis, *active, refresh=count == 0)
+        stepped = logistic.step(rows, basis, *active, refresh=count == 0)
+        active = active[0], logistic.remodel(rows, basis, active[0], stepped)
     finished.append((left, active[1]))
     return _merge(finished)
 
@@ -133,7 +161,8 @@ def _merge(parts: list[tuple[Tensor, logistic.State]]) -> logistic.State:
         )
         for name in ("steps", "changes")
     }
-    return logistic.State(**fields, **pairs).select(order)  # type: ignore[arg-type]
+    blocks = tuple(model for _, state in parts for model in state.blocks)
+    return logistic.State(**fields, **pairs, blocks=blocks).select(order)  # type: ignore[arg-type]
 
 
 def _padded(pairs: tuple[Tensor, ...], like: Tensor, length: int) -> tuple[Tensor, ...]:

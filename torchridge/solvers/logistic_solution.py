@@ -26,6 +26,14 @@ class LogisticSolution:
         separated: (*), whether every row that has weight falls on the right side: the bias and weights are then
             bounded by the penalty alone, and probabilities near 0 and 1 say nothing of new rows.
         heads: whether y had a column for each of several heads.
+
+    Example:
+        >>> import torch
+        >>> from torchridge import logistic
+        >>> X, y = torch.tensor([[-2.0], [-1.0], [1.0], [2.0]]), torch.tensor([0, 1, 0, 1])
+        >>> solution = logistic(X, y, 1.0)
+        >>> solution.predict(torch.tensor([[-3.0], [3.0]])), bool(solution.converged)
+        (tensor([0, 1]), True)
     """
 
     weight: Tensor
@@ -40,7 +48,11 @@ class LogisticSolution:
     heads: bool
 
     def at(self, index: int) -> LogisticSolution:
-        """Return strength `index` of a path."""
+        """Return strength `index` of a path.
+
+        Raises:
+            ValueError: where there is only one.
+        """
         if self.C.ndim == 0:
             raise ValueError("`at` picks a strength of a path, got a solution of one strength. Use it as it is.")
         kept = {"classes", "heads"}
@@ -50,6 +62,9 @@ class LogisticSolution:
         """Return the logits of the rows of X (m, d): (L, m, h, k), without the dimensions that the fit lacks.
 
         Two classes have one logit, that of the second class: (L, m, h).
+
+        Raises:
+            ValueError: on a shape that does not fit.
         """
         if X.ndim != 2 or X.shape[1] != self.weight.shape[-1]:
             raise ValueError(f"`X` should have shape (m, {self.weight.shape[-1]}), got {tuple(X.shape)}.")
@@ -70,7 +85,11 @@ class LogisticSolution:
         return self.classes[logits.argmax(-1) if len(self.classes) > 2 else (logits > 0).long()]
 
     def to_linear(self) -> nn.Linear:
-        """Return the logits as an `nn.Linear` (d, c); heads are stacked (h·c). A path has to be picked from first."""
+        """Return the logits as an `nn.Linear` (d, c); heads are stacked (h·c). A path has to be picked from first.
+
+        Raises:
+            ValueError: on a path.
+        """
         if self.C.ndim:
             raise ValueError("`to_linear` takes one strength, got a path. Pick one with `at(i)` first.")
         weight = self.weight.reshape(-1, self.weight.shape[-1])

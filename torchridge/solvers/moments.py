@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torchridge import _check
 from torchridge.solvers import blas, blocks
-from torchridge.solvers.blocks import Block
+from torchridge.solvers.blocks import Block, Workspace
 from torchridge.solvers.rows import Rows, check_rows, result_dtype
 
 _DTYPES = {str(dtype): dtype for dtype in (torch.float64, torch.float32)}
@@ -33,6 +33,9 @@ class Moments:
     Shape:
         - ``X``: (n, d); ``y``: (n,) or (n, t); ``sample_weight``: (n,); ``fold``: an int or (n,) ids
         - gram (d, d), cross (d, t), mean (d,)
+
+    Raises:
+        ValueError: on another `dtype`.
 
     Cost: n·d·(d/2 + t) multiply-adds; working memory 3 d² numbers and 64 MiB above the rows, whatever n.
 
@@ -81,15 +84,18 @@ class Moments:
             TypeError: where a tensor is expected and something else came.
         """
         with blas.one_pool(X.device if isinstance(X, Tensor) else torch.device("cpu")):
-            return self._update(check_rows(X, y, sample_weight, flatten=flatten), fold, flatten)
+            return self.add(check_rows(X, y, sample_weight, flatten=flatten), fold, flatten)
 
-    def _update(self, rows: Rows, fold: int | Tensor | None, flatten: bool) -> Moments:
+    def add(
+        self, rows: Rows, fold: int | Tensor | None, flatten: bool = False, work: Workspace | None = None
+    ) -> Moments:
+        """Add rows that `check_rows` returned, as `update` does; `work` saves a long stream from getting it anew."""
         if rows.X.is_meta:
             raise ValueError("`X` is on the meta device, which holds no values to sum. Pass the rows themselves.")
         self._check_fits(rows)
         ids = self._check_fold(fold, rows.X.shape[0], flatten)
         device = self.device or rows.X.device
-        merged = self._merged(self._blocks_of(rows, ids, device))
+        merged = self._merged(self._blocks_of(rows, ids, device, work))
         for block in merged.values():
             blocks.check_finite(block, rows)
         if not self._blocks:
@@ -98,19 +104,21 @@ class Moments:
         self._blocks.update(merged)
         return self
 
-    def _blocks_of(self, rows: Rows, ids: int | Tensor | None, device: torch.device) -> dict[int | None, Block]:
+    def _blocks_of(
+        self, rows: Rows, ids: int | Tensor | None, device: torch.device, work: Workspace | None
+    ) -> dict[int | None, Block]:
         """Return the moments of the rows that count, by fold."""
         counts = None if rows.sample_weight is None else rows.sample_weight > 0
         counts = None if counts is None or bool(counts.all()) else counts
         if not isinstance(ids, Tensor):
             kept = None if counts is None else counts.nonzero()[:, 0]
-            return {ids: blocks.block_of(*rows[:3], kept, self.dtype, device)}
+            return {ids: blocks.block_of(*rows[:3], kept, self.dtype, device, work)}
         _check.finite(rows.X, "X")
         _check.finite(rows.y, "y")
         ids = ids.to(rows.X.device)
         ids = ids if counts is None else torch.where(counts, ids, -1)
         parts = {int(k): (ids == k).nonzero()[:, 0] for k in torch.unique(ids[ids >= 0])}
-        return {k: blocks.block_of(*rows[:3], index, self.dtype, device) for k, index in parts.items()}
+        return {k: blocks.block_of(*rows[:3], index, self.dtype, device, work) for k, index in parts.items()}
 
     def _merged(self, added: Mapping[Any, Block]) -> dict[int | None, Block]:
         return {k: blocks.merge([self._blocks[k], b]) if k in self._blocks else b for k, b in added.items()}
@@ -188,7 +196,11 @@ class Moments:
         return self.block().cross
 
     def block(self, fold: int | None = None) -> Block:
-        """Return the moments of one fold, or of all rows."""
+        """Return the moments of one fold, or of all rows.
+
+        Raises:
+            ValueError: where there are no rows, or no such fold.
+        """
         if not self._blocks:
             raise ValueError("these `Moments` hold no rows yet. Call `update(X, y)` first.")
         if fold is not None:
@@ -198,7 +210,11 @@ class Moments:
         return parts[0] if len(parts) == 1 else blocks.merge(parts)
 
     def without(self, fold: int) -> Block:
-        """Return the moments of all folds but one, merged from them (no subtraction, hence no cancellation)."""
+        """Return the moments of all folds but one, merged from them (no subtraction, hence no cancellation).
+
+        Raises:
+            ValueError: where there is no such fold, or no other.
+        """
         _check.option(fold, "fold", self.folds)
         rest = [b for k, b in self._blocks.items() if k != fold]
         if not rest:
@@ -272,7 +288,11 @@ class Moments:
         return {"blocks": parts, "vector_target": self.vector_target, **{k: str(v) for k, v in names.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned. A refused state leaves the moments as they were."""
+        """Take over what `state_dict` returned. A refused state leaves the moments as they were.
+
+        Raises:
+            ValueError: on what `state_dict` does not return.
+        """
         try:
             dtypes = [_DTYPES[state[name]] for name in ("dtype", "result_dtype")]
             parts = {p["fold"]: Block(*(p[name] for name in Block._fields)) for p in state["blocks"]}

@@ -34,6 +34,11 @@ def check_rows(X: Tensor, y: Tensor, sample_weight: Tensor | None = None, *, fla
     """
     for name, value in (("X", X), ("y", y)):
         _check.is_tensor(value, name)
+        if type(value).__name__ == "DTensor":
+            raise TypeError(
+                f"`{name}` is a DTensor. Of rows, give `{name}.to_local()` and add up over ranks (`all_reduce`, or "
+                f"process_group='world'); of columns, call `column_moments`."
+            )
         _check.is_dense_real(value, name)
     leading = X.shape[:-1]
     if flatten and X.ndim > 1:

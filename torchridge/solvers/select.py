@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from torchridge.solvers import rules
 from torchridge.solvers.spectral import tolerance
 
 SOLVERS = ("auto", "cholesky", "spectral", "dual", "svd", "cg")
@@ -35,7 +36,6 @@ _DUAL = 4
 _VECTOR_BYTES = 2**29
 
 _SMALL = 128
-_STRENGTHS_PER_EIGH = 4
 
 
 class Choice(NamedTuple):
@@ -54,7 +54,7 @@ def choose(
         return Choice(solver, "asked for")
     if rows_at_hand and n < d:
         return Choice("dual", f"{n} rows are fewer than {d} features: the gram matrix of the rows is the smaller one")
-    if per_target or strengths > (32 if cuda else _STRENGTHS_PER_EIGH):
+    if per_target or strengths > rules.strengths_per_eigh(cuda):
         return Choice("spectral", "one eigendecomposition serves all strengths")
     if d <= _SMALL and not cuda:
         return Choice("spectral", f"for {d} features an eigendecomposition costs little beside the gram matrix")

@@ -35,6 +35,9 @@ class Solution:
         residual_variance: (t,) Σ s (y − ŷ)² / (n − dof − 1), the −1 with an intercept; NaN where dof is.
         unit_variance: (d,) diagonal of (XᵀX + αD)⁻¹ XᵀX (XᵀX + αD)⁻¹; (t, d) for one strength a target. None from
             `ridge_cv` on few rows of many features (n² d > 2³⁰), where it costs as much as all the rest, and from "cg".
+        fit_intercept: whether a bias was fitted.
+        vector_target: whether y came as (n,), so that predictions are (n,) too.
+        is_path: whether there is a leading dimension of strengths.
         alphas: (L,) strengths that cross-validation tried, ascending for an automatic grid.
         scores: (L, t) mean score of every strength for every target.
         fold_scores: (K, L, t) score in every fold.
@@ -45,6 +48,15 @@ class Solution:
         residual: (t,) ‖e ∘ (Xᵀ S (y − Xw − b) − αD(w − prior))‖ / ‖e ∘ Xᵀ S (y − ȳ − X prior)‖ of centred X, e = 1/√p,
             computed anew in float64 before the weights are rounded; a path (L, t); None for direct solvers.
         converged: whether `residual` is at most the tolerance, shaped as it.
+
+    Example:
+        >>> import torch
+        >>> from torchridge import ridge
+        >>> solution = ridge(torch.tensor([[-1.0], [1.0]]), torch.tensor([0.0, 2.0]), alpha=2.0)
+        >>> solution.weight, solution.bias, solution.dof.item(), solution.predict(torch.tensor([[3.0]]))
+        (tensor([[0.5000]]), tensor([1.]), 0.5, tensor([2.5000]))
+        >>> solution.to_linear()
+        Linear(in_features=1, out_features=1, bias=True)
     """
 
     weight: Tensor
@@ -90,6 +102,10 @@ class Solution:
         """Return X Wᵀ + b, (n, t), or (n,) where y came as (n,); a path gives a leading dimension of strengths.
 
         X may be sparse, or an operator, as in `ridge`.
+
+        Raises:
+            ValueError: on a shape that does not fit, or another device than that of the weights.
+            TypeError: on what is no dense real tensor.
         """
         if matrices.kind_of(X) in ("sparse", "operator"):
             return self._predict_by_products(X)
@@ -121,7 +137,11 @@ class Solution:
         return out.squeeze(-1) if self.vector_target else out
 
     def at(self, index: int) -> Solution:
-        """Return one strength of a path."""
+        """Return one strength of a path.
+
+        Raises:
+            ValueError: where there is only one.
+        """
         if not self.is_path:
             raise ValueError(f"this solution has one strength, got `index`={index}; `at` picks from a path.")
         unit = self.unit_variance
@@ -139,7 +159,11 @@ class Solution:
         )
 
     def to_linear(self) -> nn.Linear:
-        """Return an `nn.Linear` that computes `predict`, with a bias where an intercept was fitted."""
+        """Return an `nn.Linear` that computes `predict`, with a bias where an intercept was fitted.
+
+        Raises:
+            ValueError: on a path, or a batch of problems.
+        """
         if self.weight.ndim != 2:
             raise ValueError(
                 f"a single layer holds one problem at one strength, got weights of shape {tuple(self.weight.shape)}. "

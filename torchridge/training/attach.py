@@ -131,11 +131,25 @@ def penalties(model: nn.Module) -> dict[str, Tensor]:
 
     Their sum is `penalty(model)`. Names are those of the bare model, without the prefixes of wrappers.
 
+    Args:
+        model: Any module.
+
+    Returns:
+        0-d tensors by name, in the graph.
+
     Raises:
         TypeError: If `model` is no module.
         ValueError: If a weight is still lazy.
 
     Cost: as `penalty`, but for one node of the graph a weight.
+
+    Example:
+        >>> from torchridge.training.regularizers import L2
+        >>> model = nn.Sequential(nn.Linear(2, 1), nn.ReLU(), nn.Linear(1, 1))
+        >>> for layer in (model[0], model[2]):
+        ...     _ = nn.init.ones_(layer.weight)
+        >>> {name: round(value.item(), 2) for name, value in penalties(regularize(model, L2(0.1))).items()}
+        {'0.weight': 0.2, '2.weight': 0.1}
     """
     _check_model(model)
     bare = {id(site.owner): site.owner_name for site in reversed(list(sites(model)))}
@@ -156,8 +170,16 @@ def _named(names: dict[int, str], module: nn.Module, leaf: str) -> str:
 def clear_regularizers(model: ModuleT) -> ModuleT:
     """Take every regularizer off a model and its layers, those of `L2Linear` too, and return it.
 
+    Args:
+        model: Any module; changed in place.
+
     Raises:
         TypeError: If `model` is no module.
+
+    Example:
+        >>> from torchridge.training.layers import L2Linear
+        >>> penalties(clear_regularizers(L2Linear(2, 1, l2=0.1)))
+        {}
     """
     _check_model(model)
     detach_all(model)

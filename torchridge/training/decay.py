@@ -96,8 +96,16 @@ def explain_weight_decay(
 ) -> DecayTable:
     """Say for every parameter in which group :func:`weight_decay_groups` puts it, and why.
 
-    The arguments are those of :func:`weight_decay_groups`; frozen parameters are listed too. What is inert is noted
-    in the reason, so nothing is warned of.
+    Frozen parameters are listed too. What is inert is noted in the reason, so nothing is warned of.
+
+    Args:
+        model: As for :func:`weight_decay_groups`.
+        weight_decay: As for :func:`weight_decay_groups`.
+        rules: As for :func:`weight_decay_groups`.
+        embeddings: As for :func:`weight_decay_groups`.
+        layer_decay: As for :func:`weight_decay_groups`.
+        layer_of: As for :func:`weight_decay_groups`.
+        inert: As for :func:`weight_decay_groups`, but for warnings.
 
     Returns:
         A table to print, iterate over, or turn into JSON.
@@ -105,6 +113,8 @@ def explain_weight_decay(
     Raises:
         TypeError: As :func:`weight_decay_groups`.
         ValueError: As :func:`weight_decay_groups`.
+
+    Cost: as :func:`weight_decay_groups`.
 
     Example:
         >>> table = explain_weight_decay(nn.Sequential(nn.Linear(3, 1), nn.LayerNorm(1)))

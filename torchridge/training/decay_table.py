@@ -21,6 +21,13 @@ class DecayRow:
         lr_scale: What its learning rate is multiplied by.
         reason: Why, in words.
         aliases: Its other names, if it is tied.
+
+    Example:
+        >>> from torch import nn
+        >>> from torchridge import explain_weight_decay
+        >>> row = explain_weight_decay(nn.Sequential(nn.Linear(3, 1)), 0.1)["0.bias"]
+        >>> row.shape, row.decay, row.reason
+        ((1,), False, 'bias of Linear')
     """
 
     name: str
@@ -35,7 +42,20 @@ class DecayRow:
 
 @dataclass(frozen=True)
 class DecayTable:
-    """The rows of :func:`~torchridge.training.decay.explain_weight_decay`, to print or to iterate over."""
+    """The rows of :func:`~torchridge.training.decay.explain_weight_decay`, to print or to iterate over.
+
+    Attributes:
+        rows: One `DecayRow` for each parameter, in the order of the model.
+
+    Example:
+        >>> from torch import nn
+        >>> from torchridge import explain_weight_decay
+        >>> print(explain_weight_decay(nn.Sequential(nn.Linear(3, 1)), 0.1))
+        name      shape  group     weight_decay  lr_scale  reason
+        0.weight  1×3    decay     0.1           1         weight of Linear
+        0.bias    1      no_decay  0             1         bias of Linear
+        1 decayed, 1 not decayed, 0 frozen
+    """
 
     rows: tuple[DecayRow, ...]
 

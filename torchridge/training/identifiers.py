@@ -61,6 +61,9 @@ def get(identifier: Any) -> Any:
 def serialize(regularizer: Any) -> Any:
     """Return a regularizer as a dict of plain values, which `deserialize` and Keras's own read back.
 
+    Args:
+        regularizer: A regularizer, or a function by name; None and names are returned as they are.
+
     Raises:
         NotImplementedError: If a subclass of `Regularizer` does not define `get_config`.
         TypeError: If `regularizer` is neither a regularizer nor a named function.

@@ -43,6 +43,8 @@ class L2Linear(nn.Linear):
         ValueError: If a strength is negative or NaN, a regularizer cannot be understood, both `l2` and
             `weight_regularizer` are given, or `bias_regularizer` without a bias.
 
+    Cost: that of `nn.Linear`; the penalty is computed by `penalty`, one read of the weight.
+
     Example:
         >>> layer = L2Linear(3, 2, l2=0.5)
         >>> layer
@@ -121,6 +123,8 @@ class LazyL2Linear(nn.LazyLinear, L2Linear):
 
     Raises:
         ValueError: As `L2Linear`. `penalty` raises it too before the first forward.
+
+    Cost: as `L2Linear`.
 
     Example:
         >>> layer = LazyL2Linear(2)

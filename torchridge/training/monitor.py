@@ -11,7 +11,9 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from torchridge import _check
+from torchridge.training.attachment import carriers
 from torchridge.training.judge import Judgement, judge
+from torchridge.training.regularizers import L1L2, L2, Strength
 from torchridge.training.schedule import strength_of
 from torchridge.training.sums import sum_squares, whole
 
@@ -33,16 +35,18 @@ class _Watched(NamedTuple):
 class L2Monitor:
     """Log L2 over training: call `step` once after `loss.backward()`, before the gradients are cleared.
 
-    For each decayed weight w of a group with learning rate η and weight decay s, and its gradient g:
+    For each decayed weight w of a group with learning rate η and weight decay s, under an attached penalty λ‖w‖² (an
+    `L2` or `L1L2` of `regularize`, `L2Linear` and the like; λ = 0 where there is none), and its gradient g:
 
     * `l2/weight_norm/{name}`: ‖w‖;
-    * `l2/decay_to_gradient/{name}`: s‖w‖ / ‖g‖, how the pull of the penalty s/2 ‖w‖² compares to the gradient; large
-      values mean that the penalty decides. Where the penalty is in the loss, g contains it.
+    * `l2/pull_to_gradient/{name}`: (s + 2λ) ‖w‖ / ‖g‖, how the pull of (s/2 + λ) ‖w‖² compares to the gradient; large
+      values mean that the penalty decides. g is what `backward` left: where the penalty is in the loss, g contains
+      λ's part of the pull, under `penalize_step` it does not.
 
     And over all of them `l2/total_norm`, for each group `l2/lr/{group}`, `l2/weight_decay/{group}` and
     `l2/lr_times_weight_decay/{group}`, the share that decoupled decay takes from a weight in one step; `l2/strength`,
-    the λ of λ Σ w² that the groups' s/2 amounts to on average, weighted by w²; `loss`, `l2/penalty` and their ratio
-    where they are given.
+    the s/2 + λ that all weights are under on average, weighted by w²; `loss`, `l2/penalty` and their ratio where they
+    are given.
 
     Args:
         writer: Any object with `add_scalar(tag, value, step)`; histograms need `add_histogram` too.
@@ -68,7 +72,7 @@ class L2Monitor:
         >>> layer(torch.ones(1, 2)).sum().backward()
         >>> monitor.step()
         0 l2/weight_norm/weight 4.243
-        0 l2/decay_to_gradient/weight 1.5
+        0 l2/pull_to_gradient/weight 1.5
         0 l2/total_norm 4.243
         0 l2/strength 0.25
         0 l2/lr/group_0 0.1
@@ -95,6 +99,7 @@ class L2Monitor:
         self.histograms_every = histograms_every
         self.writer, self.optimizer = writer, optimizer
         self.last_step = -1
+        self._model = model
         self._weights = [judgement for judgement in judge(model) if judgement.decay]
         if not self._watched():
             raise ValueError(
@@ -111,6 +116,9 @@ class L2Monitor:
             loss: The loss, as it was minimized.
             penalty: The penalty in it, e.g. of `penalty(model)`.
             step: The number to log under; by default the calls are counted from 0.
+
+        Raises:
+            ValueError: If `step` is no integer of at least 0.
         """
         self.last_step = self.last_step + 1 if step is None else _check.integer(step, "step", minimum=0)
         if self.last_step % self.every == 0:
@@ -125,13 +133,15 @@ class L2Monitor:
         device = watched[0].parameter.device
         given = [value for value in (loss, penalty) if value is not None]
         rates = [value for group in groups for value in (group["lr"], strength_of(group))]
+        attached = _attached(self._model)
+        penalties = [attached.get(id(w.parameter), 0.0) for w in watched]
         squares = [_sum_squares(t, device) for w in watched for t in (w.parameter, w.parameter.grad)]
-        numbers = iter(_fetch([*given, *rates, *squares], device))
+        numbers = iter(_fetch([*given, *rates, *penalties, *squares], device))
         values = _given(*(None if value is None else next(numbers) for value in (loss, penalty)))
         by_group = {id(group): (next(numbers), next(numbers)) for group in groups}
+        strengths = [(w.name, by_group[id(w.group)][1] + 2 * next(numbers)) for w in watched]
         norms = {w.name: (next(numbers) ** 0.5, next(numbers) ** 0.5) for w in watched}
-        values |= _by_weight([(w.name, by_group[id(w.group)][1]) for w in watched], norms)
-        return values | _by_group(groups, by_group)
+        return values | _by_weight(strengths, norms) | _by_group(groups, by_group)
 
     def _watched(self) -> list[_Watched]:
         """The decayed weights with their groups as they are now: loading a checkpoint replaces the groups."""
@@ -149,6 +159,18 @@ class L2Monitor:
                 self.writer.add_histogram(f"l2/gradient/{name}", whole(parameter.grad), self.last_step)  # type: ignore[attr-defined]
 
 
+def _attached(model: nn.Module) -> dict[int, Strength]:
+    """The λ of λ‖w‖² by the parameter it is attached to."""
+    return {
+        id(parameter): regularizer.l2
+        for _, module, carried in carriers(model)
+        for attribute, regularizer in carried.weights.items()
+        if isinstance(regularizer, (L2, L1L2))
+        and type(regularizer) in (L2, L1L2)  # a subclass may compute something else
+        and (parameter := module._parameters.get(attribute)) is not None
+    }
+
+
 def _given(loss: float | None, penalty: float | None) -> dict[str, float]:
     values = {tag: value for tag, value in (("loss", loss), ("l2/penalty", penalty)) if value is not None}
     if loss and penalty is not None:
@@ -164,7 +186,7 @@ def _by_weight(strengths: Sequence[tuple[str, float]], norms: Mapping[str, tuple
         norm, gradient = norms[name]
         values[f"l2/weight_norm/{name}"] = norm
         if gradient > 0:
-            values[f"l2/decay_to_gradient/{name}"] = strength * norm / gradient
+            values[f"l2/pull_to_gradient/{name}"] = strength * norm / gradient
         pull += strength / 2 * norm**2
     total = sum(norm**2 for norm, _ in norms.values())
     values["l2/total_norm"] = total**0.5

@@ -47,6 +47,8 @@ def muon_groups(
         ValueError: As :func:`~torchridge.training.decay.weight_decay_groups`, if there is no hidden matrix, or
             if a weight is lazy.
 
+    Cost: as :func:`~torchridge.training.decay.weight_decay_groups`.
+
     Example:
         >>> model = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 9))
         >>> muon, adamw = muon_groups(model, 0.1)

@@ -34,6 +34,16 @@ def check_optimizer(
     Raises:
         TypeError: If `optimizer` is neither an optimizer nor a class, or a class without `groups`.
         ValueError: For each of the above, with the remedy.
+
+    Cost: one walk over the modules and groups; no tensor is read.
+
+    Example:
+        >>> layer = nn.Linear(2, 1)
+        >>> check_optimizer(torch.optim.AdamW(layer.parameters(), weight_decay=0.1))
+        >>> check_optimizer(torch.optim.Rprop, groups=[{"params": [layer.weight], "weight_decay": 0.1}])
+        Traceback (most recent call last):
+        ...
+        ValueError: ...
     """
     cls = optimizer if isinstance(optimizer, type) else type(optimizer)
     if not issubclass(cls, Optimizer):

@@ -132,6 +132,8 @@ class L1(Regularizer):
     Raises:
         ValueError: If `l1` is negative, NaN, infinite or no number.
 
+    Cost: one read of `x` forward, one read and one write backward.
+
     Source: `keras.regularizers.L1`.
 
     Example:
@@ -163,6 +165,8 @@ class L1L2(Regularizer):
 
     Raises:
         ValueError: If a strength is negative, NaN, infinite or no number.
+
+    Cost: one read of `x` forward, one read and one write backward.
 
     Source: `keras.regularizers.L1L2`.
 
@@ -252,8 +256,16 @@ orthogonal = orthogonal_regularizer = OrthogonalRegularizer
 def validate_float_arg(value: Any, name: str) -> Any:
     """Return a strength as a float, or as it is if it is a 0-d tensor; Keras's name and words.
 
+    Args:
+        value: The strength.
+        name: What the error calls it.
+
     Raises:
         ValueError: If `value` is negative, NaN, infinite, or neither a number nor a real 0-d tensor.
+
+    Example:
+        >>> validate_float_arg(1, name="l2")
+        1.0
     """
     if isinstance(value, Tensor) and value.ndim == 0 and value.is_floating_point():
         if not _check.values_visible(value) or _is_strength(float(value.detach())):

@@ -17,7 +17,19 @@ Unused = Literal["penalize", "skip"]
 
 
 class StepPenalty:
-    """The hook that :func:`penalize_step` put on an optimizer; `remove()` takes it off."""
+    """The hook that :func:`penalize_step` put on an optimizer; `remove()` takes it off.
+
+    Args:
+        optimizer: As for `penalize_step`, which makes it.
+        model: As for `penalize_step`.
+        unused: As for `penalize_step`.
+
+    Example:
+        >>> from torchridge.training.layers import L2Linear
+        >>> layer = L2Linear(2, 1, l2=0.5)
+        >>> hook = penalize_step(torch.optim.SGD(layer.parameters(), lr=0.1), layer)
+        >>> hook.remove()
+    """
 
     def __init__(self, optimizer: torch.optim.Optimizer, model: nn.Module, unused: Unused) -> None:
         self._model = model

@@ -64,5 +64,7 @@ def _safetensors(part: str = "") -> Any:
         import safetensors
         import safetensors.torch
     except ImportError:
-        raise ImportError("files need safetensors. Install it with `pip install torchridge[probe]`.") from None
+        raise ImportError(
+            "files need safetensors. Install it with `pip install torchridge[stream]` or `[probe]`."
+        ) from None
     return safetensors.torch if part else safetensors

@@ -1,0 +1,106 @@
+"""The reference, generated from `__all__`: a public name cannot be left out of it. A hook of mkdocs."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torchridge
+
+if TYPE_CHECKING:
+    from mkdocs.config.defaults import MkDocsConfig
+    from mkdocs.structure.files import Files
+
+# Title and first line of a page. A public module that is not here has a page all the same.
+PAGES = {
+    "torchridge": ("Closed form", "Ridge and logistic regression, and what they are computed from."),
+    "torchridge.training": ("Training", "Penalties in the loss, weight decay in the optimizer, and watching both."),
+    "torchridge._warnings": ("Warnings", "What `torchridge` warns of; each has something that can be done about it."),
+    "torchridge.regularizers": ("Regularizers", "Keras 3's regularizers for PyTorch."),
+    "torchridge.estimators": ("Estimators", "scikit-learn's protocol, for arrays and tensors alike."),
+    "torchridge.probing": ("Probing", "Linear readouts of frozen models, layer by layer."),
+    "torchridge.plots": ("Plots", "Pictures with matplotlib."),
+    "torchridge.tensorboard": ("TensorBoard", "Sweeps, paths and layers for TensorBoard."),
+}
+
+
+def public_modules() -> list[str]:
+    """Modules whose path has no underscore and that declare `__all__`, the package first."""
+    found = ["torchridge"]
+    for info in pkgutil.walk_packages(torchridge.__path__, "torchridge."):
+        if not any(part.startswith("_") for part in info.name.split(".")):
+            module = importlib.import_module(info.name)
+            if inspect.ismodule(module) and hasattr(module, "__all__"):
+                found.append(info.name)
+    return found
+
+
+def names(module: str) -> Iterator[tuple[str, Any]]:
+    """The public names of a module and what they are, in its order."""
+    content = vars(importlib.import_module(module))
+    for name in content["__all__"]:
+        yield name, content[name]
+
+
+def path(value: Any) -> str:
+    """Where a class or function is defined, which is where its docstring is read."""
+    return f"{value.__module__}.{value.__qualname__}"
+
+
+def page_of(module: str, value: Any) -> str:
+    """The page a name is on: that of its module; those of the package itself are sorted by their wing."""
+    home = getattr(value, "__module__", "") or ""
+    if module == "torchridge" and home.startswith(("torchridge.training", "torchridge._warnings")):
+        return ".".join(home.split(".")[:2])
+    return module
+
+
+def pages() -> dict[str, str]:
+    """The Markdown of every page, by file name without its ending."""
+    written: dict[str, list[str]] = {}
+    shown: dict[tuple[str, int], Any] = {}
+    for module in public_modules():
+        for name, value in names(module):
+            page = page_of(module, value)
+            first = shown.setdefault((page, id(value)), (name, value))[0]
+            written.setdefault(page, []).append(entry(module, name, value, first))
+    ordered = [*(page for page in PAGES if page in written), *(page for page in written if page not in PAGES)]
+    return {page.replace("._", "."): heading(page) + "\n".join(written[page]) for page in ordered}
+
+
+def heading(page: str) -> str:
+    """The title of a page and its first line."""
+    title, line = PAGES.get(page, (page, ""))
+    return f"# {title}\n\n{line}\n\n"
+
+
+def entry(module: str, name: str, value: Any, first: str) -> str:
+    """What a page says about one name; `first` is the name under which the same thing stands already."""
+    if (inspect.isclass(value) or inspect.isroutine(value)) and first == name:
+        return f"::: {path(value)}\n"
+    if inspect.ismodule(value):
+        return f"`{name}` has [a page of its own]({value.__name__}.md).\n"
+    title, anchor = name.replace("_", r"\_"), f'<a id="{module}.{name}"></a>'
+    if first != name:
+        return f"## {title}\n\n{anchor}Another name of [`{first}`][{path(value)}].\n"
+    what = f"`{value!r}`" if isinstance(value, str | tuple) else f"A {type(value).__name__}."
+    return f"## {title}\n\n{anchor}{what}\n"
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Put the generated pages behind those that are written."""
+    reference = [f"reference/{name}.md" for name in pages()]
+    config.nav = [*(config.nav or []), {"Reference": reference}]
+    return config
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the generated pages."""
+    from mkdocs.structure.files import File
+
+    for name, text in pages().items():
+        files.append(File.generated(config, f"reference/{name}.md", content=text))
+    return files

@@ -1,0 +1,135 @@
+"""What only CUDA devices choose, held to its oracles on the CPU: sliced products and folds scored at nodes."""
+
+import pytest
+import torch
+from oracles import relative
+
+from torchridge import Moments, ridge_cv
+from torchridge.solvers import nodes, rules, sliced
+
+pytestmark = pytest.mark.filterwarnings("ignore::torchridge.TorchridgeWarning")
+
+
+def whole_numbers(n: int, d: int, bits: int) -> torch.Tensor:
+    g = torch.Generator().manual_seed(0)
+    return torch.randint(-(2**bits), 2**bits + 1, (n, d), generator=g)
+
+
+def test_slices_of_whole_numbers_are_multiplied_without_any_rounding() -> None:
+    z = whole_numbers(3000, 17, 20)
+    z[:, 3] = 0
+    exact = z.T @ z  # int64
+    assert int(exact.max()) < 2**53 and sliced.gram(z.double(), 5).equal(exact.double())
+
+
+def test_every_product_of_slices_is_exact_whatever_the_order_of_its_sum() -> None:
+    z = torch.randn(1024, 8, dtype=torch.float64).clamp(-1, 1)
+    z[:512] = 1.0  # the worst case: 2⁷ in every row
+    for a in sliced.slices(z, 3):
+        assert bool((a == a.round()).all()) and float(a.abs().max()) <= 2**7
+        assert a.to(torch.bfloat16).float().equal(a), "8 bits: neither bfloat16 nor TF32 would round them"
+        exact = a.double().T @ a.double()
+        for order in (torch.arange(1024), torch.randperm(1024)):
+            assert (a[order].T @ a[order]).double().equal(exact)
+
+
+@pytest.mark.parametrize(("dtype", "slices"), [(torch.bfloat16, 3), (torch.float16, 3), (torch.float32, 4)])
+@pytest.mark.parametrize("mean", [0.0, 100.0])
+def test_sliced_moments_are_right_to_a_ten_millionth(
+    dtype: torch.dtype, slices: int, mean: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    X = (torch.randn(5000, 24) + mean).to(dtype)
+    y, s = X[:, :2].float() + torch.randn(5000, 2), torch.rand(5000)
+    want = Moments().update(X, y, s)
+    monkeypatch.setattr(rules, "slices", lambda *_: slices)
+    got = Moments().update(X, y, s)
+    bound = 1e-7 if slices == 3 else 1e-9
+    scale = want.gram.diagonal().sqrt()
+    assert float(((got.gram - want.gram).abs() / (scale[:, None] * scale)).max()) <= bound
+    assert relative(got.gram, want.gram) <= bound and relative(got.cross, want.cross) <= bound
+    assert got.gram.equal(got.gram.T) and relative(got.mean, want.mean) <= 1e-12
+
+
+def test_the_rule_slices_only_where_double_precision_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = torch.device("cuda", 0)
+    for capability, slow in (((8, 0), False), ((9, 0), False), ((8, 6), True), ((8, 9), True), ((12, 0), True)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, c=capability: c)
+        counts = [rules.slices(cuda, t, torch.float64) for t in (torch.bfloat16, torch.float32, torch.float64)]
+        assert counts == ([3, 4, 0] if slow else [0, 0, 0])
+        assert rules.slices(cuda, torch.bfloat16, torch.float32) == 0
+        assert rules.slices(torch.device("cpu"), torch.bfloat16, torch.float64) == 0
+
+
+@pytest.mark.parametrize("decades", [0.0, 1.0, 2.0, 4.0, 6.0, 8.0])
+def test_nodes_give_every_shrinkage_factor(decades: float) -> None:
+    alpha = torch.logspace(-1, -1 + decades, 100, dtype=torch.float64)
+    chosen = nodes.nodes(alpha, 72)
+    assert chosen is not None and len(chosen.alpha) <= 4 + 8.5 * max(decades, 1.5)
+    s = torch.cat([torch.zeros(1), torch.logspace(-12, 15, 3001)]).double()[:, None]
+    got = (0.1 + s) / (chosen.alpha + s) @ chosen.mix
+    assert float((got - (0.1 + s) / (alpha + s)).abs().max()) <= 2 * rules.NODE_TOLERANCE
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"standardize": True},
+        {"fit_intercept": False},
+        {"penalty_factors": torch.linspace(0.5, 2, 40, dtype=torch.float64)},
+        {"prior": torch.linspace(-1, 1, 120, dtype=torch.float64).reshape(3, 40)},
+        {"alpha_per_target": True},
+    ],
+)
+@pytest.mark.parametrize("n", [400, 60])
+def test_folds_scored_at_nodes_are_those_of_eigenvectors(
+    options: dict[str, object], n: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    g = torch.Generator().manual_seed(1)
+    X = torch.randn(n, 40, generator=g, dtype=torch.float64) * torch.logspace(0, 2, 40, dtype=torch.float64) + 5
+    y = X[:, :3] + 40 * torch.randn(n, 3, generator=g, dtype=torch.float64)
+    ids, alphas = torch.arange(n) % 5, torch.logspace(0, 4, 100, dtype=torch.float64)
+    moments = Moments().update(X, y, fold=ids)
+    want = ridge_cv(moments, alphas=alphas, **options)
+    calls: list[int] = []
+
+    def many(device: torch.device, d: int) -> int:
+        calls.append(d)
+        return 72
+
+    def never(*_: object) -> None:
+        raise AssertionError("an eigendecomposition of a fold")
+
+    monkeypatch.setattr(rules, "most_nodes", many)
+    monkeypatch.setattr("torchridge.solvers.cross_validation.train_spectrum", never)
+    got = ridge_cv(moments, alphas=alphas, **options)
+    assert calls
+    assert relative(got.fold_scores, want.fold_scores) <= 1e-9
+    assert got.alpha.equal(want.alpha) and relative(got.weight, want.weight) <= 1e-12
+
+
+def test_what_no_factor_can_be_had_of_goes_to_eigenvectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    X = torch.randn(60, 8, dtype=torch.float64)
+    X = torch.cat([X, X], 1)
+    ids, alphas = torch.arange(60) % 3, torch.logspace(-16, -12, 100, dtype=torch.float64)
+    moments = Moments().update(X, X[:, 0] + torch.randn(60).double(), fold=ids)
+    want = ridge_cv(moments, alphas=alphas)
+    monkeypatch.setattr(rules, "most_nodes", lambda *_: 72)
+    got = ridge_cv(moments, alphas=alphas)
+    assert got.fold_scores.equal(want.fold_scores)
+
+
+def test_the_rule_takes_nodes_on_cuda_alone() -> None:
+    cuda, cpu = torch.device("cuda", 0), torch.device("cpu")
+    assert rules.most_nodes(cpu, 4096) == rules.most_nodes(cuda, 100) == 0 < rules.most_nodes(cuda, 4096)
+    assert nodes.nodes(torch.logspace(0, 1, 5), 72) is None, "as many factors as strengths"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+def test_on_cuda_both_rules_agree_with_the_cpu() -> None:
+    X, y = torch.randn(4000, 600), torch.randn(4000, 3)
+    ids, alphas = torch.arange(4000) % 5, torch.logspace(0, 4, 100, dtype=torch.float64)
+    want = ridge_cv(Moments().update(X, y, fold=ids), alphas=alphas)
+    got = ridge_cv(Moments().update(X.cuda(), y.cuda(), fold=ids.cuda()), alphas=alphas)
+    assert relative(got.fold_scores.cpu(), want.fold_scores) <= 1e-8
+    assert sliced.gram(X.cuda().double(), 4).cpu().equal(sliced.gram(X.double(), 4))

@@ -1,0 +1,88 @@
+"""CSV: fast and careful parsing agree, blocks do not show, and what is wrong is named by line and column."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from files_of_rows import NAMES, D, data, table, write_csv
+
+from torchridge import open_rows
+from torchridge.streams import delimited
+
+TEXT = 'name,a,y\n"Doe, ""J""",1.5,2\n\n"two\nlines",-3e2, 4 \r\n\r\nx,.5,1\n'
+
+
+def read(path: Path, **named: object) -> np.ndarray:
+    batches = [np.column_stack([b.X, b.y]) for b in open_rows(path, target="y", **named)]
+    return np.concatenate(batches)
+
+
+@pytest.fixture(params=["pyarrow", "csv"])
+def parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "csv":
+        monkeypatch.setitem(sys.modules, "pyarrow", None)  # as if it were not installed
+    return request.param
+
+
+@pytest.mark.parametrize("block", [2**23, 64, 7])
+def test_quotes_blank_lines_and_either_line_end(
+    parser: str, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delimited, "_BLOCK_BYTES", block)
+    (tmp_path / "a.csv").write_bytes(TEXT.encode())
+    assert read(tmp_path / "a.csv", features="a").tolist() == [[1.5, 2], [-300, 4], [0.5, 1]]
+    assert open_rows(tmp_path / "a.csv", target="y", features="a").n_rows == 3
+
+
+@pytest.mark.parametrize("block", [2**23, 5000])
+def test_both_parsers_give_the_numbers_that_were_written(
+    parser: str, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delimited, "_BLOCK_BYTES", block)
+    wanted = table(data(500))
+    path = write_csv(tmp_path / "a.csv", wanted)
+    assert np.array_equal(read(path, features=NAMES[:D]), wanted[:, : D + 1])
+
+
+def test_a_file_without_header(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("1,2,3\n4,5,6\n")
+    source = open_rows(tmp_path / "a.csv", target=-1)
+    assert source.feature_names == ("0", "1") and source.n_rows == 2
+    assert open_rows(tmp_path / "a.csv", target=0, header=True).n_rows == 1
+
+
+BAD = {
+    "1,x,3": r"line 7203, column 2 \('b'\): expected a finite number, got 'x'",
+    "1,,3": r"line 7203, column 2 \('b'\): expected a finite number, got an empty cell",
+    "1,nan,3": r"line 7203, column 2 \('b'\): expected a finite number, got 'nan'",
+    "1,2,1_000": r"line 7203, column 3 \('y'\): expected a finite number, got '1_000'",
+    "1,2": "line 7203: expected 3 cells, got 2",
+    "1,2,3,4": "line 7203: expected 3 cells, got 4",
+}
+
+
+@pytest.mark.parametrize("line", BAD)
+@pytest.mark.parametrize("block", [2**23, 1000])
+def test_a_bad_line_is_named(
+    parser: str, line: str, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delimited, "_BLOCK_BYTES", block)
+    good = ["1,2,3"] * 9000
+    path = tmp_path / "bad.csv"
+    path.write_text("\n".join(["a,b,y", "", *good[:7200], line, *good[7200:], ""]))
+    with pytest.raises(ValueError, match=BAD[line]):
+        list(open_rows(path, target="y"))
+
+
+def test_columns_that_are_not_asked_for_may_hold_anything(parser: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id,a,y\nfirst,1,2\n,3,4\n")
+    assert read(tmp_path / "a.csv", features=["a"]).tolist() == [[1, 2], [3, 4]]
+
+
+def test_a_file_with_other_line_ends_is_no_endless_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delimited, "_LONGEST_LINE", 1000)
+    monkeypatch.setattr(delimited, "_BLOCK_BYTES", 100)
+    (tmp_path / "a.csv").write_bytes(b"1,2\r" * 1000)
+    with pytest.raises(ValueError, match="no end of line"):
+        open_rows(tmp_path / "a.csv", target=0)

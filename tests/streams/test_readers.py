@@ -1,0 +1,152 @@
+"""Readers against the rows that were written, from any row on."""
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from files_of_rows import KINDS, D, data, named
+
+from torchridge import open_rows
+from torchridge.streams import RowSource
+
+
+def gathered(source: RowSource, start: int = 0, rows: int | None = None) -> list[torch.Tensor]:
+    batches = list(source.batches(start, rows))
+    return [torch.cat([getattr(b, name) for b in batches]) for name in ("X", "y", "sample_weight", "fold")]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_reader_gives_the_rows_again_and_from_any_row_on(kind: str, tmp_path: Path) -> None:
+    rows = data()
+    source = open_rows(**named(kind, tmp_path, rows))
+    assert (source.n_rows, source.n_features, source.n_targets, source.has_folds) == (1003, D, 1, True)
+    for start, size in ((0, None), (0, 100), (1, 7), (300, None), (777, 50), (1002, None)):
+        for got, want in zip(gathered(source, start, size), rows, strict=True):
+            assert got.equal(want[start:])
+    assert list(source.batches(1003)) == []
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.int32, torch.uint8])
+def test_safetensors_keep_their_dtype(dtype: torch.dtype, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    X = (torch.randn(50, 3) * 10).abs().to(dtype)
+    save_file({"X": X, "y": X[:, 0].clone(), "scalar": torch.tensor(1.0)}, tmp_path / "a.safetensors")
+    batch = next(iter(open_rows(tmp_path / "a.safetensors", target="y")))
+    assert batch.X.dtype is dtype and batch.X.equal(X) and batch.y.equal(X[:, 0])
+
+
+def test_a_big_endian_file_and_a_column_major_one(tmp_path: Path) -> None:
+    X = np.arange(12.0).reshape(4, 3)
+    np.save(tmp_path / "a.npy", X.astype(">f4"))
+    np.save(tmp_path / "b.npy", np.asfortranarray(X))
+    for name, dtype in (("a", torch.float32), ("b", torch.float64)):
+        assert next(iter(open_rows(tmp_path / f"{name}.npy"))).X.equal(torch.from_numpy(X).to(dtype))
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="resident pages are read from /proc")
+def test_mapped_pages_do_not_stay_resident(tmp_path: Path) -> None:
+    np.save(tmp_path / "big.npy", np.zeros((40_000, 100)))
+
+    def resident() -> int:
+        lines = Path("/proc/self/smaps").read_text().splitlines()
+        at = next(i for i, line in enumerate(lines) if line.endswith("big.npy"))
+        return int(next(line for line in lines[at:] if line.startswith("Rss:")).split()[1]) * 1024
+
+    source = open_rows(tmp_path / "big.npy", target=0)
+    most = max(resident() for _ in source.batches(rows=1000))
+    assert most < 2**20, "of 32 MB"
+
+
+def test_changes_that_were_not_saved_survive(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((1000, 2)))
+    mapped = np.load(tmp_path / "a.npy", mmap_mode="c")
+    mapped[:] = 1
+    part = mapped[10:]
+    for _ in range(2):
+        assert next(iter(open_rows(part, target=1))).X.eq(1).all()
+
+
+def test_matrix_targets_and_chosen_features(tmp_path: Path) -> None:
+    X = np.arange(20.0).reshape(4, 5)
+    batch = next(iter(open_rows(X, target=[0, 4], features=[3, 1])))
+    assert batch.X.tolist() == X[:, [3, 1]].tolist()
+    assert batch.y.tolist() == X[:, [0, 4]].tolist()
+    assert next(iter(open_rows(X, target=[0]))).y.shape == (4, 1)
+    assert next(iter(open_rows(X))).y is None
+    assert next(iter(open_rows(X, target=X[:, 0], features=[1]))).X.tolist() == X[:, [1]].tolist()
+
+
+def test_integer_columns_of_parquet_are_double_and_single_precision_stays(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    single, whole = np.array([0.1, 0.2], np.float32), np.array([2**53 - 1, 1])
+    pq.write_table(pa.table({"a": single, "b": whole, "y": whole}), tmp_path / "a.parquet")
+    both = next(iter(open_rows(tmp_path / "a.parquet", target="y")))
+    assert both.X.dtype is torch.float64 and both.X[0, 1] == 2**53 - 1
+    assert next(iter(open_rows(tmp_path / "a.parquet", target="y", features="a"))).X.dtype is torch.float32
+
+
+def test_standard_input_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a,y\n1,2\n3,4\n")))
+    source = open_rows("-", target="y")
+    assert source.n_rows is None
+    assert next(iter(source)).X.tolist() == [[1], [3]]
+    with pytest.raises(ValueError, match="only once"):
+        list(source)
+
+
+def parquet(folder: Path, **columns: object) -> Path:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table(columns), folder / "bad.parquet")
+    return folder / "bad.parquet"
+
+
+def safetensors(folder: Path, header: object, numbers: bytes = b"") -> Path:
+    text = json.dumps(header).encode()
+    (folder / "bad.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + numbers)
+    return folder / "bad.safetensors"
+
+
+def test_bad_files_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    beyond = {"X": {"dtype": "F32", "shape": [1000, 1000], "data_offsets": [0, 4_000_000]}}
+    np.save(tmp_path / "object.npy", np.array([{}], dtype=object), allow_pickle=True)
+    (tmp_path / "a.xlsx").write_text("")
+    (tmp_path / "cut.safetensors").write_bytes(b"\x01")
+    (tmp_path / "empty.csv").write_text("")
+    X, good = np.ones((4, 3)), parquet(tmp_path, a=[1.0, 2.0], y=[1.0, 2.0])
+    for source, named_, error, message in (
+        (tmp_path / "none.csv", {}, FileNotFoundError, "there is no file"),
+        (tmp_path / "a.xlsx", {}, ValueError, r"should end in \.csv"),
+        (tmp_path / "object.npy", {}, ValueError, r"no \.npy file of numbers"),
+        (tmp_path / "cut.safetensors", {}, ValueError, "truncated"),
+        (tmp_path / "empty.csv", {}, ValueError, "is empty"),
+        (safetensors(tmp_path, beyond, b"1234"), {}, ValueError, "within the file"),
+        (good, {"target": "z"}, ValueError, "no column 'z'; its columns are 'a', 'y'"),
+        (good, {"target": "y", "features": ["a", "y"]}, ValueError, "is target, weight or fold too"),
+        (good, {"target": "y", "delimiter": ";"}, ValueError, "`delimiter` has no use"),
+        (X, {"target": np.ones(3)}, ValueError, "differ in rows"),
+        (X, {"target": 3}, ValueError, "has 3 columns"),
+        (X.astype(complex), {}, TypeError, "real numbers"),
+        ([(X, X)], {"target": 1}, ValueError, "bring their own"),
+    ):
+        with pytest.raises(error, match=message):
+            open_rows(source, **named_)
+
+
+def test_missing_values_and_text_in_parquet_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"column 'a': row 1 has no value"):
+        list(open_rows(parquet(tmp_path, a=[1.0, None, 2.0], y=[1.0, 2.0, 3.0]), target="y"))
+    with pytest.raises(ValueError, match="column 's' holds string; expected numbers"):
+        open_rows(parquet(tmp_path, s=["1"], y=[1.0]), target="y")
+    with pytest.raises(ValueError, match="differ in length"):
+        list(open_rows(parquet(tmp_path, e=[[1.0], [1.0, 2.0, 3.0]], y=[1.0, 2.0]), target="y"))
+    with pytest.raises(ValueError, match="differ in length"):
+        list(open_rows(parquet(tmp_path, e=[[1.0], [1.0, 2.0]], y=[1.0, 2.0]), target="y").batches(rows=1))

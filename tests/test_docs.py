@@ -1,0 +1,117 @@
+"""What README and documentation show runs, prints what they say, and leaves no public name out."""
+
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from markdown_blocks import run_block, run_file
+from public_api import docs_script
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+# What a reader of the README has at hand before each block: a model, a loss, data, and the library's names.
+README = """
+import torch
+from torch import nn
+from torchridge import *
+from torchridge.regularizers import L2
+
+torch.manual_seed(0)
+model = nn.Sequential(nn.Linear(64, 25), nn.ReLU(), nn.Linear(25, 10))
+criterion = nn.CrossEntropyLoss()
+x, y = torch.randn(32, 64), torch.randint(10, (32,))
+batches = [(torch.randn(40, 3), torch.randn(40)) for _ in range(10)]
+"""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.filterwarnings("ignore::torchridge.TorchridgeWarning")
+def test_every_block_runs_and_prints_what_is_stated(page: Path) -> None:
+    try:
+        assert run_file(page, README if page.name == "README.md" else "") == []
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_a_wrong_result_is_found() -> None:
+    assert run_block("print(1 + 1)\n# 2\nprint(2)  # trailing\n", {}, "page") == []
+    assert run_block("print('a  b')\n# a b\n\n# a remark\n", {}, "page") == []
+    (wrong,) = run_block("x = 1\nprint(x)\n# 2\n", {}, "page")
+    assert wrong == "page, `print(x)` states [' 2'], prints '1\\n'"
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    reference = docs_script("reference")
+    text = "\n".join(reference.pages().values())
+    for module in ("torchridge", "torchridge.estimators", "torchridge.probing", "torchridge.regularizers"):
+        assert module in reference.public_modules()
+    for module in reference.public_modules():
+        for name, value in reference.names(module):
+            entries = (f"::: {getattr(value, '__module__', '')}.{name}\n", f'id="{module}.{name}"', f"`{name}` has [a")
+            assert any(entry in text for entry in entries), f"{module}.{name}"
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_warnings_and_holds_every_name(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs")
+    pytest.importorskip("mkdocstrings")
+    import subprocess
+
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stdout + built.stderr
+    html = "\n".join(page.read_text() for page in (tmp_path / "reference").rglob("*.html"))
+    reference = docs_script("reference")
+    for module in reference.public_modules():
+        for name, value in reference.names(module):
+            anchors = (f'id="{getattr(value, "__module__", "")}.{name}"', f'id="{module}.{name}"')
+            assert any(anchor in html for anchor in anchors) or isinstance(value, ModuleType), f"{module}.{name}"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::torchridge.TorchridgeWarning")
+def test_the_comparisons_say_what_the_others_do() -> None:
+    pytest.importorskip("keras")
+    compare = docs_script("compare")
+    tables = {name: compare.markdown(make()) for name, make in compare.TABLES.items()}
+    page = compare.PAGE.read_text()
+    assert compare.differences(page, compare.filled(page, tables)) == []
+
+    errors = [[float(cell) if cell != "fails" else 9.0 for cell in row[1:]] for row in compare.digits()[1:]]
+    assert all(row[-1] < 1e-7 and row[-1] < min(row[:-1]) for row in errors)
+    assert compare.dependent()[-1][1:] == ["yes", "yes", "`RankDeficientWarning`"]
+
+
+@pytest.mark.slow
+def test_the_pictures_are_those_of_the_code_beside_them(tmp_path: Path) -> None:
+    drawn = docs_script("pictures").draw(ROOT / "docs" / "pictures.md", tmp_path)
+    assert sorted(p.name for p in drawn) == sorted(p.name for p in (ROOT / "docs" / "images").iterdir())
+    assert len(drawn) == 4
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "count"),
+    [
+        ("a 2e-07", "a 9e-07", 0),
+        ("a 2e-07", "a 9e-05", 1),
+        ("a yes", "a no", 1),
+        ("a", "a\nb", 1),
+        ("| 0.5 |", "| 9 |", 1),
+    ],
+)
+def test_a_table_out_of_date_is_found(old: str, new: str, count: int) -> None:
+    pytest.importorskip("keras")
+    assert len(docs_script("compare").differences(old, new)) == count
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = (ROOT / "CITATION.cff").read_text()
+    version = re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert version is not None
+    assert re.search(r'^version: "?(.*?)"?$', citation, re.MULTILINE)[1] == version[1]  # type: ignore[index]
+    for key in ("cff-version: 1.2.0", "message:", "title: ", "authors:", "license: BSD-3-Clause"):
+        assert key in citation

@@ -1,0 +1,144 @@
+"""Ridge over the rows of all ranks: each gathers the moments of its own, and all solve the same sum of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from torchridge import _check
+from torchridge._rank_folds import fold_plan
+from torchridge._ranks import Ranks, brief
+from torchridge._ridge_cv import Prepared, choose, cross_validate
+from torchridge._ridge_options import Options, check_options, refuse_beside_moments
+from torchridge.solvers import blas, collectives
+from torchridge.solvers.moments import Moments
+from torchridge.solvers.rows import Rows, check_rows, result_dtype
+from torchridge.solvers.scoring import train_spectrum
+from torchridge.solvers.solution import Solution
+
+
+class _Made(NamedTuple):
+    """This rank's moments, and what it tells the others of them."""
+
+    moments: Moments
+    says: dict[str, Any]
+
+
+class Own:
+    """This rank's rows, perhaps none, and their checks.
+
+    Args:
+        X: (n, d), n ≥ 0.
+        y: (n,) or (n, t).
+        sample_weight: (n,); rows of zero weight do not count.
+    """
+
+    def __init__(self, X: Any, y: Any, sample_weight: Any) -> None:
+        if y is None:
+            raise TypeError("`y` is missing; pass this rank's targets, or its `Moments` in place of `X`.")
+        for name, value in (("X", X), ("y", y)):
+            _check.is_tensor(value, name)
+            _check.is_dense_real(value, name)
+        if X.ndim != 2 or y.ndim not in (1, 2) or X.shape[1] == 0 or 0 in y.shape[1:]:
+            raise ValueError(
+                f"over ranks `X` should have shape (n, d), and `y` (n,) or (n, t), got {tuple(X.shape)} and "
+                f"{tuple(y.shape)}. A rank without rows gives (0, d) and (0,) or (0, t)."
+            )
+        if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in (X, y, sample_weight)):
+            raise ValueError("gradients do not pass between ranks. Detach `X`, `y` and `sample_weight`.")
+        self.X, self.y, self.sample_weight = X, y, sample_weight
+        self.n = X.shape[0]
+        idle = self.n == 0 or (isinstance(sample_weight, Tensor) and not bool((sample_weight != 0).any()))
+        _check.same_length(y.shape[0], self.n, "y", "X")
+        self.rows = None if idle else check_rows(X, y, sample_weight).counted
+
+    def made(self, ids: Tensor | None, dtype: torch.dtype) -> _Made:
+        """Return the moments of these rows, and what the other ranks are told, also where there are none."""
+        moments = Moments(dtype=dtype, device=self.X.device)
+        if self.rows is not None:
+            moments.update(self.X, self.y, self.sample_weight, ids)
+        form = {"features": self.X.shape[1], "targets": self.y.shape[1] if self.y.ndim == 2 else 1}
+        form |= {"vector_target": self.y.ndim == 1, "result_dtype": str(result_dtype(self.X)), "dtype": str(dtype)}
+        return _Made(moments, {**collectives.says(moments), **form})
+
+
+def over_ranks(
+    X: Any, y: Any, sample_weight: Any, operation: str, options: Options, group: Any, **choice: Any
+) -> Moments:
+    """Return the moments of all ranks' rows, or of their `Moments`; `choice` holds what else ranks must agree on."""
+
+    def own() -> _Made:
+        check_options(options)
+        if isinstance(choice.get("cv"), str) and not isinstance(X, Moments):
+            _check.option(choice["cv"], "cv", ("gcv", "loo", "evidence"))
+        if isinstance(X, Moments):
+            refuse_beside_moments(y=y, sample_weight=sample_weight)
+            return _Made(X, collectives.says(X))
+        return Own(X, y, sample_weight).made(None, options.moments_dtype)
+
+    return _summed(Ranks(group), operation, own, alike_of(options, **choice))
+
+
+def pooled(
+    X: Any, y: Any, alpha: Any, name: str, sample_weight: Any, options: Options, group: Any
+) -> tuple[Moments, None, Any]:
+    """Return what `ridge` and `ridge_path` solve in place of one rank's rows, for `name` "alpha" or "alphas"."""
+    if isinstance(X, Moments) and alpha is None:
+        y, alpha = None, y  # ridge(moments, 1.0)
+    operation = "ridge" if name == "alpha" else "ridge_path"
+    return over_ranks(X, y, sample_weight, operation, options, group, **{name: alpha}), None, alpha
+
+
+def cross_validate_over_ranks(
+    X: Any, y: Any, alphas: Any, cv: Any, groups: Any, scoring: str, per_target: bool, sample_weight: Any,
+    options: Options, group: Any,
+) -> Solution:  # fmt: skip
+    """Choose a strength by the rows of all ranks, and fit at it, on every rank."""
+    choice = {"alphas": alphas, "scoring": scoring, "alpha_per_target": per_target}
+    if isinstance(X, Moments):
+        whole = over_ranks(X, y, sample_weight, "ridge_cv", options, group, cv=cv, **choice)
+        return cross_validate(whole, None, alphas, cv, groups, scoring, per_target, None, options)
+    ranks, cv = Ranks(group), "gcv" if cv is None else cv
+    if isinstance(cv, str):
+        whole = over_ranks(X, y, sample_weight, "ridge_cv", options, group, cv=cv, **choice)
+        if cv != "loo":
+            return cross_validate(whole, None, alphas, cv, groups, scoring, per_target, None, options)
+        rows = Own(X, y, sample_weight).rows
+        return choose(leave_one_out(whole, rows, options, ranks), alphas, cv, scoring, per_target, options)
+    alike = alike_of(options, **choice)
+    fold_ids = fold_plan(lambda: Own(X, y, sample_weight).n, cv, groups, ranks, "ridge_cv (its folds)", alike)
+
+    def own() -> _Made:
+        check_options(options)
+        rows = Own(X, y, sample_weight)
+        return rows.made(fold_ids(), options.moments_dtype)
+
+    whole = _summed(ranks, "ridge_cv", own, alike)
+    return cross_validate(whole, None, alphas, None, None, scoring, per_target, None, options)
+
+
+def leave_one_out(whole: Moments, rows: Rows | None, options: Options, ranks: Ranks) -> Prepared:
+    """Return the scorer of exact leave-one-out: every rank adds the errors of its own rows."""
+    block = whole.block()
+    d, t = block.cross.shape
+    objective = options.objective(d, t, block.gram, dtype=whole.dtype)
+    with blas.one_pool(block.gram.device):
+        scorer = collectives.LeaveOneOut(train_spectrum(block, objective), block, objective, rows, ranks)
+    return Prepared(scorer, objective, whole, block)
+
+
+def alike_of(options: Options, **choice: Any) -> dict[str, str]:
+    """Return the arguments that ranks must agree on, in brief."""
+    return {name: brief(value) for name, value in {**options._asdict(), **choice}.items()}
+
+
+def _summed(ranks: Ranks, operation: str, own: Callable[[], _Made], alike: dict[str, str]) -> Moments:
+    """Gather this rank's moments, and add up those of all."""
+    made, told = ranks.together(operation, own, lambda made: {**made.says, **alike}, agree=(*collectives.AGREE, *alike))
+    whole = collectives.all_reduced(made.moments, told, ranks)
+    if not whole.n_samples:
+        raise ValueError(f"{operation}: no rank holds a row of positive weight; expected at least one.")
+    return whole

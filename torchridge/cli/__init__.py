@@ -1,0 +1,5 @@
+"""The command line: `torchridge fit`, `predict`, `path`, `convert`, `decay`, `env`."""
+
+from torchridge.cli.main import main
+
+__all__ = ["main"]

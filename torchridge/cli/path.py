@@ -1,0 +1,82 @@
+"""`torchridge path`: the weights at every strength, as a table and as a picture."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from torchridge.cli import model, rows
+from torchridge.ridge import ridge_cv, ridge_path
+from torchridge.solvers.solution import Solution
+
+_ABOUT = """\
+Print the weight of every feature at every strength, one line a strength and target, and draw them with -o. The line of
+the strength that generalized cross-validation prefers is drawn in.
+"""
+
+
+def add(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser("path", help="weights at every strength", description=_ABOUT)
+    rows.add_training(parser)
+    parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="a picture, .png, .svg or .pdf; matplotlib")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Follow the path, draw it, print it."""
+    axes = None if options.output is None else _axes()  # before the rows are read: matplotlib may be missing
+    source, moments = rows.moments_of(options, None)
+    features, targets = rows.names_of(source)
+    shared = {"fit_intercept": options.intercept, "standardize": options.standardize}
+    chosen = ridge_cv(moments, alphas=options.alphas, cv="gcv", **shared)
+    path = ridge_path(moments, alphas=chosen.alphas, **shared)
+    if axes is not None:
+        _draw(path, chosen, features, options.output, axes)
+    if options.json:
+        print(json.dumps(_content(path, chosen, features, targets)))
+    else:
+        _write(path, features, targets)
+
+
+def _axes() -> Any:
+    try:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
+
+        from torchridge.plots import plot_path
+    except ImportError as error:
+        raise ImportError(f"`-o` needs matplotlib ({error}). Install it with `pip install torchridge[plot]`.") from None
+    return pyplot.subplots(figsize=(8, 5), layout="constrained")[1], plot_path
+
+
+def _draw(path: Solution, chosen: Solution, features: list[str], output: Path, axes: Any) -> None:
+    ax, plot_path = axes
+    plot_path(path, ax=ax, chosen=chosen.alpha, names=features)
+    ax.figure.savefig(output, dpi=150)
+
+
+def _content(path: Solution, chosen: Solution, features: list[str], targets: list[str]) -> dict[str, Any]:
+    return {
+        "features": features,
+        "targets": targets,
+        "alphas": path.alpha.tolist(),
+        "weight": model.as_float64(path.weight),
+        "bias": model.as_float64(path.bias),
+        "dof": path.dof.tolist(),
+        "gcv_alpha": float(chosen.alpha),
+    }
+
+
+def _write(path: Solution, features: list[str], targets: list[str]) -> None:
+    table = csv.writer(sys.stdout, lineterminator="\n")
+    table.writerow(["alpha", "target", "bias", *features])
+    for i, alpha in enumerate(path.alpha.tolist()):
+        for k, target in enumerate(targets):
+            table.writerow([alpha, target, float(path.bias[i, k]), *model.as_float64(path.weight[i, k])])

@@ -1,0 +1,107 @@
+"""`torchridge predict`: the predictions of a model for a file of rows, as they are read."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchridge.cli import model, rows
+from torchridge.streams import RowSource, prefetch
+
+_BATCH_BYTES = 2**23
+
+
+def add(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser("predict", help="predict the rows of a file", description=__doc__.split(":", 1)[1])
+    parser.add_argument("model", metavar="MODEL", type=Path, help="what `torchridge fit -o` wrote")
+    rows.add_source(parser)
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", type=Path, help=".csv or .npy; default: CSV on standard output"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object a row")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Predict batch by batch."""
+    if options.output is not None and (options.json or options.output.suffix not in (".csv", ".npy")):
+        raise argparse.ArgumentTypeError(f"-o should end in .csv or .npy, and have no --json, got {options.output}")
+    fitted = model.read(options.model)
+    features: Any = options.features if options.features is not None else fitted.features
+    matrix = options.source.endswith((".npy", ".safetensors"))
+    if matrix:
+        features = options.features
+        features = features[0] if features is not None and options.source.endswith(".safetensors") else features
+    source = rows.opened(options, features=features)
+    model.check_names(fitted, source.feature_names, source.n_features)
+    with closing(_predictions(fitted, source, rows.progress(options))) as parts:  # type: ignore[type-var]
+        if options.output is None:
+            _write_text(parts, fitted.targets, options.json, sys.stdout)
+        else:
+            _write_file(parts, fitted.targets, options.output)
+
+
+def _predictions(fitted: model.Model, source: RowSource, progress: bool) -> Iterator[Tensor]:
+    size = max(1, _BATCH_BYTES // max(1, source.row_bytes or 1))
+    with closing(prefetch.batches(source, 0, size, torch.device("cpu"))) as batches:  # type: ignore[type-var]
+        at = 0
+        for batch in _shown(batches, source, progress):
+            if not bool(torch.isfinite(batch.X).all()):
+                row = at + int((~torch.isfinite(batch.X)).any(1).nonzero()[0, 0])
+                raise ValueError(f"row {row} of the rows holds NaN or infinity; expected finite numbers.")
+            at += len(batch.X)
+            yield fitted.predict(batch.X)
+
+
+def _shown(batches: Any, source: RowSource, progress: bool) -> Iterator[Any]:
+    if not progress:
+        yield from batches
+        return
+    from tqdm.auto import tqdm
+
+    with tqdm(total=source.n_rows, desc="rows", unit=" rows", unit_scale=True) as bar:
+        for batch in batches:
+            yield batch
+            bar.update(len(batch.X))
+
+
+def _write_text(parts: Iterator[Tensor], targets: list[str], as_json: bool, out: TextIO) -> None:
+    if not as_json:
+        out.write(",".join(_quoted(name) for name in targets) + "\n")
+    for part in parts:
+        lines = part.tolist()
+        if as_json:
+            out.writelines(json.dumps(dict(zip(targets, line, strict=True))) + "\n" for line in lines)
+        else:
+            out.writelines(",".join(map(repr, line)) + "\n" for line in lines)
+
+
+def _write_file(parts: Iterator[Tensor], targets: list[str], path: Path) -> None:
+    """Write the file whole, or leave what was there."""
+    beside = path.with_name(path.name + ".part")
+    try:
+        if path.suffix == ".npy":
+            values = [part.numpy() for part in parts]
+            with beside.open("wb") as file:
+                np.save(file, np.concatenate(values))
+        else:
+            with beside.open("w", encoding="utf-8", newline="") as text:
+                _write_text(parts, targets, False, text)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"' if any(c in name for c in ',"\n') else name

@@ -1,0 +1,159 @@
+"""Models of the Hessian taken at a point, for where its mean over the rows says too little.
+
+Once the classes are nearly separated few rows carry curvature, each class others, and the Kronecker model of
+`logistic`, one Gram matrix of all rows for every class, misses by orders of magnitude. Two models take its place:
+
+- the Hessian itself, where it is small: Newton's method;
+- else its diagonal blocks, one for each class, Σ_i w_i p_ij (1 − p_ij) f_i f_iᵀ + λ = L_j L_jᵀ, tied together by how
+  much of their curvature the classes share: L (N ⊗ I) Lᵀ, with N = Σ_i w_i (diag(p_i) − p_i p_iᵀ) scaled to ones on
+  its diagonal.
+
+On planted data (16000, 512, 100 classes, separable), 20 strengths took 2,900 evaluations with the Kronecker model and
+180 with the blocks and the extrapolation of `logistic_path`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from torchridge.solvers.logistic_basis import Basis
+from torchridge.solvers.logistic_loss import Rows, chunks
+
+# Rows are left out of a block as long as all of them together hold less than this share of its curvature.
+_IGNORED = 0.1
+
+# N has an eigenvalue of zero, along which the softmax does not change; there the penalty alone counts.
+_LEAST_TIE = 0.05
+
+# The Hessian itself is taken up to this order, and up to this price in evaluations; beyond it, the blocks.
+_WHOLE, _WORTH_WAITING = 2048, 32
+
+# Elements of the blocks of one problem, 256 MiB in float32; beyond it the Kronecker model has to do.
+_LARGEST = 2**26
+
+# What an evaluation costs beside its flops, and a flop of a narrow product beside one of a square product.
+_OVERHEAD, _NARROW = 5e7, 2.0
+
+
+@dataclass(frozen=True, eq=False)
+class Blocks:
+    """The model of one problem: g blocks of order m, g·m = c·q, in the dtype of its features.
+
+    Attributes:
+        gram: (g, m, m), the blocks without the penalty.
+        factor: (g, m, m), L.
+        mixing: (g, g), the inverse of N.
+    """
+
+    gram: Tensor
+    factor: Tensor
+    mixing: Tensor
+
+    @property
+    def whole(self) -> bool:
+        """Whether this is the Hessian itself."""
+        return len(self.gram) == 1
+
+    def solve(self, grad: Tensor) -> Tensor:
+        """Return (c, q), the inverse of the model applied to `grad`."""
+        # Two triangular solves: `cholesky_solve` copies the factors of a batch first, at 15 times the cost.
+        right = grad.to(self.factor.dtype).reshape(len(self.factor), -1, 1)
+        half = torch.linalg.solve_triangular(self.factor, right, upper=False)
+        mixed = (self.mixing @ half[:, :, 0])[:, :, None]
+        solution: Tensor = torch.linalg.solve_triangular(self.factor.mT, mixed, upper=True)
+        return solution.reshape(grad.shape).to(grad.dtype)
+
+    def under(self, basis: Basis, penalty: Tensor) -> Blocks:
+        """Return the same model under another penalty, a scalar."""
+        copies = self.gram.shape[1] // len(basis.penalized)
+        return replace(self, factor=_factor(self.gram, (penalty * basis.penalized).repeat(copies)))
+
+
+def affordable(classes: int, features: int) -> bool:
+    """Whether a model of this size is kept at all."""
+    return classes * features**2 <= _LARGEST
+
+
+def blocks_or_wait(
+    rows: Rows, basis: Basis, head: Tensor, group: Tensor, penalty: Tensor, theta: Tensor, patience: int
+) -> Blocks | None:
+    """Return the model at θ (c, q) if it costs no more than `patience` evaluations of the loss, else None."""
+    n, (c, q) = len(rows.features), theta.shape
+    unit = (4.0 * n * c * q + _OVERHEAD) * _NARROW
+    whole = (n * c * (c + 1) * q * q + (c * q) ** 3 / 3) / unit
+    if c * q <= _WHOLE and whole <= _WORTH_WAITING:
+        if whole > patience:
+            return None
+        gram = _hessian(rows, _probabilities(rows, head, group, theta), rows.weight[group])[None]
+        return Blocks(gram, gram, gram.new_ones(1, 1)).under(basis, penalty)
+    proba = _probabilities(rows, head, group, theta)
+    weighted = proba * rows.weight[group]
+    curvature = (1 - proba) * weighted  # (c, n)
+    total = curvature.sum(1, keepdim=True)
+    matters = curvature > total * (_IGNORED / n)
+    if 2 * float(matters.sum()) * q * q + c * q**3 / 3 > patience * unit:
+        return None
+    gram = torch.stack(list(_grams(rows, curvature, matters, total[:, 0])))
+    return Blocks(gram, gram, _mixing(weighted @ proba.mT, total)).under(basis, penalty)
+
+
+def _probabilities(rows: Rows, head: Tensor, group: Tensor, theta: Tensor) -> Tensor:
+    """Return the probabilities (c, n)."""
+    weight = theta.to(rows.features.dtype)
+    proba = rows.features.new_empty(len(theta), len(rows.features))
+    for part in chunks(len(rows.features), len(theta), rows.max_elements):
+        logits = weight @ rows.features[part].mT
+        if len(theta) > 1 and rows.closed is not None:
+            logits.masked_fill_(rows.closed[head, group][:, None], -torch.inf)
+        proba[:, part] = torch.softmax(logits, 0) if len(theta) > 1 else torch.sigmoid(logits)
+    return proba
+
+
+def _hessian(rows: Rows, proba: Tensor, weight: Tensor) -> Tensor:
+    """Return the Hessian (c·q, c·q) of the mean loss at the probabilities (c, n)."""
+    c, q = len(proba), rows.features.shape[1]
+    hessian = rows.features.new_empty(c, q, c, q)
+    for j in range(c):
+        scaled = rows.features * (proba[j] * weight)[:, None]
+        for k in range(j, c):
+            block = scaled.mT @ (rows.features * ((1 - proba[j]) if k == j else -proba[k])[:, None])
+            hessian[j, :, k], hessian[k, :, j] = block, block.mT
+    return hessian.view(c * q, c * q)
+
+
+def _mixing(shared: Tensor, total: Tensor) -> Tensor:
+    """Return the inverse of N (c, c), its eigenvalues raised to `_LEAST_TIE`; classes that never meet are apart."""
+    unit = total.sqrt()  # (c, 1)
+    ties = torch.where(unit * unit.mT > 0, -shared / (unit * unit.mT), 0)
+    ties.diagonal().fill_(1)
+    eigvals, vectors = torch.linalg.eigh(ties)
+    inverse: Tensor = vectors / eigvals.clamp_min(_LEAST_TIE) @ vectors.mT
+    return inverse
+
+
+def _grams(rows: Rows, curvature: Tensor, matters: Tensor, total: Tensor) -> Iterator[Tensor]:
+    for weight, kept, whole in zip(curvature, matters, total, strict=True):
+        index = kept.nonzero()[:, 0]
+        weight = weight[index]
+        scale = torch.where(whole > 0, whole / weight.sum(), 0)  # the rows left out count like those that are kept
+        scaled = rows.features[index] * (weight * scale).sqrt()[:, None]
+        yield scaled.mT @ scaled
+
+
+def _factor(gram: Tensor, penalty: Tensor) -> Tensor:
+    """Factor every block plus the penalty; where rounding made one indefinite, with a larger diagonal."""
+    shifted = gram.clone()
+    diagonal = shifted.diagonal(dim1=1, dim2=2)
+    diagonal.add_(penalty.to(gram.dtype))
+    unit = diagonal.mean(1)[:, None].clamp_min(torch.finfo(gram.dtype).tiny)
+    share = torch.finfo(gram.dtype).eps
+    indefinite, factor = True, shifted
+    while indefinite:
+        diagonal.add_(share * unit)
+        factor, info = torch.linalg.cholesky_ex(shifted)
+        indefinite, share = bool(info.any()), share * 10
+    return factor

@@ -1,0 +1,80 @@
+"""Which columns of a table are features, targets, weights and fold ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+Column = str | int
+Columns = Column | Sequence[Column]
+
+
+class Selection(NamedTuple):
+    """Positions of columns in a table."""
+
+    features: tuple[int, ...]
+    targets: tuple[int, ...]
+    vector_target: bool  # a single target, given as such: y is (n,)
+    weight: int | None
+    fold: int | None
+
+    @property
+    def wanted(self) -> tuple[int, ...]:
+        """All of them, in one order: features, targets, weight, fold."""
+        extra = tuple(c for c in (self.weight, self.fold) if c is not None)
+        return (*self.features, *self.targets, *extra)
+
+
+def select(
+    names: Sequence[str],
+    target: Columns | None,
+    features: Columns | None,
+    weight: Column | None,
+    fold: Column | None,
+    where: str,
+) -> Selection:
+    """Find the columns; features are by default all the others, in their order."""
+    targets = _positions(names, target, "target", where)
+    extra = [
+        None if c is None else _position(names, c, name, where) for name, c in (("weight", weight), ("fold", fold))
+    ]
+    taken = {*targets, *(c for c in extra if c is not None)}
+    chosen = (
+        tuple(i for i in range(len(names)) if i not in taken)
+        if features is None
+        else _positions(names, features, "features", where)
+    )
+    if not chosen:
+        raise ValueError(f"`features`: {where} has no column left for them; its columns are {_listed(names)}.")
+    if both := taken.intersection(chosen):
+        raise ValueError(f"`features` holds {names[min(both)]!r}, which is target, weight or fold too. Leave it out.")
+    return Selection(chosen, targets, isinstance(target, (str, int)), extra[0], extra[1])
+
+
+def _positions(names: Sequence[str], columns: Columns | None, argument: str, where: str) -> tuple[int, ...]:
+    if columns is None:
+        return ()
+    each = [columns] if isinstance(columns, (str, int)) else list(columns)
+    found = tuple(_position(names, c, argument, where) for c in each)
+    if len(set(found)) < len(found):
+        raise ValueError(f"`{argument}` names a column twice: {each}.")
+    return found
+
+
+def _position(names: Sequence[str], column: Any, argument: str, where: str) -> int:
+    if isinstance(column, bool) or not isinstance(column, (str, int)):
+        raise TypeError(f"`{argument}` should name columns or give their numbers, got {column!r}.")
+    if isinstance(column, int):
+        if not -len(names) <= column < len(names):
+            raise ValueError(f"`{argument}`={column}, but {where} has {len(names)} columns.")
+        return column % len(names)
+    count = list(names).count(column)
+    if count != 1:
+        problem = "no column" if count == 0 else f"{count} columns"
+        raise ValueError(f"`{argument}`: {where} has {problem} {column!r}; its columns are {_listed(names)}.")
+    return list(names).index(column)
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(n) for n in names[:12])
+    return shown if len(names) <= 12 else f"{shown}, … ({len(names)} in all)"

@@ -1,0 +1,222 @@
+"""`stream_moments`: the moments of rows that need not fit in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchridge import _check
+from torchridge.solvers import blas, blocks
+from torchridge.solvers.blocks import Workspace
+from torchridge.solvers.moments import Moments
+from torchridge.solvers.rows import check_rows
+from torchridge.streams import checkpoint as checkpoints
+from torchridge.streams import prefetch
+from torchridge.streams.folding import StreamFolds, folds_of, ids_of
+from torchridge.streams.iterables import IterableRows
+from torchridge.streams.source import Batch, RowSource
+
+# A batch has at most so many bytes, and at least so many where three chunks of a pass over rows take fewer: enough that
+# the d × d work of a batch, and Python's, do not show.
+_MOST_BYTES, _LEAST_BYTES = 2**26, 2**23
+
+
+def stream_moments(
+    rows: RowSource | Iterable[Any],
+    *,
+    fold: int | None = None,
+    fold_rows: int | None = None,
+    batch_rows: int | None = None,
+    max_bytes: int | None = None,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str | None = None,
+    progress: bool = False,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 64,
+) -> Moments:
+    r"""Return the moments of all rows, in one pass that reads ahead of the sums.
+
+    They are those of `Moments.update` on all rows at once, to rounding; ``ridge_cv(stream_moments(rows, fold=5))`` is
+    5-fold cross-validation past memory. A row's fold follows from its number, never from the batches: contiguous
+    folds, those of ``ridge_cv(X, y, cv=fold)``, where the number of rows is known beforehand; else runs of 256 rows,
+    dealt to the folds in turn.
+
+    Args:
+        rows: what `open_rows` returns, or batches (X, y) or (X, y, sample_weight).
+        fold: number of folds K; None for no folds, or where a column of `rows` holds fold ids.
+        fold_rows: deal runs of this many rows to the folds in turn, though the number of rows may be known.
+        batch_rows: rows summed at once; by default 8 to 64 MiB of them, fewer where `max_bytes` asks for it.
+        max_bytes: bound on the memory that is kept: moments, working memory and batches.
+        dtype: of the sums, float64 or float32.
+        device: of the sums. Rows go to CUDA through pinned memory, while the batch before is summed.
+        progress: show rows, their rate and the time left on standard error; needs tqdm.
+        checkpoint: a file to resume from if it is there, written every `checkpoint_every` batches and at the end, and
+            replaced whole. A resumed pass gives the same numbers, bit for bit.
+        checkpoint_every: batches between two writes.
+
+    Raises:
+        ValueError: on NaN or infinity, by row; on rows that do not fit `max_bytes`; on a checkpoint of other rows.
+        TypeError: on rows of the wrong type.
+        ImportError: where `progress` or `checkpoint` need a package that is not installed.
+
+    Cost: one pass, n·d·(d/2 + t) multiply-adds. Memory: (K + 4)·d² numbers, 40 MiB, and four batches.
+
+    Sources: Chan, Golub & LeVeque 1983, doi:10.1080/00031305.1983.10483115.
+
+    Example:
+        >>> import torch
+        >>> from torchridge import ridge_cv, stream_moments
+        >>> g = torch.Generator().manual_seed(0)
+        >>> X = torch.randn(60, 5, generator=g, dtype=torch.float64)
+        >>> y = X.sum(1) + torch.randn(60, generator=g, dtype=torch.float64)
+        >>> moments = stream_moments([(X[:37], y[:37]), (X[37:], y[37:])], fold=5)
+        >>> alphas = [0.1, 1.0, 10.0, 100.0]
+        >>> float(ridge_cv(moments, alphas=alphas).alpha), float(ridge_cv(X, y, alphas, cv=5).alpha)
+        (1.0, 1.0)
+    """
+    source = rows if isinstance(rows, RowSource) else IterableRows(rows)
+    plan = _plan(source, fold, fold_rows, batch_rows, max_bytes, dtype)
+    _check.integer(checkpoint_every, "checkpoint_every", minimum=1)
+    moments, done = Moments(dtype=dtype, device=device), 0
+    about = source.identity() | {
+        "fold": plan.folds and [plan.folds.k, plan.folds.run, *plan.folds.bounds],
+        "batch_rows": plan.rows,
+        "dtype": str(dtype),
+    }
+    if checkpoint is not None and Path(checkpoint).exists():
+        done = checkpoints.resume(checkpoint, moments, about)
+    where = moments.device or torch.device("cpu")
+    stream = prefetch.batches(source, done, plan.rows, where)
+    with closing(stream), _bar(progress, source, done) as bar:  # type: ignore[type-var]
+        for i, batch in enumerate(stream, 1):
+            plan.add(moments, batch, done)
+            done += len(batch.X)
+            bar.update(len(batch.X))
+            if checkpoint is not None and i % checkpoint_every == 0:
+                checkpoints.write(checkpoint, moments, done, about)
+    if done == 0:
+        raise ValueError("`rows` is empty; expected at least one row.")
+    plan.check_filled(moments, done)
+    if checkpoint is not None:
+        checkpoints.write(checkpoint, moments, done, about)
+    return moments
+
+
+@dataclass
+class _Plan:
+    folds: StreamFolds | None
+    rows: int | None  # of a batch; None: as they come
+    max_bytes: int | None
+    work: Workspace | None = None
+
+    def add(self, moments: Moments, batch: Batch, start: int) -> None:
+        """Add a batch whose first row is number `start`."""
+        if batch.y is None:
+            raise ValueError("`rows` have no targets. Name them: `open_rows(..., target=...)`.")
+        if moments.n_samples == 0 and self.rows is None and self.max_bytes is not None:
+            d, t = batch.X.shape[-1], batch.y.shape[1] if batch.y.ndim == 2 else 1
+            _batch_bytes(self.max_bytes, d, t, self.folds.k if self.folds else 1, moments.dtype, batch.nbytes)
+        try:
+            self._add(moments, batch, start)
+        except ValueError as error:
+            stop = start + len(batch.X)
+            raise ValueError(f"in the rows from {start} to {stop - 1}, numbered from there: {error}") from None
+
+    def _add(self, moments: Moments, batch: Batch, start: int) -> None:
+        if self.folds is None:
+            self._sum(moments, batch, batch.fold)
+            return
+        if batch.fold is not None:
+            raise ValueError("`fold`: every row brings its own fold already. Leave `fold` out.")
+        runs = self.folds.runs(start, start + len(batch.X))
+        if len(runs) > self.folds.k:
+            self._sum(moments, batch, ids_of(runs))
+            return
+        for run in runs:
+            part = batch.cut(run.start, run.stop)
+            if part.sample_weight is None or bool((part.sample_weight != 0).any()):
+                self._sum(moments, part, run.fold)
+
+    def _sum(self, moments: Moments, batch: Batch, fold: int | Tensor | None) -> None:
+        rows = check_rows(batch.X, batch.y, batch.sample_weight)  # type: ignore[arg-type]
+        device = moments.device or rows.X.device
+        if self.work is None:
+            n = self.rows or blocks.chunk_rows(rows.X.shape[1], rows.y.shape[1], moments.dtype.itemsize)
+            self.work = blocks.workspace(n, rows.X.shape[1], rows.y.shape[1], moments.dtype, device)
+        with blas.one_pool(device):
+            moments.add(rows, fold, work=self.work)
+
+    def check_filled(self, moments: Moments, n: int) -> None:
+        """Raise where folds stayed empty."""
+        if self.folds is not None and len(moments.folds) < self.folds.k:
+            run = f" in runs of {self.folds.run}" if self.folds.run else ""
+            raise ValueError(
+                f"`fold`={self.folds.k}: the {n} rows{run} fill only {len(moments.folds)} folds. Lower `fold`, or pass "
+                f"a smaller `fold_rows`."
+            )
+
+
+def _plan(source: RowSource, fold: Any, fold_rows: Any, batch_rows: Any, max_bytes: Any, dtype: torch.dtype) -> _Plan:
+    k = None if fold is None else _check.integer(fold, "fold", minimum=2)
+    if fold_rows is not None:
+        _check.integer(fold_rows, "fold_rows", minimum=1)
+        if k is None:
+            raise ValueError("`fold_rows` has no use without `fold`, the number of folds. Pass both, or neither.")
+    if source.has_folds and k is not None:
+        raise ValueError("`fold`: every row brings its own fold already. Leave `fold` out, or open rows without it.")
+    rows = None if batch_rows is None else _check.integer(batch_rows, "batch_rows", minimum=1)
+    if max_bytes is not None:
+        _check.integer(max_bytes, "max_bytes", minimum=1)
+    d, t, size = source.n_features, source.n_targets, source.row_bytes
+    if d is not None and t is not None and size is not None:
+        least = size * (rows or 64)
+        most = None if max_bytes is None else _batch_bytes(max_bytes, d, t, k or 1, dtype, least)
+        rows = rows or _default_rows(d, t, size, dtype, most)
+    n = None if k is None or fold_rows is not None else source.n_rows
+    return _Plan(None if k is None else folds_of(k, fold_rows, n), rows, max_bytes)
+
+
+def _default_rows(d: int, t: int, row_bytes: int, dtype: torch.dtype, most: int | None) -> int:
+    """Return a whole number of the chunks that moments are summed in."""
+    chunk = blocks.chunk_rows(d, t, dtype.itemsize)
+    size = min(_MOST_BYTES, max(_LEAST_BYTES, 3 * chunk * row_bytes), _MOST_BYTES if most is None else most)
+    return max(1, size // row_bytes if size < chunk * row_bytes else size // (chunk * row_bytes) * chunk)
+
+
+def _batch_bytes(max_bytes: int, d: int, t: int, k: int, dtype: torch.dtype, least: int) -> int:
+    """Return how many bytes a batch may have, or raise where that is under `least`."""
+    moments = (k + 4) * (d + t) * d * dtype.itemsize + blocks.CHUNK_BYTES
+    if (max_bytes - moments) // prefetch.HELD < least:
+        raise ValueError(
+            f"`max_bytes`={max_bytes} is too small: moments of {d} features, {t} targets and {k} folds take {moments}, "
+            f"and {prefetch.HELD} batches of {least} are held. Pass at least {moments + prefetch.HELD * least}, "
+            f"fewer `batch_rows`, or dtype=torch.float32."
+        )
+    return (max_bytes - moments) // prefetch.HELD
+
+
+class _Silent:
+    def __enter__(self) -> _Silent:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def update(self, _: int) -> None:
+        pass
+
+
+def _bar(progress: bool, source: RowSource, done: int) -> Any:
+    if not progress:
+        return _Silent()
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        raise ImportError("`progress` needs tqdm. Install it with `pip install torchridge[stream]`.") from None
+    return tqdm(total=source.n_rows, initial=done, desc="rows", unit=" rows", unit_scale=True)

@@ -1,0 +1,106 @@
+"""`open_rows`: the reader that a file, an array or an iterable needs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from torchridge.streams.arrays import array_rows, safetensors_rows
+from torchridge.streams.arrow import ArrowRows
+from torchridge.streams.delimited import CsvRows
+from torchridge.streams.iterables import IterableRows
+from torchridge.streams.source import RowSource
+
+_TABLES = (".parquet", ".pq", ".arrow", ".feather")
+
+
+def open_rows(
+    source: Any,
+    *,
+    target: Any = None,
+    features: Any = None,
+    weight: Any = None,
+    fold: Any = None,
+    delimiter: str | None = None,
+    header: bool | None = None,
+) -> RowSource:
+    """Open rows that need not fit in memory, to go over them in order, again and again.
+
+    =========================  ==========================================================================
+    source                     `target`, `features`, `weight`, `fold`
+    =========================  ==========================================================================
+    .csv, .tsv, .txt (.gz), -  names or numbers of columns; "-" is standard input, once
+    .parquet, .arrow, .feather names or numbers of columns, of numbers or of lists of one length; pyarrow
+    .safetensors               names of tensors
+    .npy, arrays, tensors      another file or array; or column numbers of this one
+    any iterable               of (X, y) or (X, y, sample_weight)
+    =========================  ==========================================================================
+
+    Mapped arrays (``numpy.load(mmap_mode="r")``, .npy and .safetensors files) do not stay resident: pages are let go
+    as soon as they are copied.
+
+    Args:
+        source: a path, "-", an array of shape (n, d), or an iterable of batches.
+        target: the targets; a single one makes y (n,), a list (n, t). None for rows to predict.
+        features: the features; by default all columns but the others that are named.
+        weight: sample weights.
+        fold: integer fold ids.
+        delimiter: of CSV; by default a tab for .tsv, else a comma.
+        header: whether the first line of CSV holds names; by default, whether any cell of it is no number.
+
+    Returns:
+        An iterable of batches with `n_rows`, `n_features`, `n_targets`, `feature_names`, `target_names`.
+
+    Raises:
+        ValueError: on an unknown suffix, a column that is not there, arrays that differ in rows. Reading it later
+            raises on cells that are no finite number, by line and column.
+        FileNotFoundError: where there is no such file.
+        ImportError: where pyarrow is needed and not installed.
+
+    Example:
+        >>> import numpy as np
+        >>> from torchridge import open_rows
+        >>> rows = open_rows(np.arange(12.0).reshape(4, 3), target=-1)
+        >>> rows.n_rows, rows.n_features, next(iter(rows)).y
+        (4, 2, tensor([ 2.,  5.,  8., 11.], dtype=torch.float64))
+    """
+    named = {"target": target, "features": features, "weight": weight, "fold": fold}
+    csv = {"delimiter": delimiter, "header": header}
+    if isinstance(source, str) and source == "-":
+        return CsvRows(sys.stdin.buffer, **named, delimiter=delimiter or ",", header=header)
+    if isinstance(source, (str, Path)):
+        return _file(Path(source), named, csv)
+    _refuse(csv, "an array or an iterable")
+    if isinstance(source, (np.ndarray, Tensor)):
+        return array_rows(source, target, features, weight, fold)
+    _refuse(named, "an iterable of batches, which bring their own")
+    return IterableRows(source)
+
+
+def _file(path: Path, named: dict[str, Any], csv: dict[str, Any]) -> RowSource:
+    if not path.is_file():
+        raise FileNotFoundError(f"`source`: there is no file {str(path)!r}.")
+    suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+    if suffix in (".csv", ".tsv", ".txt"):
+        delimiter = csv["delimiter"] or ("\t" if suffix == ".tsv" else ",")
+        return CsvRows(path, **named, delimiter=delimiter, header=csv["header"])
+    _refuse(csv, f"a {suffix} file")
+    if suffix in _TABLES:
+        return ArrowRows(path, **named)
+    if suffix == ".safetensors":
+        return safetensors_rows(path, **named)
+    if suffix == ".npy":
+        return array_rows(path, **named)
+    raise ValueError(
+        f"`source`: {path.name} should end in .csv, .tsv, .txt (or with .gz), .npy, .safetensors, {', '.join(_TABLES)}."
+    )
+
+
+def _refuse(arguments: dict[str, Any], where: str) -> None:
+    for name, value in arguments.items():
+        if value is not None:
+            raise ValueError(f"`{name}` has no use for {where}. Leave it out.")

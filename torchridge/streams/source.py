@@ -1,0 +1,74 @@
+"""What a source of rows is: batches in order, from any row on, again and again."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+
+class Batch(NamedTuple):
+    """Some rows that follow one another."""
+
+    X: Tensor  # (m, d)
+    y: Tensor | None  # (m, t), or (m,) for a single target given as such
+    sample_weight: Tensor | None = None  # (m,)
+    fold: Tensor | None = None  # (m,) ids
+
+    def cut(self, start: int, stop: int) -> Batch:
+        """Return some of the rows."""
+        return Batch(*(None if a is None else a[start:stop] for a in self))  # type: ignore[arg-type]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all that is held."""
+        return sum(a.numel() * a.element_size() for a in self if a is not None)
+
+
+class RowSource(ABC):
+    """Rows on disk or elsewhere, read in order; each pass starts anew.
+
+    Attributes:
+        n_features: d, or None where only the first rows tell.
+        n_targets: t; 0 without targets; None where only the first rows tell.
+        row_bytes: of one row, or None where only the first rows tell.
+        feature_names: names of the columns of X, or None where they have none.
+        target_names: names of the columns of y, or None where they have none.
+        has_folds: whether every row brings the id of its fold.
+    """
+
+    n_features: int | None = None
+    n_targets: int | None = None
+    row_bytes: int | None = None
+    feature_names: tuple[str, ...] | None = None
+    target_names: tuple[str, ...] | None = None
+    has_folds: bool = False
+
+    @property
+    @abstractmethod
+    def n_rows(self) -> int | None:
+        """How many rows there are; None where only reading them would tell."""
+
+    @abstractmethod
+    def batches(self, start: int = 0, rows: int | None = None) -> Iterator[Batch]:
+        """Yield the rows from number `start` on, `rows` at a time where the source can cut them so."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.batches()
+
+    def identity(self) -> dict[str, Any]:
+        """Return what tells these rows from others: a checkpoint must agree with it."""
+        names = {"features": self.feature_names, "targets": self.target_names}
+        return {"n_features": self.n_features, "n_targets": self.n_targets} | {
+            k: None if v is None else list(v) for k, v in names.items()
+        }
+
+
+def file_identity(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return size and time of change of a file."""
+    found = Path(path).stat()
+    return {"file": Path(path).name, "bytes": found.st_size, "changed": found.st_mtime_ns}
