@@ -29,3 +29,6 @@ OBJECTIVE = 1e-8
 
 # Coefficients of a fit stopped at a relative gap of 1e-13 of the objective: its root, times the condition.
 LOGISTIC_WEIGHT = 1e-5
+
+# Weights of conjugate gradients at a relative residual of 1e-13, times the condition of a small problem.
+ITERATED = 1e-9

@@ -19,6 +19,7 @@ from torchridge.probing import ContinualProbe, LinearProbe, OnlineProbe, Probe, 
 from torchridge.ridge import ridge, ridge_cv, ridge_path
 from torchridge.solvers.logistic_solution import LogisticSolution
 from torchridge.solvers.moments import Moments
+from torchridge.solvers.operators import LinearOperator
 from torchridge.solvers.solution import Solution
 from torchridge.streams import RowSource, open_rows, stream_moments
 from torchridge.strength import convert_strength
@@ -49,6 +50,7 @@ __all__ = [
     "L2Linear",
     "L2Monitor",
     "LazyL2Linear",
+    "LinearOperator",
     "LinearProbe",
     "LogisticCV",
     "LogisticSolution",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import warnings
 from typing import Any
 
 import numpy as np
@@ -12,10 +11,10 @@ import torch
 from torch import Tensor
 
 from torchridge import _check
+from torchridge._ridge_cv_choice import warn_of_edge
 from torchridge._ridge_dense import solve_watched, stack
 from torchridge._ridge_options import Options, check_options, needs_torch, refuse_beside_moments
 from torchridge._ridge_solve import fit_moments, fit_rows, to_solution
-from torchridge._warnings import GridEdgeWarning
 from torchridge.solvers import blas, blocks, cross_validation, dual, folds, select
 from torchridge.solvers.arguments import check_strengths
 from torchridge.solvers.blocks import Block
@@ -98,7 +97,7 @@ def cross_validate(
 ) -> Solution:
     """Choose a strength and fit at it."""
     check_options(options)
-    _check.option(options.solver, "solver", ("auto", "spectral", "dual"))
+    _check.option(options.solver, "solver", ("auto", "spectral", "dual", "cg"))
     _check.option(scoring, "scoring", ("mse", "r2"))
     _check.option(per_target, "alpha_per_target", (True, False))
     if isinstance(X, Moments):
@@ -287,7 +286,7 @@ def choose(prepared: Prepared, alphas: Any, cv: Any, scoring: str, per_target: b
     compared = scores if per_target else scores.mean(1, keepdim=True)
     best = select.best_strength(compared, grid, kind == "r2")
     if not isinstance(alphas, str):
-        _warn_of_edge(grid, best)
+        warn_of_edge(grid, best)
     strengths = Strengths(grid[best], per_target and len(best) > 1)
     fit = prepared.fit(strengths, options)
     solution = to_solution(fit, strengths, False, prepared.objective, prepared.source)
@@ -324,19 +323,3 @@ def _scored(scorer: Scorer, alphas: Any, variances: Tensor | None, per_target: b
     finer = select.finer_grid(grid, best)
     both, order = torch.cat([grid, finer]).sort()
     return both, torch.cat([table, score(finer)], 1)[:, order]
-
-
-def _warn_of_edge(grid: Tensor, best: Tensor) -> None:
-    if len(grid) < 2:
-        return
-    chosen = grid[best]
-    at_edge = (chosen == grid.min()) | (chosen == grid.max())
-    if bool(at_edge.any()):
-        count = f" for {int(at_edge.sum())} of {len(best)} targets" if len(best) > 1 else ""
-        edge = float(chosen[at_edge][0])
-        warnings.warn(
-            f"the best strength, {edge:g}{count}, lies at the edge of the grid from {float(grid.min()):g} to "
-            f"{float(grid.max()):g}. Widen `alphas`, or pass alphas='auto'.",
-            GridEdgeWarning,
-            stacklevel=5,
-        )

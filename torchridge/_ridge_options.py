@@ -23,6 +23,9 @@ class Options(NamedTuple):
     prior: Any
     solver: str
     moments_dtype: torch.dtype
+    tol: Any = None
+    max_iter: Any = None
+    rank: Any = None
 
     def objective(self, d: int, t: int, like: Tensor, batch: tuple[int, ...] = (), dtype: Any = None) -> Objective:
         """Return the checked objective of a problem with d features and t targets."""

@@ -17,14 +17,18 @@ from torch import Tensor
 
 from torchridge._ridge_cv import cross_validate
 from torchridge._ridge_options import Options
+from torchridge._ridge_products import solve as solve_by_products
+from torchridge._ridge_products_cv import cross_validate as cross_validate_by_products
 from torchridge._ridge_ranks import cross_validate_over_ranks, pooled
+from torchridge._ridge_route import refuse_own, route, route_cv
 from torchridge._ridge_solve import solve
 from torchridge.solvers.moments import Moments
+from torchridge.solvers.operators import LinearOperator
 from torchridge.solvers.solution import Solution
 
 
 def ridge(
-    X: Tensor | Moments,
+    X: Tensor | Moments | LinearOperator | Any,
     y: Tensor | None = None,
     alpha: float | Tensor | None = None,
     *,
@@ -35,6 +39,9 @@ def ridge(
     prior: Tensor | None = None,
     solver: str = "auto",
     moments_dtype: torch.dtype = torch.float64,
+    tol: float | None = None,
+    max_iter: int | None = None,
+    rank: int | None = None,
     process_group: Any = None,
 ) -> Solution:
     r"""Minimize Σ s ‖y − Wx − b‖² + α Σ p (W − prior)² at one strength.
@@ -45,11 +52,17 @@ def ridge(
     calls for it, the solve goes back to the rows (orthogonal factors, refinement in twice the precision), so digits
     are not lost silently. At α = 0 on linearly dependent features it returns the minimum-norm solution and warns.
 
+    What is too large for a Gram matrix is solved by Nyström-preconditioned conjugate gradients (solver "cg"): products
+    with X alone, summed in float64, until ‖Xᵀ S (y − Xw − b) − αp(w − prior)‖ is `tol` of its value at w = prior. A
+    sparse X is never filled nor centred. Where the iteration does not arrive, `Solution.converged` is False and a
+    `ConvergenceWarning` says so.
+
     Differentiable in X, y, alpha, sample_weight, penalty_factors and prior, to any order, under `torch.func.vmap` and
     `torch.compile`; then, and for batches, it is solved in plain torch operations.
 
     Args:
-        X: (n, d) rows; (\*b, n, d) a batch of problems; or `Moments`, then ``ridge(moments, alpha=...)``.
+        X: (n, d) rows; (\*b, n, d) a batch of problems; or `Moments`, then ``ridge(moments, alpha=...)``. Also a sparse
+            tensor (CSR, CSC, COO), a scipy.sparse matrix, a `LinearOperator`, or that of scipy.sparse.linalg.
         y: (n,) or (n, t); for a batch (\*b, n) or (\*b, n, t). None with `Moments`.
         alpha: α ≥ 0: a number; (t,) a strength for each target; for a batch also (\*b,) or (\*b, t).
         sample_weight: (n,) or (\*b, n), s ≥ 0.
@@ -58,22 +71,33 @@ def ridge(
             with the weights given back in the units of X.
         penalty_factors: (d,), p ≥ 0; zero leaves a feature unpenalized.
         prior: (d,) or (t, d), the weights to shrink to.
-        solver: "auto", "cholesky", "spectral", "dual" (n × n, for n < d), "svd".
+        solver: "auto", "cholesky", "spectral", "dual" (n × n, for n < d), "svd", or "cg" (products with X alone).
+            "auto" takes "cg" for operators, for a sparse X of over 128 MiB when dense, and where the Gram matrix has a
+            side of 16384 or more and there are few targets × strengths.
         moments_dtype: torch.float32 sums float32 rows in float32: faster, and its rounding is squared.
+        tol: for "cg", the relative residual to reach, by default 1e-8.
+        max_iter: for "cg", the most steps, by default 2000.
+        rank: for "cg", the rank of the preconditioner, 0 for none; by default it grows for as long as it pays.
         process_group: "world" or a `torch.distributed.ProcessGroup`: X, y and sample_weight are this rank's rows
             (or its `Moments`), uneven and empty ranks, (0, d), included. The moments of all ranks are added, solved on
             each, and the answer is that of one process on all rows. Solved from moments: no "dual" or "svd", no
             refinement, no gradients.
 
     Returns:
-        `Solution` with weight (t, d) and bias (t,).
+        `Solution` with weight (t, d) and bias (t,); from "cg" in the wider dtype of X and y.
 
     Raises:
-        ValueError: on wrong shapes, NaN or infinity (naming the first row), negative strengths, mixed devices.
+        ValueError: on wrong shapes, NaN or infinity (naming the first row), negative strengths, mixed devices; on what
+            "cg" cannot give (gradients, batches).
         TypeError: on inputs of the wrong type.
         RankError: over ranks, where another one died, failed or disagrees, within the group's timeout.
 
-    Cost: n·d·min(n, d)/2 multiply-adds for the Gram matrix and min(n, d)³ for the solve.
+    Warns:
+        ConvergenceWarning: where "cg" stopped above `tol`.
+
+    Cost: n·d·min(n, d)/2 multiply-adds for the Gram matrix and min(n, d)³ for the solve. "cg" of rank k in s steps
+    takes s·t + k products with X and Xᵀ, and 8·min(n, d)·k bytes. Source: Frangella, Tropp & Udell 2023,
+    doi:10.1137/21M1466244.
 
     Example:
         >>> import torch
@@ -83,15 +107,18 @@ def ridge(
         >>> solution.weight, solution.bias
         (tensor([[ 2., -1.]]), tensor([3.]))
     """
-    options = Options(fit_intercept, standardize, penalty_factors, prior, solver, moments_dtype)
+    options = Options(fit_intercept, standardize, penalty_factors, prior, solver, moments_dtype, tol, max_iter, rank)
     if process_group is not None:
         X, y, alpha = pooled(X, y, alpha, "alpha", sample_weight, options, process_group)
         sample_weight = None
+    X, choice = route(X, y, alpha, options)
+    if choice is not None:
+        return solve_by_products(X, y, alpha, "alpha", sample_weight, options, choice)
     return solve(X, y, alpha, "alpha", sample_weight, options)
 
 
 def ridge_path(
-    X: Tensor | Moments,
+    X: Tensor | Moments | LinearOperator | Any,
     y: Tensor | None = None,
     alphas: Tensor | list[float] | None = None,
     *,
@@ -102,6 +129,9 @@ def ridge_path(
     prior: Tensor | None = None,
     solver: str = "auto",
     moments_dtype: torch.dtype = torch.float64,
+    tol: float | None = None,
+    max_iter: int | None = None,
+    rank: int | None = None,
     process_group: Any = None,
 ) -> Solution:
     r"""Minimize Σ s ‖y − Wx − b‖² + α Σ p (W − prior)² at many strengths, from one eigendecomposition.
@@ -119,6 +149,9 @@ def ridge_path(
         prior: as in `ridge`.
         solver: as in `ridge`.
         moments_dtype: as in `ridge`.
+        tol: as in `ridge`.
+        max_iter: as in `ridge`.
+        rank: as in `ridge`.
         process_group: as in `ridge`.
 
     Returns:
@@ -137,15 +170,18 @@ def ridge_path(
         >>> ridge_path(X, y, [0.0, 2.0, 6.0]).weight[:, 0, 0]
         tensor([1.0000, 0.5000, 0.2500])
     """
-    options = Options(fit_intercept, standardize, penalty_factors, prior, solver, moments_dtype)
+    options = Options(fit_intercept, standardize, penalty_factors, prior, solver, moments_dtype, tol, max_iter, rank)
     if process_group is not None:
         X, y, alphas = pooled(X, y, alphas, "alphas", sample_weight, options, process_group)
         sample_weight = None
+    X, choice = route(X, y, alphas, options)
+    if choice is not None:
+        return solve_by_products(X, y, alphas, "alphas", sample_weight, options, choice)
     return solve(X, y, alphas, "alphas", sample_weight, options)
 
 
 def ridge_cv(
-    X: Tensor | Moments,
+    X: Tensor | Moments | LinearOperator | Any,
     y: Tensor | None = None,
     alphas: Tensor | list[float] | str = "auto",
     cv: Any = None,
@@ -160,6 +196,9 @@ def ridge_cv(
     prior: Tensor | None = None,
     solver: str = "auto",
     moments_dtype: torch.dtype = torch.float64,
+    tol: float | None = None,
+    max_iter: int | None = None,
+    rank: int | None = None,
     process_group: Any = None,
 ) -> Solution:
     r"""Choose the strength by cross-validation in closed form, and fit at it.
@@ -186,8 +225,13 @@ def ridge_cv(
         standardize: as in `ridge`, anew inside every training part.
         penalty_factors: as in `ridge`.
         prior: as in `ridge`.
-        solver: "auto", "spectral" (moments of the folds), or "dual" (n × n).
+        solver: "auto", "spectral" (moments of the folds), "dual" (n × n), or "cg", which offers "gcv" and folds: all
+            folds, strengths and targets share its products. GCV then takes the effective degrees of freedom from 16
+            random probes, and `score_errors` is the standard error that they leave.
         moments_dtype: as in `ridge`.
+        tol: as in `ridge`.
+        max_iter: as in `ridge`.
+        rank: as in `ridge`.
         process_group: as in `ridge`. A number of folds then makes runs of the ranks' rows one after the other in the
             order of ranks, or of whole `groups` (integers or strings) wherever their rows are; fold ids come for this
             rank's rows, or for all rows in that order. The folds, and so the answer, are those of one process on
@@ -215,6 +259,15 @@ def ridge_cv(
         >>> solution.alpha.item(), tuple(solution.scores.shape), tuple(solution.fold_scores.shape)
         (1.0, (4, 1), (5, 4, 1))
     """
-    options = Options(fit_intercept, standardize, penalty_factors, prior, solver, moments_dtype)
-    arguments = (X, y, alphas, cv, groups, scoring, alpha_per_target, sample_weight, options)
-    return cross_validate(*arguments) if process_group is None else cross_validate_over_ranks(*arguments, process_group)
+    options = Options(fit_intercept, standardize, penalty_factors, prior, solver, moments_dtype, tol, max_iter, rank)
+    if process_group is not None:
+        refuse_own(options, over_ranks=True)
+        return cross_validate_over_ranks(
+            X, y, alphas, cv, groups, scoring, alpha_per_target, sample_weight, options, process_group
+        )
+    X, choice = route_cv(X, y, alphas, cv, scoring, alpha_per_target, options)
+    if choice is not None:
+        return cross_validate_by_products(
+            X, y, alphas, cv, groups, scoring, alpha_per_target, sample_weight, options, choice
+        )
+    return cross_validate(X, y, alphas, cv, groups, scoring, alpha_per_target, sample_weight, options)

@@ -126,8 +126,30 @@ def test_sparse_rows_that_would_not_fit_when_dense(monkeypatch: pytest.MonkeyPat
     with pytest.raises(ValueError, match="sparse `X` of shape"):
         RidgeCV().fit(sparse.csr_matrix(X), y)
     monkeypatch.setattr("torchridge.estimators._solve._MOMENTS_COLUMNS", 5)
-    with pytest.raises(ValueError, match="does not fit in"):
-        Ridge().fit(sparse.csr_matrix(X), y)
+    ours = Ridge().fit(sparse.csr_matrix(X), y, s)
+    np.testing.assert_allclose(ours.coef_, Ridge().fit(X, y, s).coef_, rtol=1e-6, atol=1e-7)
+    assert ours.solver_ == "cg"
+    assert ours.n_iter_[0] == ours.solution_.n_iter >= 1
+    assert bool(ours.solution_.converged.all())
+
+
+@pytest.mark.parametrize("scoring", [None, "r2", "neg_mean_squared_error"])
+def test_strengths_of_sparse_rows_that_would_not_fit_when_dense(monkeypatch: pytest.MonkeyPatch, scoring: Any) -> None:
+    X, y, _ = rows(60, 8, None)
+    X[np.abs(X) < 0.7] = 0
+    alphas = np.logspace(-2, 3, 6)
+    theirs = linear_model.RidgeCV(alphas, cv=4, scoring=scoring).fit(X, y)
+    criterion = RidgeCV(alphas, cv="gcv").fit(X, y)
+    monkeypatch.setattr("torchridge.estimators._input.DENSE_BYTES", 1000)
+    ours = RidgeCV(alphas, cv=4, scoring=scoring).fit(sparse.csr_matrix(X), y)
+    assert ours.solution_.solver == "cg"
+    assert ours.alpha_ == theirs.alpha_
+    assert ours.best_score_ == pytest.approx(theirs.best_score_, rel=1e-6)
+    np.testing.assert_allclose(ours.coef_, theirs.coef_, rtol=1e-6, atol=1e-7)
+    assert RidgeCV(alphas, cv="gcv").fit(sparse.csr_matrix(X), y).alpha_ == criterion.alpha_
+    for refused in (RidgeCV(alphas), RidgeCV(alphas, cv=4, scoring="neg_median_absolute_error")):
+        with pytest.raises(ValueError, match="does not fit in"):
+            refused.fit(sparse.csr_matrix(X), y)
 
 
 ALPHAS = np.logspace(-3, 3, 13)

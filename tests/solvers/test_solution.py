@@ -70,7 +70,7 @@ def test_a_layer_computes_the_prediction(device: torch.device) -> None:
         (ValueError, r"`X` has shape \(\), expected", torch.tensor(1.0)),
         (TypeError, "`X` should be real", torch.ones(2, 4) + 0j),
         (ValueError, "one device, got .*meta", torch.ones(2, 4, device="meta")),
-        (TypeError, "`X` should be a dense tensor", torch.ones(2, 4).to_sparse_csr()),
+        (ValueError, r"`X` has shape \(2, 3\), expected \(n, 4\)", torch.ones(2, 3).to_sparse()),
     ],
 )
 def test_refused_rows_to_predict(error: type[Exception], match: str, X: object) -> None:

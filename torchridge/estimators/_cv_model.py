@@ -16,10 +16,13 @@ from torchridge.estimators._judges import FoldJudge
 from torchridge.estimators._linear import LinearModel
 from torchridge.estimators._route import Routed
 from torchridge.estimators._scorers import resolve
-from torchridge.estimators._search import Found, ScoreRows, by_folds, leave_one_out
+from torchridge.estimators._search import Found, ScoreRows, by_folds, follows_from_squares, leave_one_out
 from torchridge.ridge import ridge_cv
 from torchridge.solvers import blas
 from torchridge.solvers.solution import Solution
+
+# Scores of folds that products give from squared errors.
+_SQUARES = (None, "r2", "neg_mean_squared_error")
 
 
 class Problem(NamedTuple):
@@ -115,6 +118,27 @@ class RidgeCVModel(LinearModel):
         X, y, weight = problem
         solution = ridge_cv(
             X, y, alphas, cv, sample_weight=weight, fit_intercept=self.fit_intercept, alpha_per_target=per_target
+        )
+        return _from_solution(solution)
+
+    def _by_products(
+        self, table: Table, y: Tensor, weight: Tensor | None, alphas: Any, parts: Any, routed: Routed
+    ) -> Found:
+        """Choose for a sparse matrix that is only multiplied with: by GCV, or by squared errors of folds."""
+        criterion = isinstance(parts, str)
+        if parts is None or not (criterion or follows_from_squares(self.scoring, weight, routed.score)):
+            raise ValueError(too_large(table.X.shape))
+        _check.option(self.scoring, "scoring", (None, "neg_mean_squared_error") if criterion else _SQUARES)
+        solution = ridge_cv(
+            table.X,
+            y.double(),
+            alphas if isinstance(alphas, str) else torch.from_numpy(alphas),
+            parts,
+            scoring="mse" if criterion or self.scoring == "neg_mean_squared_error" else "r2",
+            sample_weight=weight,
+            fit_intercept=self.fit_intercept,
+            alpha_per_target=getattr(self, "alpha_per_target", False),
+            solver="cg",
         )
         return _from_solution(solution)
 

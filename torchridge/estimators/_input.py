@@ -91,7 +91,8 @@ def too_large(shape: Any) -> str:
     """Return the error of a sparse matrix that cannot be made dense."""
     return (
         f"a sparse `X` of shape {tuple(shape)} does not fit in {DENSE_BYTES / 2**30:g} GiB when made dense. Reduce its "
-        f"columns, or stream dense batches through `partial_fit`."
+        f"columns, stream dense batches through `partial_fit`, or use `Ridge`, or `RidgeCV` with `cv`='gcv' or folds, "
+        f"which only multiply with a scipy.sparse matrix."
     )
 
 

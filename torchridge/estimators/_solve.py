@@ -22,7 +22,8 @@ from torchridge.solvers.solution import Solution
 
 SOLVERS = ("auto", "svd", "cholesky", "lsqr", "sparse_cg", "sag", "saga", "lbfgs")
 
-# Sparse rows of up to this many columns are gathered into moments, a run of rows at a time.
+# Sparse rows of up to this many columns are gathered into moments, a run of rows at a time; of more, they are only
+# multiplied with.
 _MOMENTS_COLUMNS = 8192
 _RUN_BYTES = 2**26
 
@@ -90,7 +91,9 @@ def _numbers(alpha: Any) -> Tensor:
 def solve_rows(table: Table, y: Tensor, weight: Tensor | None, request: Request) -> Fitted:
     """Solve for the rows of a table."""
     if table.sparse:
-        return solve_moments(sparse_moments(table.X, y, weight), request)
+        if request.positive or table.X.shape[1] <= _MOMENTS_COLUMNS:
+            return solve_moments(sparse_moments(table.X, y, weight), request)
+        return _solve_products(table, y, weight, request)
     target = y[:, None] if y.ndim == 1 else y
     alpha = strength_of(request.alpha, target.shape[1]).to(target.device)
     if request.positive:
@@ -100,6 +103,20 @@ def solve_rows(table: Table, y: Tensor, weight: Tensor | None, request: Request)
         return _positive(block, alpha, request)
     solver = "svd" if request.solver == "svd" else "auto"
     solution = ridge(table.X, target, alpha, sample_weight=weight, fit_intercept=request.fit_intercept, solver=solver)
+    return Fitted(solution.weight, solution.bias, _name(request, solution.solver), solution)
+
+
+def _solve_products(table: Table, y: Tensor, weight: Tensor | None, request: Request) -> Fitted:
+    target = (y[:, None] if y.ndim == 1 else y).double()
+    solution = ridge(
+        table.X,
+        target,
+        strength_of(request.alpha, target.shape[1]),
+        sample_weight=weight,
+        fit_intercept=request.fit_intercept,
+        solver="cg",
+        max_iter=request.max_iter,
+    )
     return Fitted(solution.weight, solution.bias, _name(request, solution.solver), solution)
 
 

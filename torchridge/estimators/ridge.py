@@ -34,7 +34,8 @@ class _RidgeModel(LinearModel):
         self._keep_weights(fitted.weight, fitted.bias, container, vector)
         self.solver_, self.solution_, self.n_iter_ = fitted.solver, fitted.solution, None
         if self.solver in ("auto", "sag", "saga", "lsqr"):
-            self.n_iter_ = np.ones(fitted.weight.shape[0], dtype=np.int32)  # one direct solve
+            steps = 1 if fitted.solution is None else fitted.solution.n_iter or 1  # one direct solve
+            self.n_iter_ = np.full(fitted.weight.shape[0], steps, dtype=np.int32)
 
     def _solve_moments(self) -> None:
         fitted = solve_moments(self.moments_, self._request())
@@ -54,7 +55,9 @@ class Ridge(_RidgeModel, Regressor):
     b is never penalized. Parameters and attributes mean what they mean in `sklearn.linear_model.Ridge`; the answer is
     exact whichever `solver` is named: float32 rows are summed and solved in float64 and rounded once, ill-conditioned
     problems go back to the rows, and α = 0 on linearly dependent features gives the minimum-norm weights (and a
-    `RankDeficientWarning`).
+    `RankDeficientWarning`). What is too large for that, a sparse matrix of many columns above all, is solved by
+    preconditioned conjugate gradients to a relative residual of 1e-8 (see `torchridge.ridge`), or a
+    `ConvergenceWarning` says that it was not.
 
     Tensors give tensors of the same device and dtype, anything else numpy arrays. scikit-learn need not be installed.
 
@@ -62,8 +65,9 @@ class Ridge(_RidgeModel, Regressor):
         alpha: α ≥ 0; an array of shape (t,) gives each target its own.
         fit_intercept: whether to fit b.
         copy_X: kept for scikit-learn's signature; X is never written to.
-        max_iter: with `positive`, the most exchanges of the active set; the direct solvers have no iterations.
-        tol: kept for scikit-learn's signature; all solvers go to rounding.
+        max_iter: with `positive`, the most exchanges of the active set; the most steps of conjugate gradients on a
+            sparse matrix; the direct solvers have no iterations.
+        tol: kept for scikit-learn's signature; the direct solvers go to rounding, conjugate gradients to 1e-8.
         solver: "auto", "svd" (of the rows), or a name of scikit-learn's that the exact solve then stands in for:
             "cholesky", "lsqr", "sparse_cg", "sag", "saga"; "lbfgs" for `positive`.
         positive: constrain W ≥ 0 (exact, by block principal pivoting on the d × d moments).
@@ -75,7 +79,8 @@ class Ridge(_RidgeModel, Regressor):
         intercept_: a number, or (t,) where y came as (n, t).
         n_features_in_: d.
         feature_names_in_: (d,), where X came with names.
-        n_iter_: ones (t,), for one direct solve; None for the solvers that scikit-learn has None for.
+        n_iter_: (t,), one for a direct solve, the steps of conjugate gradients; None for the solvers that scikit-learn
+            has None for.
         solver_: the solver named, or the one that "auto" chose.
         solution_: the `Solution`, with condition number, degrees of freedom and the reason for the solver; None for
             `positive`.

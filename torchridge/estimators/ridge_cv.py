@@ -85,7 +85,8 @@ class RidgeCV(RidgeCVModel, Regressor):
         """Choose α, fit all rows at it, and return self.
 
         Args:
-            X: (n, d), as in `Ridge.fit`; a sparse matrix has to fit in memory when made dense.
+            X: (n, d), as in `Ridge.fit`; a sparse matrix that would not fit in memory when made dense needs cv="gcv" or
+                folds, and is only multiplied with.
             y: (n,) or (n, t).
             sample_weight: a number, or (n,), s ≥ 0.
             **params: metadata for the scorer and the splitter, where scikit-learn's metadata routing is enabled.
@@ -105,10 +106,14 @@ class RidgeCV(RidgeCVModel, Regressor):
                 FutureWarning,
                 stacklevel=2,
             )
-        table = dense(read_table(X, self.device))
+        table = read_table(X, self.device)
         y_, weight = read_target(y, table), read_weight(sample_weight, table)
         vector = y_.ndim == 1
         parts = self._parts(X, y, len(y_), None, routed)
+        if table.sparse:
+            found = self._by_products(table, y_[:, None] if vector else y_, weight, alphas, parts, routed)
+            self._keep_found(table, found, vector)
+            return self
         rows = None if scorer is None else judge_rows(scorer, routed.score, vector, self.alpha_per_target)
         fold = None
         if isinstance(parts, list) and not follows_from_squares(self.scoring, weight, routed.score):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from torchridge import _check
+from torchridge.solvers import matrices
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,15 +24,17 @@ class Solution:
         weight: (t, d); a path (L, t, d).
         bias: (t,), zero where no intercept was fitted; a path (L, t).
         alpha: the strength, (); (t,) where each target has its own; a path (L,).
-        solver: "cholesky", "spectral", "dual" or "svd".
+        solver: "cholesky", "spectral", "dual", "svd" or "cg".
         reason: why this solver was taken.
         n_samples: rows that were fitted.
-        dof: effective degrees of freedom tr X (XᵀX + αD)⁻¹ Xᵀ of the centred rows: the intercept is not counted.
-        condition: condition number of XᵀX + αD, features scaled by their penalty, at the weakest strength.
-        rank: numerical rank of the centred rows, as far as the solver resolved it.
-        residual_variance: (t,) Σ s (y − ŷ)² / (n − dof − 1), the −1 with an intercept.
+        dof: effective degrees of freedom tr X (XᵀX + αD)⁻¹ Xᵀ of the centred rows: the intercept is not counted. "cg"
+            knows them after ``cv="gcv"`` alone, which estimates them, and gives NaN otherwise.
+        condition: condition number of XᵀX + αD, features scaled by their penalty, at the weakest strength;
+            "cg" gives its bound (λ₁ + α) / α, NaN at rank 0.
+        rank: numerical rank of the centred rows, as far as the solver resolved it; None for "cg".
+        residual_variance: (t,) Σ s (y − ŷ)² / (n − dof − 1), the −1 with an intercept; NaN where dof is.
         unit_variance: (d,) diagonal of (XᵀX + αD)⁻¹ XᵀX (XᵀX + αD)⁻¹; (t, d) for one strength a target. None from
-            `ridge_cv` on few rows of many features (n² d > 2³⁰), where it costs as much as all the rest.
+            `ridge_cv` on few rows of many features (n² d > 2³⁰), where it costs as much as all the rest, and from "cg".
         fit_intercept: whether a bias was fitted.
         vector_target: whether y came as (n,), so that predictions are (n,) too.
         is_path: whether there is a leading dimension of strengths.
@@ -39,6 +43,11 @@ class Solution:
         fold_scores: (K, L, t) score in every fold.
         best_score: that of the chosen strength, () or (t,).
         scoring: what `scores` hold: "mse", "gcv", "evidence" (lower is better) or "r2" (higher is better).
+        score_errors: (L, t) standard error of `scores` where they hold a random estimate: "gcv" of "cg".
+        n_iter: steps of the iteration, of the column that took most; None for direct solvers.
+        residual: (t,) ‖e ∘ (Xᵀ S (y − Xw − b) − αD(w − prior))‖ / ‖e ∘ Xᵀ S (y − ȳ − X prior)‖ of centred X, e = 1/√p,
+            computed anew in float64 before the weights are rounded; a path (L, t); None for direct solvers.
+        converged: whether `residual` is at most the tolerance, shaped as it.
 
     Example:
         >>> import torch
@@ -58,7 +67,7 @@ class Solution:
     n_samples: int
     dof: Tensor
     condition: float | Tensor
-    rank: int | Tensor
+    rank: int | Tensor | None
     residual_variance: Tensor
     unit_variance: Tensor | None
     fit_intercept: bool = True
@@ -69,6 +78,10 @@ class Solution:
     fold_scores: Tensor | None = None
     best_score: Tensor | None = None
     scoring: str | None = None
+    score_errors: Tensor | None = None
+    n_iter: int | None = None
+    residual: Tensor | None = None
+    converged: Tensor | None = None
 
     @property
     def standard_errors(self) -> Tensor:
@@ -76,6 +89,8 @@ class Solution:
 
         They are those of the sampling distribution of the ridge estimate about its own (shrunken) mean.
         """
+        if self.solver == "cg":
+            raise ValueError("`solver`='cg' knows no standard errors. Use a direct solver, e.g. 'cholesky' or 'dual'.")
         if self.unit_variance is None:
             raise ValueError(
                 "`ridge_cv` leaves standard errors out where n² d > 2³⁰. Call `ridge(X, y, solution.alpha)`."
@@ -83,13 +98,17 @@ class Solution:
         unit = self.unit_variance if self.unit_variance.ndim == self.weight.ndim else self.unit_variance[..., None, :]
         return (self.residual_variance[..., :, None] * unit).sqrt()
 
-    def predict(self, X: Tensor) -> Tensor:
+    def predict(self, X: Tensor | Any) -> Tensor:
         """Return X Wᵀ + b, (n, t), or (n,) where y came as (n,); a path gives a leading dimension of strengths.
+
+        X may be sparse, or an operator, as in `ridge`.
 
         Raises:
             ValueError: on a shape that does not fit, or another device than that of the weights.
             TypeError: on what is no dense real tensor.
         """
+        if matrices.kind_of(X) in ("sparse", "operator"):
+            return self._predict_by_products(X)
         if not isinstance(X, Tensor):
             raise TypeError(f"`X` should be a torch.Tensor, got {type(X).__name__}. Use `torch.as_tensor(X)`.")
         if X.ndim < 1 or X.shape[-1] != self.weight.shape[-1]:
@@ -103,6 +122,18 @@ class Solution:
         rows = rows.unsqueeze(-3) if self.is_path and X.ndim > 2 else rows
         out = rows @ self.weight.mT + self.bias.unsqueeze(-2)
         out = out.squeeze(-2) if X.ndim == 1 else out
+        return out.squeeze(-1) if self.vector_target else out
+
+    def _predict_by_products(self, X: Any) -> Tensor:
+        kind = matrices.kind_of(X)
+        d = self.weight.shape[-1]
+        if (shape := tuple(X.shape)) != (*shape[:1], d) or self.weight.ndim != 2 + self.is_path:
+            raise ValueError(f"`X` has shape {shape}, expected (n, {d}), and one problem.")
+        operator = matrices.operator_of(X, str(kind))
+        _check.same_device({"X": self.weight.new_empty(0, device=operator.device), "weight": self.weight})
+        flat = self.weight.reshape(-1, d).double().T
+        out = operator.matmul(flat).T.reshape(*self.weight.shape[:-1], -1).mT + self.bias.double().unsqueeze(-2)
+        out = out.to(self.weight.dtype)
         return out.squeeze(-1) if self.vector_target else out
 
     def at(self, index: int) -> Solution:
@@ -122,6 +153,8 @@ class Solution:
             dof=self.dof[..., index],
             residual_variance=self.residual_variance[..., index, :],
             unit_variance=None if unit is None else unit[..., index, :],
+            residual=None if self.residual is None else self.residual[..., index, :],
+            converged=None if self.converged is None else self.converged[..., index, :],
             is_path=False,
         )
 

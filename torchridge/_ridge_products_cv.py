@@ -1,0 +1,231 @@
+"""Cross-validation by products with X alone: folds as weights of rows, and GCV with a stochastic trace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchridge import _check
+from torchridge._ridge_cv_choice import warn_of_edge
+from torchridge._ridge_options import Options
+from torchridge._ridge_products import Problem, check, checked_grid, fit, warn, with_scores
+from torchridge.solvers import blas, design, folds, large, scoring, select, trace
+from torchridge.solvers.design import Design
+from torchridge.solvers.fit import Strengths
+from torchridge.solvers.nystrom import Nystrom
+from torchridge.solvers.select import Choice
+from torchridge.solvers.solution import Solution
+
+
+class Scores(NamedTuple):
+    """Scores of strengths, and what was found on the way."""
+
+    table: Tensor  # (K, L, t), lower is better but for r2
+    error: Tensor | None = None  # (L, t) standard error of what is random in them
+    dof: Tensor | None = None  # (L,) the intercept left out
+    squares: Tensor | None = None  # (L, t) Σ s (y − ŷ)²
+
+
+Scorer = Callable[[Tensor, Nystrom], Scores]
+
+
+def cross_validate(
+    X: Any,
+    y: Any,
+    alphas: Any,
+    cv: Any,
+    groups: Any,
+    kind: str,
+    per_target: bool,
+    sample_weight: Any,
+    options: Options,
+    choice: Choice,
+) -> Solution:
+    """Choose a strength and fit at it."""
+    cv = "gcv" if cv is None else cv
+    _check_criterion(cv, groups, kind)
+    problem = check(X, y, sample_weight, options)
+    with blas.one_pool(problem.X.device):
+        return _choose(problem, alphas, cv, groups, kind, per_target, choice)
+
+
+def _choose(
+    problem: Problem, alphas: Any, cv: Any, groups: Any, kind: str, per_target: bool, choice: Choice
+) -> Solution:
+    form = problem.form()
+    kind = "gcv" if isinstance(cv, str) else kind
+    scorer = _gcv(problem, form) if kind == "gcv" else _folds(problem, cv, groups, kind)
+    grid, approximation, scores = _scored(problem, form, scorer, alphas, kind, per_target)
+    mean = scores.table.mean(0)
+    compared = mean if per_target else mean.mean(1, keepdim=True)
+    best = select.best_strength(compared, grid, kind == "r2")
+    if not isinstance(alphas, str):
+        warn_of_edge(grid, best)
+    strengths = Strengths(grid[best], per_target and len(best) > 1)
+    solution = fit(problem, form, approximation, strengths, False, choice)
+    best_score = compared.gather(0, best[None])[0]
+    found = with_scores(
+        solution,
+        alphas=grid,
+        scores=mean,
+        fold_scores=scores.table,
+        best_score=best_score if per_target else best_score[0],
+        scoring=kind,
+        score_errors=scores.error,
+    )
+    return _with_dof(found, scores, best, problem)
+
+
+def _check_criterion(cv: Any, groups: Any, scoring: str) -> None:
+    if not isinstance(cv, str):
+        return
+    _check.option(cv, "cv", ("gcv", "loo", "evidence"))
+    if cv != "gcv":
+        what = "leverages" if cv == "loo" else "all eigenvalues"
+        raise ValueError(
+            f"`cv`={cv!r} needs {what}, which solver='cg' does not know. Use cv='gcv', a number of folds, or a direct "
+            f"solver."
+        )
+    if groups is not None:
+        raise ValueError(f"`groups` has no use with `cv`={cv!r}. Pass a number of folds, e.g. cv=5.")
+    if scoring == "r2":
+        raise ValueError("`scoring`='r2' needs held-out targets, which `cv`='gcv' has none of. Use folds.")
+
+
+def _scored(
+    problem: Problem, form: Design, scorer: Scorer, alphas: Any, kind: str, per_target: bool
+) -> tuple[Tensor, Nystrom, Scores]:
+    """Return strengths (L,), the approximation that served them, and their scores."""
+    if not isinstance(alphas, str):
+        grid = checked_grid(alphas, problem.y)
+        _check_positive(grid, kind)
+        approximation = _approximation(problem, form, grid)
+        return grid, approximation, scorer(grid, approximation)
+    if alphas != "auto":
+        raise ValueError(f"`alphas` should be 'auto' or strengths, got {alphas!r}.")
+    rough = large.approximate(form, 1.0, 1, 8, problem.rule.tol)
+    top = rough.eigvals[0] if rough.rank else problem.y.new_zeros(())
+    grid = select.coarse_grid_by_norm(top)
+    approximation = _approximation(problem, form, grid)
+    scores = scorer(grid, approximation)
+    mean = scores.table.mean(0)
+    best = select.best_strength(mean if per_target else mean.mean(1, keepdim=True), grid, kind == "r2")
+    finer = select.finer_grid(grid, best, cells=4)
+    both, order = torch.cat([grid, finer]).sort()
+    return both, approximation, _merged(scores, scorer(finer, approximation), order)
+
+
+def _check_positive(grid: Tensor, kind: str) -> None:
+    if kind == "gcv" and bool((grid == 0).any()):
+        raise ValueError("`alphas` should be positive for cv='gcv' of solver='cg', got 0. Drop it, or use folds.")
+
+
+def _approximation(problem: Problem, form: Design, grid: Tensor) -> Nystrom:
+    columns = len(grid) * problem.y.shape[1]
+    return large.approximate(form, float(grid.min()), columns, problem.rank, problem.rule.tol)
+
+
+def _merged(a: Scores, b: Scores, order: Tensor) -> Scores:
+    def join(x: Tensor | None, y: Tensor | None, dim: int) -> Tensor | None:
+        return None if x is None or y is None else torch.cat([x, y], dim).index_select(dim, order)
+
+    table = torch.cat([a.table, b.table], 1)[:, order]
+    return Scores(table, join(a.error, b.error, 0), join(a.dof, b.dof, 0), join(a.squares, b.squares, 0))
+
+
+def _gcv(problem: Problem, form: Design) -> Scorer:
+    fixed = form.fixed.shape[1]
+
+    def score(alpha: Tensor, approximation: Nystrom) -> Scores:
+        t, n = problem.y.shape[1], problem.rows
+        columns, share, squares = large.grid(alpha, False, t, 1), torch.ones_like(form.total), []
+        for some in large.blocks(form, columns):
+            part = columns.at(some)
+            block = large.solve(form, approximation, share, problem.y, part, problem.rule)
+            warn(block.error, block.steps, problem.rule)
+            squares.append(large.residual_squares(form, problem.y, block, part))
+        table = torch.cat(squares).reshape(-1, t)
+        dof = trace.degrees_of_freedom(form, approximation, alpha, problem.rule)
+        warn(dof.residual, dof.steps, problem.rule._replace(tol=trace.tolerance(problem.rule)))
+        values = scoring.gcv(table, dof.value + fixed, n, form.total[0])
+        left = (n - dof.value - fixed).clamp_min(1e-300)
+        error = 2 * values * (dof.error / left)[:, None]
+        return Scores(values[None], error, dof.value + fixed - int(problem.objective.intercept), table)
+
+    return score
+
+
+def _with_dof(solution: Solution, scores: Scores, best: Tensor, problem: Problem) -> Solution:
+    """Add the degrees of freedom that GCV estimated, and the variance that follows from them."""
+    if scores.dof is None or scores.squares is None:
+        return solution
+    dof = scores.dof[best]
+    left = problem.rows - dof - int(problem.objective.intercept)
+    left = torch.where(left > 0.5, left, torch.nan)
+    columns = torch.arange(scores.squares.shape[1], device=best.device)
+    variance = scores.squares[best.expand(len(columns)), columns] / left
+    return with_scores(solution, dof=dof if solution.alpha.ndim else dof[0], residual_variance=variance)
+
+
+class Masks(NamedTuple):
+    """Weights of the rows in every training part and in every part that is held out, (n, K)."""
+
+    train: Tensor
+    held: Tensor
+
+
+def _masks(problem: Problem, cv: Any, groups: Any) -> Masks:
+    n, device = problem.X.shape[0], problem.y.device
+    cv = torch.from_numpy(cv) if isinstance(cv, np.ndarray) and cv.dtype.kind in "iub" else cv
+    if isinstance(cv, Tensor) or (isinstance(cv, int) and not isinstance(cv, bool)):
+        ids = folds.fold_ids(cv, n, groups).to(device)
+        held = torch.nn.functional.one_hot(ids).double()
+        train = 1 - held
+    else:
+        parts = folds.splits(cv, n, problem.y, groups)
+        train, held = (
+            torch.stack([torch.bincount(p[side], minlength=n) for p in parts], 1).double().to(device) for side in (0, 1)
+        )
+    if problem.sample_weight is not None:
+        train, held = train * problem.sample_weight[:, None], held * problem.sample_weight[:, None]
+    if bool((train.sum(0) == 0).any()) or bool((held.sum(0) == 0).any()):
+        raise ValueError("`cv`: a fold has no row of positive weight; expected some in every part.")
+    return Masks(train, held)
+
+
+def _folds(problem: Problem, cv: Any, groups: Any, kind: str) -> Scorer:
+    masks = _masks(problem, cv, groups)
+    form = design.design(problem.X, masks.train, problem.objective)
+    every = problem.sample_weight.sum() if problem.sample_weight is not None else float(problem.X.shape[0])
+    total = masks.held.sum(0)  # (K,)
+
+    def score(alpha: Tensor, approximation: Nystrom) -> Scores:
+        t, K = problem.y.shape[1], masks.held.shape[1]
+        columns, squares = large.grid(alpha, False, t, K), []
+        for some in large.blocks(form, columns):
+            part = columns.at(some)
+            block = large.solve(form, approximation, form.total / every, problem.y, part, problem.rule)
+            warn(block.error, block.steps, problem.rule)
+            squares.append(_held_squares(problem, form, block, part, masks.held))
+        table = torch.cat(squares).reshape(K, -1, t) / total[:, None, None]
+        return Scores(table if kind == "mse" else 1 - table / _variances(problem.given, masks.held)[:, None])
+
+    return score
+
+
+def _held_squares(problem: Problem, form: Design, block: large.Block, columns: large.Columns, held: Tensor) -> Tensor:
+    """Return Σ s (y − ŷ)² over the rows that are held out, (c,)."""
+    weight, bias = design.completed(form, block.weight, block.fixed, columns.part, problem.objective.intercept)
+    left = problem.y[:, columns.target] - problem.X.matmul(weight) - bias
+    return (held[:, columns.part] * left**2).sum(0)
+
+
+def _variances(y: Tensor, held: Tensor) -> Tensor:
+    """Return the weighted variance of the held-out targets, (K, t)."""
+    total = held.sum(0)[:, None]
+    mean = held.T @ y / total
+    return torch.stack([(h[:, None] * (y - m) ** 2).sum(0) for h, m in zip(held.T, mean, strict=True)]) / total
