@@ -132,6 +132,12 @@ class LinearOperator:
         dtype: of the vectors that both are given, float64 or float32; with float32 a relative residual stops near 1e-6.
         device: where the vectors lie.
 
+    Raises:
+        ValueError: where `shape` is not two positive whole numbers, `dtype` another, or a product has another shape.
+        TypeError: where a product is no function.
+
+    Cost: a solve takes one product of each kind for an iteration, over all targets and strengths at once.
+
     Example:
         >>> import torch
         >>> from torchridge import LinearOperator, ridge
@@ -193,7 +199,11 @@ class LinearOperator:
         return self.matmul(unit)
 
     def squares(self, weight: Tensor, center: Tensor) -> Tensor:
-        """Raise: products do not tell the size of an entry."""
+        """Raise: products do not tell the size of an entry.
+
+        Raises:
+            TypeError: always.
+        """
         raise ValueError(
             "`standardize` needs the entries of `X`, got an operator. Pass the variances as `penalty_factors`."
         )
