@@ -1,10 +1,12 @@
 """What README and documentation show runs, prints what they say, and leaves no public name out."""
 
 import re
+import socket
 import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from markdown_blocks import run_block, run_file
@@ -13,24 +15,42 @@ from public_api import docs_script
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
-# What a reader of the README has at hand before each block: a model, a loss, data, and the library's names.
+# What a reader of the README has at hand before each block: a model, a loss, and data. Names of the library come from
+# the blocks' own imports.
 README = """
 import torch
 from torch import nn
-from torchridge import *
-from torchridge.regularizers import L2
 
 torch.manual_seed(0)
 model = nn.Sequential(nn.Linear(64, 25), nn.ReLU(), nn.Linear(25, 10))
 criterion = nn.CrossEntropyLoss()
-x, y = torch.randn(32, 64), torch.randint(10, (32,))
+X = x = torch.randn(100, 64)
+y = torch.arange(100) % 10
 batches = [(torch.randn(40, 3), torch.randn(40)) for _ in range(10)]
+labelled = list(zip(x.split(25), y.split(25)))
 """
+
+
+def beside_the_reader(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lay down the file that the README reads, and what torchrun sets."""
+    rng = np.random.default_rng(0)
+    table = "\n".join(",".join(map(str, row)) for row in rng.standard_normal((50, 3)).round(3))
+    (folder / "rows.csv").write_text("a,b,y\n" + table + "\n")
+    monkeypatch.chdir(folder)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    for name, value in (address | {"RANK": "0", "WORLD_SIZE": "1"}).items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 @pytest.mark.filterwarnings("ignore::torchridge.TorchridgeWarning")
-def test_every_block_runs_and_prints_what_is_stated(page: Path) -> None:
+def test_every_block_runs_and_prints_what_is_stated(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if page.name == "README.md":
+        beside_the_reader(tmp_path, monkeypatch)
     try:
         assert run_file(page, README if page.name == "README.md" else "") == []
     finally:

@@ -202,7 +202,7 @@ class LinearOperator:
         """Raise: products do not tell the size of an entry.
 
         Raises:
-            TypeError: always.
+            ValueError: always.
         """
         raise ValueError(
             "`standardize` needs the entries of `X`, got an operator. Pass the variances as `penalty_factors`."
