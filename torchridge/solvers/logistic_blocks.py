@@ -79,7 +79,7 @@ def affordable(classes: int, features: int) -> bool:
 
 
 def blocks_or_wait(
-    rows: Rows, basis: Basis, head: Tensor, group: Tensor, penalty: Tensor, theta: Tensor, patience: int
+    rows: Rows, basis: Basis, head: Tensor, group: Tensor, penalty: Tensor, theta: Tensor, patience: float
 ) -> Blocks | None:
     """Return the model at θ (c, q) if it costs no more than `patience` evaluations of the loss, else None."""
     n, (c, q) = len(rows.features), theta.shape

@@ -122,7 +122,7 @@ def _shaped(column: Tensor, like: Tensor) -> Tensor:
 
 def _diagnose(basis: Basis, problems: Problems, state: logistic.State, tol: float) -> tuple[Tensor, ...]:
     value = logistic.objective(basis, problems, state.theta, state.loss)
-    return value, logistic.SAFETY * state.gap, state.n_iter, logistic.converged(basis, problems, state, tol)
+    return value, logistic.safe_gap(state), state.n_iter, logistic.converged(basis, problems, state, tol)
 
 
 def _solve(
