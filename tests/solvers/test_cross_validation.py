@@ -20,7 +20,7 @@ from sklearn.model_selection import (
 from tolerances import EXACT_PER_CONDITION, FOLD_SCORES, LEAVE_ONE_OUT
 from torch import Tensor
 
-from torchridge import Moments, Solution, ridge, ridge_cv
+from torchridge import Moments, Solution, TorchridgeWarning, ridge, ridge_cv
 
 pytestmark = pytest.mark.filterwarnings("ignore::torchridge.GridEdgeWarning")
 
@@ -302,3 +302,24 @@ def test_zero_strength_on_dependent_rows_is_scored_as_it_is_fitted(
         error = y[test] - y[train].mean(0) - (X[test] - X[train].mean(0)) @ weight.T
         expected[k, 0] = (error**2).mean(0)
     assert_scores(solution, expected, 1e-8)
+
+
+@pytest.mark.parametrize("moments", [False, True])
+def test_gcv_does_not_choose_a_fit_that_spends_every_row(device: torch.device, moments: bool) -> None:
+    """There it divides one rounding error by another, which may come out as 0."""
+    g = torch.Generator().manual_seed(0)
+    X = torch.randn(20, 50, generator=g, dtype=torch.float64)
+    y = X[:, 0] + torch.randn(20, generator=g, dtype=torch.float64)
+    alphas = [1e-10, 1e-8, 1e-4, 1.0, 100.0] if moments else [0.0, 1e-15, 1e-4, 1.0, 100.0]
+    rows = (Moments().update(X.to(device), y.to(device)),) if moments else (X.to(device), y.to(device))
+    with pytest.warns(TorchridgeWarning):
+        found = ridge_cv(*rows, alphas=alphas, cv="gcv")
+    centred = X - X.mean(0)
+    kernel, residual = centred @ centred.T, y - y.mean()
+    want = []
+    for alpha in (1e-4, 1.0, 100.0):
+        hat = kernel @ torch.linalg.inv(kernel + alpha * torch.eye(20, dtype=torch.float64))
+        left = 1 - (hat.trace() + 1) / 20
+        want.append(float((residual - hat @ residual).square().mean() / left**2))
+    assert float(found.alpha) == alphas[2 + min(range(3), key=want.__getitem__)]
+    torch.testing.assert_close(found.scores[2:, 0].cpu(), torch.tensor(want).double(), rtol=1e-3, atol=0)

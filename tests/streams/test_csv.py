@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from files_of_rows import NAMES, D, data, table, write_csv
 
-from torchridge import open_rows
+from torchridge import open_rows, stream_moments
 from torchridge.streams import delimited
 
 TEXT = 'name,a,y\n"Doe, ""J""",1.5,2\n\n"two\nlines",-3e2, 4 \r\n\r\nx,.5,1\n'
@@ -86,3 +86,10 @@ def test_a_file_with_other_line_ends_is_no_endless_line(tmp_path: Path, monkeypa
     (tmp_path / "a.csv").write_bytes(b"1,2\r" * 1000)
     with pytest.raises(ValueError, match="no end of line"):
         open_rows(tmp_path / "a.csv", target=0)
+
+
+def test_a_fold_that_is_no_whole_number_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_text("a,g,y\n1,0,1\n2,0.9,3\n3,1,2\n")
+    with pytest.raises(ValueError, match=r"`fold` should be a column of whole numbers, got 0\.9"):
+        stream_moments(open_rows(file, target="y", fold="g"))

@@ -17,6 +17,19 @@ from torchridge.streams import RowSource, open_rows, stream_moments
 _SIZES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
+def _device(text: str) -> str:
+    """Check a device before anything is read."""
+    try:
+        kind = torch.device(text).type
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(f"expected cpu, cuda or cuda:0, got {text!r}") from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise argparse.ArgumentTypeError(f"{text} was asked for, and torch finds no CUDA device; leave --device out")
+    if kind not in ("cpu", "cuda"):
+        raise argparse.ArgumentTypeError(f"expected cpu, cuda or cuda:0, got {text!r}")
+    return text
+
+
 def add_source(parser: argparse.ArgumentParser) -> None:
     """Add what tells where rows come from."""
     parser.add_argument(
@@ -52,7 +65,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--standardize", action="store_true", help="weight each penalty by the variance of its feature")
     parser.add_argument("--no-intercept", dest="intercept", action="store_false")
     parser.add_argument("--max-memory", metavar="SIZE", type=size, help="of moments and batches, e.g. 2G")
-    parser.add_argument("--device", default="cpu", help="that sums, e.g. cuda (default: cpu)")
+    parser.add_argument("--device", type=_device, default="cpu", help="that sums, e.g. cuda (default: cpu)")
     parser.add_argument("--checkpoint", metavar="FILE", type=Path, help="resume from it, and keep it up to date")
     parser.add_argument("--json", action="store_true", help="print JSON")
 

@@ -15,9 +15,9 @@ from torchridge.probing.batches import numbered
 class StreamFolds:
     """Gives every example its fold as it passes.
 
-    Without groups, example i of a class (or of all, in regression) goes to fold i mod K. A group goes, whole, to the
-    fold that is lightest when the group is first met. Given ids are read off in order. A running digest of labels and
-    groups tells whether a later pass brings the same rows in the same order.
+    Without groups, example i of the class met c-th goes to fold (i + c) mod K, in regression to i mod K. A group
+    goes, whole, to the fold that is lightest when the group is first met. Given ids are read off in order. A
+    running digest of labels and groups tells whether a later pass brings the same rows in the same order.
 
     Args:
         cv: number of folds, or (n,) fold ids in the order of the stream.

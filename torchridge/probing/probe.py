@@ -121,8 +121,8 @@ class LinearProbe:
         readout: "ridge", "lda", "logistic", or several.
 
     Keyword Args:
-        cv: number of folds, or (n,) fold ids in the order of the rows. Row i of a class (or of all rows, in a
-            regression) goes to fold i mod K; a group goes whole to the lightest fold.
+        cv: number of folds, or (n,) fold ids in the order of the rows. Row i of the class that is met c-th goes to
+            fold (i + c) mod K, in a regression row i to i mod K; a group goes whole to the lightest fold.
         class_weight: a mapping of class to weight, or "balanced", n / (k n_c) by the rows of each training part, for
             which moments are kept by class.
         classes: the classes, where they are known beforehand.

@@ -211,7 +211,8 @@ class Whole(NamedTuple):
             return scoring.leave_one_out(spec, block, self.objective, self.rows, alpha)[None]
         squares = scoring.residual_squares(spec, block, self.objective, alpha)
         if self.criterion == "gcv":
-            return scoring.gcv(squares, spectral.dof(spec, alpha) + fixed, block.rows, block.weight)[None]
+            whole = scoring.explainable(spec, block, self.objective)
+            return scoring.gcv(squares, spectral.dof(spec, alpha) + fixed, block.rows, block.weight, whole)[None]
         shrunk = (spectral.filters(spec.eigvals, alpha) ** 2).T @ spec.coef**2
         count = block.rows - fixed - (spec.free.rank if spec.free else 0)
         return scoring.evidence(spec.eigvals, squares + alpha[:, None] * shrunk, alpha, count)[None]

@@ -26,6 +26,10 @@ _DIRECT_COLUMNS = 256
 # Numbers of one chunk of rows in leave-one-out: few enough to stay in cache between the operations on them.
 _CACHED_NUMBERS = 2**19
 
+# Shares of the rows' degrees of freedom: below the first, 1 − tr H / n is rounding; below the second the residuals may
+# be so small that a difference of moments does not hold them.
+_LEAST_LEFT, _FEW_LEFT = 1e-12, 1e-2
+
 # Targets scored at once, so that the basis of their weights stays in the working memory.
 _TARGET_BLOCK = 128
 
@@ -121,17 +125,17 @@ def residual_squares(spec: Spectrum, block: Block, objective: Objective, alpha: 
     filtered, top = filters(spec.eigvals, alpha, spec.floor), spectral.scale_of(spec.eigvals)
     # Scaled by the largest eigenvalue, so that no square leaves the range of numbers.
     explained = blas.matmul((top * filtered * (1 + alpha * filtered)).T, (spec.coef / top.sqrt()) ** 2)
-    return (_explainable(spec, block, objective) - explained).clamp_min(0)
+    return (explainable(spec, block, objective) - explained).clamp_min(0)
 
 
 def residual_squares_per_target(spec: Spectrum, block: Block, objective: Objective, alpha: Tensor) -> Tensor:
     """Return the same for one strength a target, alpha (t,), as (1, t)."""
     filtered, top = filters(spec.eigvals, alpha, spec.floor), spectral.scale_of(spec.eigvals)
     explained = (top * filtered * (1 + alpha * filtered) * (spec.coef / top.sqrt()) ** 2).sum(0)
-    return (_explainable(spec, block, objective) - explained).clamp_min(0)[None]
+    return (explainable(spec, block, objective) - explained).clamp_min(0)[None]
 
 
-def _explainable(spec: Spectrum, block: Block, objective: Objective) -> Tensor:
+def explainable(spec: Spectrum, block: Block, objective: Objective) -> Tensor:
     """Return what the prior and the free features leave of Σ s (y − ȳ)², (t,)."""
     problem = system(block, objective)
     if spec.free is None:
@@ -140,12 +144,18 @@ def _explainable(spec: Spectrum, block: Block, objective: Objective) -> Tensor:
     return problem.yy - (cross * blas.matmul(spec.free.inverse, cross)).sum(0)
 
 
-def gcv(squares: Tensor, dof: Tensor, rows: int, weight: Tensor) -> Tensor:
+def gcv(squares: Tensor, dof: Tensor, rows: int, weight: Tensor, whole: Tensor | None = None) -> Tensor:
     """Return generalized cross-validation, (Σ s e² / Σ s) / (1 − tr H / n)², (L, t).
 
+    Infinite where rounding alone is left above or below the line: a fit that spends every row. `whole` (t,) is what
+    the squares were subtracted from, where they were; their rounding is relative to it.
     `dof` counts the intercept. Source: Golub, Heath & Wahba 1979, doi:10.1080/00401706.1979.10489751.
     """
-    return squares / weight / (1 - dof / rows).clamp_min(torch.finfo(dof.dtype).eps)[:, None] ** 2
+    eps, left = torch.finfo(dof.dtype).eps, (1 - dof / rows)[:, None]
+    lost = (left < _LEAST_LEFT).expand_as(squares)
+    if whole is not None:
+        lost = lost | ((left < _FEW_LEFT) & (squares < 1e4 * eps * whole))
+    return torch.where(lost, torch.inf, squares / weight / left.clamp_min(eps) ** 2)
 
 
 def evidence(eigvals: Tensor, energy: Tensor, alpha: Tensor, count: int) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from torchridge.streams.columns import select
-from torchridge.streams.source import Batch, RowSource, file_identity
+from torchridge.streams.source import Batch, RowSource, file_identity, fold_ids
 
 _BATCH_BYTES = 2**24
 
@@ -132,7 +132,7 @@ class _Columns(ArrayRows):
             X = batch.X
             y = None if not chosen.targets else X[:, list(chosen.targets)]
             weight = None if chosen.weight is None else X[:, chosen.weight]
-            fold = None if chosen.fold is None else X[:, chosen.fold].to(torch.int64)
+            fold = None if chosen.fold is None else fold_ids(X[:, chosen.fold])
             y = y[:, 0] if y is not None and chosen.vector_target else y
             yield Batch(X[:, list(chosen.features)], y, weight, fold)
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from torchridge.streams.columns import Selection, select
-from torchridge.streams.source import Batch, RowSource, file_identity
+from torchridge.streams.source import Batch, RowSource, file_identity, fold_ids
 
 _BATCH_BYTES = 2**24
 
@@ -73,7 +73,7 @@ class ArrowRows(RowSource):
         y = None if t == 0 else _table(columns[d : d + t], np.float64)
         vector = y is not None and chosen.vector_target and columns[d].ndim == 1
         weight = None if chosen.weight is None else torch.from_numpy(columns[d + t].astype(np.float64))
-        fold = None if chosen.fold is None else torch.from_numpy(columns[-1].astype(np.int64))
+        fold = None if chosen.fold is None else fold_ids(torch.from_numpy(columns[-1].astype(np.float64)))
         return Batch(_table(columns[:d], self._dtype), y[:, 0] if y is not None and vector else y, weight, fold)
 
     def _numbers(self, column: Any, index: int, start: int) -> np.ndarray[Any, Any]:

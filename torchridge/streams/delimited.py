@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from torchridge.streams.columns import Selection, select
-from torchridge.streams.source import Batch, RowSource, file_identity
+from torchridge.streams.source import Batch, RowSource, file_identity, fold_ids
 
 _BLOCK_BYTES = 2**23
 
@@ -138,7 +138,7 @@ class CsvRows(RowSource):
         d, t = len(self._chosen.features), len(self._chosen.targets)
         y = None if t == 0 else all_of[:, d] if self._chosen.vector_target else all_of[:, d : d + t]
         weight = None if self._chosen.weight is None else all_of[:, d + t]
-        return Batch(all_of[:, :d], y, weight, None if not self.has_folds else all_of[:, -1].to(torch.int64))
+        return Batch(all_of[:, :d], y, weight, None if not self.has_folds else fold_ids(all_of[:, -1]))
 
     def identity(self) -> dict[str, Any]:
         """Add the file."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -75,6 +76,15 @@ class RowSource(ABC):
         return {"n_features": self.n_features, "n_targets": self.n_targets} | {
             k: None if v is None else list(v) for k, v in names.items()
         }
+
+
+def fold_ids(column: Tensor) -> Tensor:
+    """Return the ids of a column (m,) as integers; refuse what would have to be rounded."""
+    wrong = (column != column.round()) | (column.abs() > 2**53)
+    if bool(wrong.any()):
+        got = column[wrong][0].item()
+        raise ValueError(f"`fold` should be a column of whole numbers, got {got!r} in it. Number the folds 0, 1, ….")
+    return column.to(torch.int64)
 
 
 def file_identity(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -31,7 +31,8 @@ def weight_decay_groups(
 
     `weight_decay` is torch's: the gradient of weight_decay/2 · ‖w‖² in SGD and Adam, so 2λ for the penalty λ‖w‖²;
     a shrinkage by lr · weight_decay a step in AdamW and Muon, which is another problem with another solution.
-    Biases, normalizations, scales, learned tokens and positions are never decayed unless a rule says so.
+    Biases, normalizations and scales are never decayed unless a rule says so, nor learned tokens and positions under
+    the names that are usual for them (`cls_token`, `pos_embed`, …): for other names give a rule.
 
     Args:
         model: Any module, also under `torch.compile`, DDP, FSDP2 or activation-checkpoint wrappers. Not changed.
