@@ -125,7 +125,7 @@ def usual(model: Encoder, batches: list[tuple[Tensor, Tensor]], report: ProbeRep
 @case
 def cost() -> dict[str, Any]:
     cuda = torch.cuda.is_available()
-    n, runs = (65_536, 3) if cuda else (896, 1)  # on CPU a round takes a minute
+    n, runs = (65_536, 3) if cuda else (1792, 1)  # on CPU a round takes more than a minute
     model, batches = data(n, "cuda" if cuda else "cpu")
     forward(model, batches[:4])
     probed(model, batches[:4])
