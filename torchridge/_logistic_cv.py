@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -76,8 +76,27 @@ def cross_validate(
     """Fit every fold at every strength and choose the best mean score."""
     score = _scorer(scoring)
     parts = make_splits(data, cv, groups) if data.ranks is None else _parts(*rank_folds(data, cv, groups))
-    weight = _training_weight(data, parts)
+    weight = training_weight(data, parts)
     _check_folds(data, weight)
+    fits = fit_folds(data, weight, C, settings)
+    warn_unless_converged(fits.converged, fits.gap, settings)
+    scores = _scores(data, parts, fits.weight, fits.bias, score)
+    index = _best(C, scores)
+    return LogisticCV(float(C[index]), index, C, scores, fits.weight, fits.bias, fits.n_iter, fits.converged)
+
+
+class Folds(NamedTuple):
+    """The fits of every fold at every strength, in the order given."""
+
+    weight: Tensor  # (K, L, c, d)
+    bias: Tensor  # (K, L, c)
+    n_iter: Tensor  # (K, L)
+    converged: Tensor  # (K, L)
+    gap: Tensor  # (K, L)
+
+
+def fit_folds(data: Data, weight: Tensor, C: Tensor, settings: Settings) -> Folds:
+    """Fit all rows under every row weight (K, n) at every strength."""
     order = C.argsort()
     found = fit(
         data.X,
@@ -91,12 +110,7 @@ def cross_validate(
         max_elements=settings.max_elements,
         ranks=data.ranks,
     )
-    warn_unless_converged(found.converged, found.gap, settings)
-    names = ("weight", "bias", "n_iter", "converged")
-    columns = {name: getattr(found, name)[order.argsort()][:, 0].transpose(0, 1) for name in names}
-    scores = _scores(data, parts, columns["weight"], columns["bias"], score)
-    index = _best(C, scores)
-    return LogisticCV(C=float(C[index]), index=index, Cs=C, scores=scores, **columns)
+    return Folds(*(getattr(found, name)[order.argsort()][:, 0].transpose(0, 1) for name in Folds._fields))
 
 
 def make_splits(data: Data, cv: Any, groups: Any) -> list[Split]:
@@ -120,7 +134,7 @@ def _parts(ids: Tensor, k: int) -> list[Split]:
     return [((ids != fold).nonzero()[:, 0], (ids == fold).nonzero()[:, 0]) for fold in range(k)]
 
 
-def _training_weight(data: Data, parts: list[Split]) -> Tensor:
+def training_weight(data: Data, parts: list[Split]) -> Tensor:
     """Return the weights (K, n) of the training rows of every fold; a row drawn twice counts twice."""
     weight = data.weight.new_zeros(len(parts), len(data.X))
     for fold, (train, _) in enumerate(parts):

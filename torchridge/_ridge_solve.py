@@ -138,6 +138,7 @@ def to_solution(fit: Fit, strengths: Strengths, path: bool, objective: Objective
 def warn(fit: Fit) -> None:
     """Warn of a minimum-norm answer and of lost digits."""
     d = fit.weight.shape[0]
+    from_rows = "or call `ridge(X, y, ...)` on the rows in float64, which can go back to them"
     if fit.minimum_norm:
         warnings.warn(
             f"X (centred) has rank {fit.rank} of {d} features and the penalty is too weak to choose between solutions: "
@@ -148,7 +149,7 @@ def warn(fit: Fit) -> None:
     elif fit.lost > torch.finfo(fit.weight.dtype).eps ** 0.5:
         warnings.warn(
             f"the condition number is {fit.condition:.1e}; the weights may be off by {min(fit.lost, 1.0):.0e}. "
-            f"Raise `alpha`, or call `ridge(X, y, ...)` on the rows in float64, which can go back to them.",
+            f"Raise `alpha`, {'or bring the features to one scale' if fit.choice.solver == 'svd' else from_rows}.",
             IllConditionedWarning,
             stacklevel=5,
         )

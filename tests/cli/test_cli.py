@@ -259,3 +259,17 @@ def test_a_reader_that_goes_away_is_no_traceback(table: Path, capsys: pytest.Cap
 def test_a_device_that_is_not_there_is_refused_first(device: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", "missing.csv", "--target", "y", "-o", "m.safetensors", "--device", device]) == 2
     assert "--device" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--alpha", "1", "--cv", "5"],
+        ["--alpha", "1", "--alphas", "0.1:10:3"],
+        ["--alpha", "1", "--scoring", "r2"],
+        ["--fold", "a", "--cv", "5"],
+    ],
+)
+def test_an_option_that_would_be_ignored_is_refused(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "missing.csv", "--target", "y", *options]) == 2
+    assert "leave one out" in capsys.readouterr().err

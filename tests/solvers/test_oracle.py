@@ -1,11 +1,13 @@
 """The solvers against exact answers: planted singular value decompositions, and long arithmetic."""
 
+import warnings
+
 import pytest
 import torch
 from oracles import Planted, exact_ridge, least_norm, planted, relative
 from tolerances import EXACT, EXACT_PER_CONDITION, ROUNDED_ONCE
 
-from torchridge import Moments, RankDeficientWarning, ridge, ridge_path
+from torchridge import IllConditionedWarning, Moments, RankDeficientWarning, ridge, ridge_path
 
 EXPONENTS = (-12, -10, -8, -6, -4, -2, 0, 3, 6)
 PROBLEMS = {
@@ -255,3 +257,31 @@ def test_moments_alone_of_dependent_features_give_the_least_norm(solver: str, de
         with pytest.warns(RankDeficientWarning, match="rank 5 of 6"):
             weight = ridge(moments, 0.0, solver=solver).weight
         assert relative(weight, least_norm(X, y[:, None])) <= 1e-10
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1e-15, 1e-14])
+def test_a_feature_of_a_far_smaller_scale_is_not_called_dependent(device: torch.device, alpha: float) -> None:
+    """The gram matrix squares the scales and loses it; the rows hold it to every digit."""
+    g = torch.Generator().manual_seed(0)
+    X = torch.randn(60, 4, generator=g, dtype=torch.float64)
+    scale = torch.tensor([1e-8, 1.0, 1.0, 1.0], dtype=torch.float64)
+    y = X.sum(1)
+    centred = X - X.mean(0)
+    # The same problem in the units in which all features are alike: the penalty is α / scale² there.
+    stacked = torch.cat([centred, torch.diag(alpha**0.5 / scale)])
+    want = torch.linalg.lstsq(stacked, torch.cat([y - y.mean(), torch.zeros(4)])).solution / scale
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", IllConditionedWarning)
+        found = ridge((X * scale).to(device), y.to(device), alpha)
+    assert found.rank == 4
+    torch.testing.assert_close(found.weight.cpu().reshape(-1), want, rtol=1e-6, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore::torchridge.RankDeficientWarning")
+def test_a_feature_twice_shares_its_weight_at_alpha_zero(device: torch.device) -> None:
+    g = torch.Generator().manual_seed(0)
+    X = torch.randn(60, 4, generator=g, dtype=torch.float64)
+    found = ridge(torch.cat([X, X[:, :1]], 1).to(device), X.sum(1).to(device), 0.0)
+    assert found.rank == 4
+    want = torch.tensor([[0.5, 1.0, 1.0, 1.0, 0.5]], dtype=torch.float64)
+    torch.testing.assert_close(found.weight.cpu(), want, rtol=1e-12, atol=0)

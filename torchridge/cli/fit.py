@@ -25,8 +25,8 @@ def add(commands: Any) -> None:
     parser = commands.add_parser("fit", help="fit ridge regression to a file of rows", description=_ABOUT)
     rows.add_training(parser)
     parser.add_argument("--alpha", type=float, help="a given strength, in place of --alphas and --cv")
-    parser.add_argument("--cv", default="5", help="number of folds (default: 5), gcv or evidence")
-    parser.add_argument("--scoring", choices=["mse", "r2"], default="mse")
+    parser.add_argument("--cv", help="number of folds (default: 5), gcv or evidence")
+    parser.add_argument("--scoring", choices=["mse", "r2"], help="of the folds (default: mse)")
     parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="the model, a .safetensors file")
     parser.set_defaults(run=run)
 
@@ -49,6 +49,14 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _folds(options: argparse.Namespace) -> int | None:
+    grid = None if options.alphas == "auto" else options.alphas
+    given = {"--cv": options.cv, "--alphas": grid, "--scoring": options.scoring}
+    idle = [flag for flag, value in given.items() if value is not None]
+    if options.alpha is not None and idle:
+        raise argparse.ArgumentTypeError(f"--alpha gives the strength, and {idle[0]} chooses one; leave one out")
+    if options.fold is not None and options.cv is not None:
+        raise argparse.ArgumentTypeError("--fold names a column of fold ids, and --cv makes folds; leave one out")
+    options.cv, options.scoring = options.cv or "5", options.scoring or "mse"
     if options.alpha is not None or options.fold is not None or options.cv in ("gcv", "evidence"):
         return None
     if not options.cv.isdigit() or int(options.cv) < 2:

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from torchridge._logistic_arguments import check_data, check_settings, check_strengths, warn_unless_converged
+from torchridge._logistic_cv import fit_folds, training_weight
 from torchridge.estimators import _metrics
 from torchridge.estimators._judges import of_rows
 from torchridge.estimators._logistic_model import LogisticModel, Rows
 from torchridge.estimators._scorers import Scorer
 from torchridge.solvers.folds import Split
-from torchridge.solvers.logistic_fit import fit
 
 _MAX_ELEMENTS = 2**24
 
@@ -41,27 +41,11 @@ def fold_paths(rows: Rows, parts: list[Split], Cs: Any, options: dict[str, Any])
     settings = check_settings(rows.table.X, max_elements=_MAX_ELEMENTS, dtype=None, **options)
     grid = np.logspace(-4, 4, Cs) if isinstance(Cs, int) else np.asarray(Cs, dtype=np.float64)
     strengths = check_strengths(grid, None, data).reshape(-1)
-    weight = data.weight.new_zeros(len(parts), len(data.X))
-    for k, (train, _) in enumerate(parts):
-        index = train.to(weight.device)
-        weight[k].index_add_(0, index, data.weight[index])
-    order = strengths.argsort()
-    found = fit(
-        data.X,
-        data.labels,
-        len(data.classes),
-        weight,
-        strengths[order],
-        intercept=settings.intercept,
-        tol=settings.tol,
-        max_iter=settings.max_iter,
-        max_elements=settings.max_elements,
-    )
+    found = fit_folds(data, training_weight(data, parts), strengths, settings)
     warn_unless_converged(found.converged, found.gap, settings)
-    back = order.argsort()
-    W, b, n_iter = (a[back][:, 0].transpose(0, 1) for a in (found.weight, found.bias, found.n_iter))
     names = [c.item() if hasattr(c, "item") else c for c in rows.labels.classes]
-    return Paths(grid.reshape(-1), W, b, n_iter.cpu().numpy().astype(np.int32), names)
+    n_iter = found.n_iter.cpu().numpy().astype(np.int32)
+    return Paths(grid.reshape(-1), found.weight, found.bias, n_iter, names)
 
 
 def fold_scores(paths: Paths, rows: Rows, parts: list[Split], scorer: Scorer | None, params: Mapping[str, Any]) -> Any:

@@ -85,9 +85,11 @@ def fit_block(
     else:
         spec = spectral.spectrum(problem) if known is None else known
     condition = condition_number(spec, strengths.alpha.min(), place)
+    # The penalty does not choose between directions that the gram matrix, a square, may have lost: the rows tell.
+    unclear = rank_matters(spec, strengths.alpha.min())
     careful = rows is not None and condition > select.CAREFUL[result_dtype]
     if (
-        careful
+        (careful or unclear)
         and rows is not None
         and choice.solver != "svd"
         and spec.free is None
@@ -96,6 +98,7 @@ def fit_block(
         choice = Choice("svd", f"condition {condition:.1e}: the gram matrix does not resolve the rank")
         spec = svd_spectrum(rows, place, problem.cross)
         condition = condition_number(spec, strengths.alpha.min(), place)
+        careful = condition > select.CAREFUL[result_dtype]
     weight = strengths.weights(spec)
     if careful and rows is not None:
         weight = refined(rows, place, spec, strengths, weight)
@@ -171,9 +174,15 @@ def condition_number(spec: Spectrum, weakest: Tensor, place: Frame) -> float:
     kept = spec.eigvals[spec.eigvals > spectral.floor(spec)]
     if len(kept) == 0:
         return 1.0
-    decided = len(kept) < penalized and bool(weakest > tolerance(spec.eigvals))
+    decided = len(kept) < penalized and not rank_matters(spec, weakest)
     lowest = torch.zeros_like(weakest) if decided else kept.amin()
     return float((kept.amax() + weakest) / (lowest + weakest))
+
+
+def rank_matters(spec: Spectrum, weakest: Tensor) -> bool:
+    """Whether eigenvalues are lost in rounding, and the penalty is too weak to decide in their place."""
+    lost = bool((spec.eigvals <= spectral.floor(spec)).any())
+    return lost and bool(weakest <= tolerance(spec.eigvals))
 
 
 def refined(rows: Rows, place: Frame, spec: Spectrum, strengths: Strengths, weight: Tensor) -> Tensor:

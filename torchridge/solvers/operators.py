@@ -7,6 +7,7 @@ Xᵀ(X v), which therefore costs one pass over memory and not two.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -122,7 +123,36 @@ class Dense:
         return out
 
 
-class LinearOperator:
+class TwoProducts(ABC):
+    """What follows from X v and Xᵀ r for a matrix whose pieces cannot serve both at once."""
+
+    shape: tuple[int, int]
+    device: torch.device
+
+    @abstractmethod
+    def matmul(self, v: Tensor) -> Tensor:
+        """Return X v."""
+
+    @abstractmethod
+    def rmatmul(self, r: Tensor) -> Tensor:
+        """Return Xᵀ r."""
+
+    def normal(self, v: Tensor, between: Between) -> Tensor:
+        """Return Xᵀ between(X v)."""
+        return self.rmatmul(between(slice(0, self.shape[0]), slice(0, v.shape[1]), self.matmul(v)))
+
+    def conormal(self, r: Tensor, between: Between) -> Tensor:
+        """Return X between(Xᵀ r)."""
+        return self.matmul(between(slice(0, self.shape[1]), slice(0, r.shape[1]), self.rmatmul(r)))
+
+    def columns(self, index: Tensor) -> Tensor:
+        """Return some columns of X, from products with unit vectors."""
+        unit = torch.zeros(self.shape[1], len(index), dtype=torch.float64, device=self.device)
+        unit[index, torch.arange(len(index), device=self.device)] = 1
+        return self.matmul(unit)
+
+
+class LinearOperator(TwoProducts):
     r"""A matrix X (n, d) that is known only by its products, for `ridge`, `ridge_path` and `ridge_cv`.
 
     Args:
@@ -183,20 +213,6 @@ class LinearOperator:
     def rmatmul(self, r: Tensor) -> Tensor:
         """Return Xᵀ r."""
         return self._product(self._rmatmul, r, self.shape[1], "rmatmul")
-
-    def normal(self, v: Tensor, between: Between) -> Tensor:
-        """Return Xᵀ between(X v)."""
-        return self.rmatmul(between(slice(0, self.shape[0]), slice(0, v.shape[1]), self.matmul(v)))
-
-    def conormal(self, r: Tensor, between: Between) -> Tensor:
-        """Return X between(Xᵀ r)."""
-        return self.matmul(between(slice(0, self.shape[1]), slice(0, r.shape[1]), self.rmatmul(r)))
-
-    def columns(self, index: Tensor) -> Tensor:
-        """Return some columns of X, from products with unit vectors."""
-        unit = torch.zeros(self.shape[1], len(index), dtype=torch.float64, device=self.device)
-        unit[index, torch.arange(len(index), device=self.device)] = 1
-        return self.matmul(unit)
 
     def squares(self, weight: Tensor, center: Tensor) -> Tensor:
         """Raise: products do not tell the size of an entry.

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from torchridge.solvers import blas
-from torchridge.solvers.operators import Between
+from torchridge.solvers.operators import Between, TwoProducts
 
 # Entries that are converted to another dtype at a time.
 _PIECE = 2**22
@@ -97,7 +97,7 @@ def _by_columns(matrix: Any, v: Tensor, out: Tensor, add: bool = False) -> None:
             target[:, some] = product
 
 
-class SparseTensor:
+class SparseTensor(TwoProducts):
     """A torch CSR matrix and its transpose, on any device."""
 
     sketch_cost = 0.4
@@ -121,20 +121,6 @@ class SparseTensor:
     def rmatmul(self, r: Tensor) -> Tensor:
         """Return Xᵀ r."""
         return self._in(self.backward, r.dtype) @ r
-
-    def normal(self, v: Tensor, between: Between) -> Tensor:
-        """Return Xᵀ between(X v)."""
-        return self.rmatmul(between(slice(0, self.shape[0]), slice(0, v.shape[1]), self.matmul(v)))
-
-    def conormal(self, r: Tensor, between: Between) -> Tensor:
-        """Return X between(Xᵀ r)."""
-        return self.matmul(between(slice(0, self.shape[1]), slice(0, r.shape[1]), self.rmatmul(r)))
-
-    def columns(self, index: Tensor) -> Tensor:
-        """Return some columns of X, from products with unit vectors."""
-        unit = torch.zeros(self.shape[1], len(index), dtype=torch.float64, device=self.device)
-        unit[index, torch.arange(len(index), device=self.device)] = 1
-        return self.matmul(unit)
 
     def squares(self, weight: Tensor, center: Tensor) -> Tensor:
         """Return Σ s (x − center)², from the entries that are there."""
