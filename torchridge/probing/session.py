@@ -170,7 +170,8 @@ class Session:
         for layer, blocks_ in table.blocks.items():
             for control in (False, True)[: 1 + settings.control]:
                 columns = order + table.width * control
-                parts = self._parts(folds_of(blocks_, columns))
+                with blas.one_pool(next(iter(blocks_.values())).gram.device):
+                    parts = self._parts(folds_of(blocks_, columns))
                 for readout, fitted in self._readouts(layer, parts, gatherer, control):
                     heldout[layer, readout, control] = self._heldout(fitted, codes, control)
                     if not control:
