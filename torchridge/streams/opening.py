@@ -50,7 +50,8 @@ def open_rows(
         weight: sample weights.
         fold: integer fold ids.
         delimiter: of CSV; by default a tab for .tsv, else a comma.
-        header: whether the first line of CSV holds names; by default, whether any cell of it is no number.
+        header: whether the first line of CSV holds names; by default, whether any cell of it is neither a number nor a
+            missing value ("", "NA", "nan", "?", …).
 
     Returns:
         An iterable of batches with `n_rows`, `n_features`, `n_targets`, `feature_names`, `target_names`.
