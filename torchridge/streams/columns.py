@@ -57,8 +57,8 @@ def _refuse_twins(names: Sequence[str], where: str) -> None:
     for i, name in enumerate(names):
         if first.setdefault(name, i) < i:
             raise ValueError(
-                f"`source`: {where} names {name!r} twice, columns {first[name] + 1} and {i + 1}; expected a name for each. "
-                f"Rename one of them."
+                f"`source`: {where} names {name!r} twice, columns {first[name] + 1} and {i + 1}; expected a name for "
+                f"each. Rename one of them."
             )
 
 
