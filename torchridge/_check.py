@@ -110,6 +110,13 @@ def integer(value: Any, name: str, *, minimum: int) -> int:
     return whole
 
 
+def position(value: Any, count: int, name: str, of: str) -> None:
+    """Raise unless `value` is the index of one of `count` things."""
+    whole = integer(value, name, minimum=-count)
+    if whole >= count:
+        raise ValueError(f"`{name}`={whole} is not there: the path has {count} {of}, counted from 0.")
+
+
 def same_length(got: int, expected: int, name: str, of: str) -> None:
     """Raise unless `name` has as many rows as `of`."""
     if got != expected:
