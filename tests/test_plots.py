@@ -62,6 +62,29 @@ def test_a_path_from_zero_and_one_of_many_features() -> None:
     assert len(ax.lines) == 14  # and zero
 
 
+@pytest.mark.parametrize(
+    ("alphas", "ticks"),
+    [
+        ([0.0, *ASCENDING], [0, 0.1, 1, 10, 100]),
+        ([0.0, 0.02, 3.0, 700.0], [0, 0.1, 1, 10, 100]),
+        ([0.0, 2.0, 5.0], [0, 2, 5]),
+        ([0.0, 1e-12, 1e6], [0, *(10.0**k for k in range(-12, 7, 2))]),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::torchridge.TorchridgeWarning")
+def test_zero_has_its_own_place_on_a_logarithmic_axis(alphas: list[float], ticks: list[float]) -> None:
+    X, y = data()
+    for ax in (plot_cv(ridge_cv(X, y, alphas, cv=5)), plot_path(ridge_path(X, y, alphas), chosen=0.0)):
+        assert list(ax.get_xticks()) == pytest.approx(ticks)
+        low, zero, least, high, right = (
+            ax.transData.transform((x, 0))[0] for x in (ax.get_xlim()[0], 0, alphas[1], alphas[-1], ax.get_xlim()[1])
+        )
+        width = right - low
+        assert 0 < zero - low < 0.1 * width and least - zero > 0.02 * width and 0 < right - high < 0.1 * width
+        ax.figure.canvas.draw()
+        assert all("-" not in text.get_text().split("^")[0] for text in ax.get_xticklabels())
+
+
 def test_a_logistic_path() -> None:
     X, _ = data()
     path = logistic(X, labels(), [0.1, 1.0])

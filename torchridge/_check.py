@@ -86,12 +86,13 @@ def option(value: Any, name: str, allowed: Collection[Any]) -> None:
 
 def number(value: Any, name: str, *, minimum: float = 0.0, strict: bool = False) -> float:
     """Return `value` as a float, raising unless it is a finite number of at least (`strict`: above) `minimum`."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        try:
-            value = value.item() if hasattr(value, "item") else float(value)
-        except (TypeError, ValueError, RuntimeError):
-            raise TypeError(f"`{name}` should be a number, got {type(value).__name__} {value!r}.") from None
-    result = float(value)
+    try:
+        plain = value.item() if hasattr(value, "item") else value
+        result = None if isinstance(plain, (bool, str, bytes)) else float(plain)
+    except (TypeError, ValueError, RuntimeError):
+        result = None
+    if result is None:
+        raise TypeError(f"`{name}` should be a number, got {type(value).__name__} {value!r}.")
     bound = f"{'above' if strict else 'at least'} {minimum:g}"
     if not math.isfinite(result) or result < minimum or (strict and result == minimum):
         raise ValueError(f"`{name}` should be a finite number {bound}, got {result}.")
@@ -107,6 +108,13 @@ def integer(value: Any, name: str, *, minimum: int) -> int:
     if whole is None or whole < minimum:
         raise ValueError(f"`{name}` should be an integer of at least {minimum}, got {value!r}.")
     return whole
+
+
+def position(value: Any, count: int, name: str, of: str) -> None:
+    """Raise unless `value` is the index of one of `count` things."""
+    whole = integer(value, name, minimum=-count)
+    if whole >= count:
+        raise ValueError(f"`{name}`={whole} is not there: the path has {count} {of}, counted from 0.")
 
 
 def same_length(got: int, expected: int, name: str, of: str) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 def write(path: str | Path, kind: str, tensors: dict[str, Tensor], content: dict[str, Any]) -> None:
     """Write a file whole, or leave what was there."""
+    check_place(path, "path")
     save = _safetensors("torch").save
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     text = json.dumps(content)
@@ -22,6 +23,17 @@ def write(path: str | Path, kind: str, tensors: dict[str, Tensor], content: dict
     beside = path.with_name(path.name + ".part")
     beside.write_bytes(data)
     os.replace(beside, path)
+
+
+def check_place(path: str | Path, name: str) -> None:
+    """Raise where a file cannot be written: in a folder that is not there or not ours, or in the place of a folder."""
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"`{name}`: there is no folder {str(path.parent)!r}. Make it first.")
+    if path.is_dir():
+        raise IsADirectoryError(f"`{name}`: {str(path)!r} is a folder; expected the name of a file.")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise PermissionError(f"`{name}`: files cannot be written in the folder {str(path.parent)!r}. Choose another.")
 
 
 def read(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

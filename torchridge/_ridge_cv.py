@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from torchridge import _check
-from torchridge._ridge_cv_choice import warn_of_edge
+from torchridge._ridge_cv_choice import refuse_one_row, warn_of_edge
 from torchridge._ridge_dense import solve_watched, stack
 from torchridge._ridge_options import Options, check_options, needs_torch, refuse_beside_moments
 from torchridge._ridge_solve import fit_moments, fit_rows, to_solution
@@ -169,6 +169,7 @@ def _prepare_moments(moments: Moments, cv: Any, options: Options) -> Prepared:
     objective = options.objective(d, t, block.gram, dtype=moments.dtype)
     cv = ("folds" if moments.folds else "gcv") if cv is None else cv
     if isinstance(cv, str) and cv in ("gcv", "evidence"):
+        refuse_one_row(block.rows, cv, objective)
         scorer = Whole(cv, train_spectrum(block, objective), block, objective, None)
         return Prepared(scorer, objective, moments, block)
     if isinstance(cv, str) and cv == "loo":
@@ -208,6 +209,7 @@ def prepare_rows(rows: Rows, cv: Any, groups: Any, options: Options) -> Prepared
 def _prepare_whole(rows: Rows, cv: str, objective: Objective, options: Options) -> Prepared:
     n, d = rows.X.shape
     counted = rows.counted
+    refuse_one_row(counted.X.shape[0], cv, objective)
     if options.solver == "dual" or (options.solver == "auto" and n < d):
         blocks.check_squares(rows)
         objective = objective.to(torch.float64)
@@ -281,6 +283,8 @@ def choose(prepared: Prepared, alphas: Any, cv: Any, scoring: str, per_target: b
         raise ValueError(
             f"`scoring`='r2' needs held-out targets, which `cv`={kind!r} has none of. Use folds or cv='loo'."
         )
+    if isinstance(alphas, str) and isinstance(prepared.source, Rows) and not bool(scorer.eigvals.any()):
+        blocks.check_vanishing(prepared.source, scorer.eigvals.dtype)
     grid, table = _scored(scorer, alphas, variances if kind == "r2" else None, per_target)
     scores = table.mean(0)  # (L, t)
     compared = scores if per_target else scores.mean(1, keepdim=True)

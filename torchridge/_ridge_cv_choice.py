@@ -7,6 +7,16 @@ import warnings
 from torch import Tensor
 
 from torchridge._warnings import GridEdgeWarning
+from torchridge.solvers.objective import Objective
+
+
+def refuse_one_row(n: int, cv: str, objective: Objective) -> None:
+    """Raise where a criterion would judge strengths by a single row: its mean, or leaving it out, leaves nothing."""
+    if n < 2 and (cv == "loo" or objective.intercept):
+        raise ValueError(
+            f"`cv`={cv!r} cannot choose a strength by one row (n_samples={n}): nothing is left to learn from. Give "
+            f"more rows, or the strength: `ridge(X, y, alpha)`."
+        )
 
 
 def warn_of_edge(grid: Tensor, best: Tensor) -> None:

@@ -83,8 +83,10 @@ def _problem(
         _check.finite(value, argument)
     batch, n, d = tuple(X.shape[:-2]), X.shape[-2] if X.ndim > 1 else 0, X.shape[-1]
     if X.ndim < 2 or (tuple(y.shape) != (*batch, n) and tuple(y.shape[:-1]) != (*batch, n)):
+        remedy = " Pass `X[:, None]` for rows of one feature." if X.ndim < 2 else ""
         raise ValueError(
             f"`X` has shape {tuple(X.shape)} and `y` {tuple(y.shape)}; expected (*b, n, d), and (*b, n) or (*b, n, t)."
+            f"{remedy}"
         )
     vector = y.ndim == X.ndim - 1
     target = (y.unsqueeze(-1) if vector else y).double()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from torchridge import _check
-from torchridge._ridge_cv_choice import warn_of_edge
+from torchridge._ridge_cv_choice import refuse_one_row, warn_of_edge
 from torchridge._ridge_options import Options
 from torchridge._ridge_products import Problem, check, checked_grid, fit, warn, with_scores
 from torchridge.solvers import blas, design, folds, large, scoring, select, trace
@@ -56,6 +56,8 @@ def cross_validate(
 def _choose(
     problem: Problem, alphas: Any, cv: Any, groups: Any, kind: str, per_target: bool, choice: Choice
 ) -> Solution:
+    if isinstance(cv, str):
+        refuse_one_row(problem.rows, cv, problem.objective)
     form = problem.form()
     kind = "gcv" if isinstance(cv, str) else kind
     scorer = _gcv(problem, form) if kind == "gcv" else _folds(problem, cv, groups, kind)

@@ -12,6 +12,7 @@ from torchridge import _check
 from torchridge._rank_folds import fold_plan
 from torchridge._ranks import Ranks, brief
 from torchridge._ridge_cv import Prepared, choose, cross_validate
+from torchridge._ridge_cv_choice import refuse_one_row
 from torchridge._ridge_options import Options, check_options, refuse_beside_moments
 from torchridge.solvers import blas, collectives
 from torchridge.solvers.moments import Moments
@@ -125,6 +126,7 @@ def leave_one_out(whole: Moments, rows: Rows | None, options: Options, ranks: Ra
     block = whole.block()
     d, t = block.cross.shape
     objective = options.objective(d, t, block.gram, dtype=whole.dtype)
+    refuse_one_row(block.rows, "loo", objective)
     with blas.one_pool(block.gram.device):
         scorer = collectives.LeaveOneOut(train_spectrum(block, objective), block, objective, rows, ranks)
     return Prepared(scorer, objective, whole, block)

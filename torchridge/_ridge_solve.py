@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from torchridge import _check
 from torchridge._ridge_dense import solve_batch, solve_watched
@@ -106,19 +108,21 @@ def fit_moments(block: Block, objective: Objective, strengths: Strengths, option
 
 def to_solution(fit: Fit, strengths: Strengths, path: bool, objective: Objective, source: Rows | Moments) -> Solution:
     """Round a fit into a solution, in the dtype its rows came in, and warn of what is wrong with it."""
-    warn(fit)
     rows = source if isinstance(source, Moments) else source.counted
     n = rows.n_samples if isinstance(rows, Moments) else rows.X.shape[0]
     dtype = rows.result_dtype if isinstance(rows, Moments) else result_dtype(rows.X)
     weight = fit.weight.permute(1, 2, 0)  # (L, t, d)
     bias = fit.target_center - weight @ fit.center
+    pick = slice(None) if path else 0
+    solved = weight[pick].to(dtype).contiguous()
+    _check_range(solved, fit, source)
+    warn(fit)
     left = n - fit.dof - int(objective.intercept)
     left = torch.where(left > 0.5, left, torch.nan)
     variance = fit.squares / (left[None] if strengths.per_target else left[:, None])
-    pick = slice(None) if path else 0
     single, unit = not path and not strengths.per_target, fit.unit_variance
     return Solution(
-        weight=weight[pick].to(dtype).contiguous(),
+        weight=solved,
         bias=bias[pick].to(dtype),
         alpha=strengths.alpha[0] if single else strengths.alpha,
         solver=fit.choice.solver,
@@ -133,6 +137,17 @@ def to_solution(fit: Fit, strengths: Strengths, path: bool, objective: Objective
         vector_target=source.vector_target,
         is_path=path,
     )
+
+
+def _check_range(weight: Tensor, fit: Fit, source: Rows | Moments) -> None:
+    """Raise where squares of the features vanished, or the weights overflow."""
+    finite = math.isfinite(float(weight.sum(dtype=torch.float64))) or bool(torch.isfinite(weight).all())
+    if isinstance(source, Rows) and (not finite or (fit.minimum_norm and fit.rank == 0)):
+        blocks.check_vanishing(source, fit.weight.dtype)
+    if not finite:
+        raise ValueError(
+            f"the weights are too large for {weight.dtype}. Rescale `X` or `y`, raise `alpha`, or pass `X.double()`."
+        )
 
 
 def warn(fit: Fit) -> None:

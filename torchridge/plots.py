@@ -6,6 +6,7 @@ Every function draws into the axes it is given, or into new ones, and returns th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ __all__ = ["plot_cv", "plot_decay", "plot_layers", "plot_path"]
 
 # More lines than this are told apart by no legend.
 _LEGEND_LINES = 12
+
+_DECADES = 10  # more are labelled by leaving some out
 
 _SCORES = {
     "mse": "held-out squared error",
@@ -254,8 +257,21 @@ def _strength_axis(ax: Any, strengths: Tensor, name: str) -> None:
     if len(positive) == len(strengths):
         ax.set_xscale("log")
     elif len(positive):
-        ax.set_xscale("symlog", linthresh=float(positive.min()))
+        _axis_with_zero(ax, float(positive.min()))
     ax.set_xlabel({"γ": "shrinkage γ"}.get(name, f"strength {name}"))
+
+
+def _axis_with_zero(ax: Any, least: float) -> None:
+    """Set zero half a decade before the least positive strength, and no place for negative ones."""
+    most = float(ax.dataLim.x1)
+    ax.set_xscale("symlog", linthresh=least, linscale=0.45)  # matplotlib makes that 0.45 / 0.9 decades
+    margin = 0.05 * (0.5 + math.log10(most / least))
+    ax.set_xlim(-least * min(1.0, margin / 0.5), most * 10**margin)
+    first, last = math.ceil(math.log10(least) - 1e-9), math.floor(math.log10(most) + 1e-9)
+    decades = [10.0**k for k in range(first, last + 1, 1 + max(0, last - first) // _DECADES)]
+    ax.set_xticks([0.0, *(decades or (least, most))])
+    if not decades:
+        ax.xaxis.set_major_formatter("{x:g}")
 
 
 def _layer_line(ax: Any, layers: list[str], probes: list[Probe], readout: str, name: str, *, ranked: bool) -> None:

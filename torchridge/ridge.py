@@ -87,8 +87,9 @@ def ridge(
         `Solution` with weight (t, d) and bias (t,); from "cg" in the wider dtype of X and y.
 
     Raises:
-        ValueError: on wrong shapes, NaN or infinity (naming the first row), negative strengths, mixed devices; on what
-            "cg" cannot give (gradients, batches).
+        ValueError: on wrong shapes, NaN or infinity (naming the first row), negative strengths, mixed devices; on
+            features too large or too small to square, and weights too large for their dtype; on what "cg" cannot give
+            (gradients, batches).
         TypeError: on inputs of the wrong type.
         RankError: over ranks, where another one died, failed or disagrees, within the group's timeout.
 
@@ -241,7 +242,7 @@ def ridge_cv(
         `Solution` with `alphas`, `scores` (L, t), `fold_scores` (K, L, t), `best_score` besides.
 
     Raises:
-        ValueError: as `ridge`; and on folds that cannot be made.
+        ValueError: as `ridge`; on folds that cannot be made, and on a single row without folds.
         TypeError: as `ridge`.
 
     Warns:

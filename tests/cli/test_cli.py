@@ -178,7 +178,7 @@ def test_convert(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(said(capsys, *options, "--json"))["result"] == 10.0
     many = said(capsys, "convert", "0.5", "--from", "lambda", "--to", "glmnet", "--target-std=2", "--feature-std=1,2,4")
     assert many == "1.0,0.25,0.0625\n"
-    assert "`n_samples` is missing" in said(capsys, "convert", "1", "--from", "keras", "--to", "sklearn", code=1)
+    assert "error: --n-samples is missing" in said(capsys, "convert", "1", "--from", "keras", "--to", "sklearn", code=1)
     assert "invalid choice: 'keros'" in said(capsys, "convert", "1", "--from", "keros", "--to", "sklearn", code=2)
     assert convert_strength(0.01, source="keras", target="sklearn", n_samples=1000) == 10.0
 
@@ -218,8 +218,21 @@ def test_env(capsys: pytest.CaptureFixture[str]) -> None:
         (("fit", "rows.csv", "--target", "y", "--max-memory", "lots"), 2, "should be a size"),
         (("fit", "rows.csv", "--target", "z"), 1, "has no column 'z'; its columns are 'a', 'b', 'c, d', 'e', 'y'"),
         (("fit", "none.csv", "--target", "y"), 1, "there is no file 'none.csv'"),
-        (("fit", "rows.csv", "--target", "y", "--max-memory", "1M"), 1, "`max_bytes`=1048576 is too small"),
-        (("fit", "rows.csv", "--target", "y", "--alpha", "-1"), 1, "`alpha` should not be negative"),
+        (("fit", "rows.csv", "--target", "y", "--max-memory", "1M"), 1, "--max-memory 1048576 is too small"),
+        (("fit", "rows.csv", "--target", "y", "--alpha", "-1"), 1, "error: --alpha should not be negative"),
+        (("fit", "rows.csv", "--target", "y", "--alphas=-1,2"), 1, "error: --alphas should not be negative"),
+        (("fit", "rows.csv", "--target", "y", "--alphas", "1:2:0"), 2, "should be auto, LOW:HIGH:COUNT"),
+        (("fit", "rows.csv", "--target", "y", "--cv", "900"), 1, "--cv 900: the 300 rows fill only 300 folds. Lower"),
+        (("fit", "rows.csv", "--target", "y", "--fold", "a"), 1, "error: --fold should be a column of whole numbers"),
+        (("fit", "rows.csv", "--target", "y", "--fold", "one"), 1, "--fold: column one holds a single fold"),
+        (("fit", "rows.csv", "--target", "y", "--cv", "gcv", "--scoring", "r2"), 2, "--scoring r2 needs folds"),
+        (("fit", "rows.csv", "--target", "y", "--delimiter", ",,"), 1, "--delimiter should be one character, got ',,'"),
+        (("fit", "rows.npy", "--target", "y"), 1, "--target: there is no file 'y', and the columns of an array"),
+        (("fit", "rows.npy", "--target", "y,z"), 1, "--target: the columns of an array have no names, got ['y', 'z']"),
+        (("fit", "none.npy", "--target", "0"), 1, "error: ROWS: there is no file 'none.npy'"),
+        (("predict", "none.safetensors", "rows.csv"), 1, "error: MODEL: there is no file 'none.safetensors'"),
+        (("convert", "1", "--from", "keras", "--to", "sklearn", "--n-samples=-4"), 1, "--n-samples should be positive"),
+        (("decay", "torch.nn:Identity", "--weight-decay=-1"), 1, "error: --weight-decay should be a finite number"),
         (("predict", "rows.csv", "rows.csv"), 1, "no safetensors file"),
         (("predict", "m.safetensors", "rows.csv", "--features", "a,b"), 1, "have 2 features, the model 4"),
         (("predict", "m.safetensors", "rows.csv", "--features", "a,b,e,y"), 1, "'e' where the model has 'c, d'"),
@@ -230,7 +243,51 @@ def test_what_is_wrong_is_said(
     arguments: tuple[str, ...], code: int, message: str, table: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said(capsys, "fit", table, "--target", "y", "--alpha", "1", "-o", "m.safetensors")
+    np.save("rows.npy", np.ones((3, 2)))
+    first, *rest = table.read_text().splitlines()
+    table.write_text("\n".join([f"{first},one", *(f"{line},1" for line in rest)]))
     assert message in said(capsys, *arguments, code=code)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "code"),
+    [
+        (("fit", "none.csv", "--target", "y", "-o", "m.txt"), "-o should end in .safetensors, got 'm.txt'", 2),
+        (("fit", "none.csv", "--target", "y", "-o", "no/m.safetensors"), "-o: there is no folder 'no'", 1),
+        (("fit", "none.csv", "--target", "y", "-o", "rows.csv/m.safetensors"), "-o: there is no folder 'rows.csv'", 1),
+        (("fit", "none.csv", "--target", "y", "-o", "taken.safetensors"), "-o: 'taken.safetensors' is a folder", 1),
+        (("fit", "rows.csv", "--target", "y", "--checkpoint", "no/c"), "--checkpoint: there is no folder 'no'", 1),
+        (("path", "none.csv", "--target", "y", "-o", "no/p.png"), "-o: there is no folder 'no'", 1),
+        (("path", "none.csv", "--target", "y", "-o", "p.gif2"), "-o should end in .", 2),
+        (("path", "none.csv", "--target", "y", "-o", "picture"), "-o should end in .", 2),
+        (("predict", "none.safetensors", "none.csv", "-o", "no/p.csv"), "-o: there is no folder 'no'", 1),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_read(
+    arguments: tuple[str, ...], message: str, code: int, table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("taken.safetensors").mkdir()
+    assert message in said(capsys, *arguments, code=code)
+
+
+def test_a_folder_that_is_not_ours_to_write_in(
+    table: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)  # the user who runs the tests may write anywhere
+    error = said(capsys, "fit", "none.csv", "--target", "y", "-o", "m.safetensors", code=1)
+    assert "-o: files cannot be written in the folder '.'" in error
+
+
+@pytest.mark.parametrize("kind", ["csv", "npy"])
+def test_no_rows_have_no_predictions(kind: str, table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said(capsys, "fit", table, "--target", "y", "--alpha", "1", "-o", "m.safetensors")
+    with Path("none.csv").open("w", newline="") as file:
+        csv.writer(file).writerow(NAMES)
+    np.save("none.npy", np.ones((0, D)))
+    said(capsys, "predict", "m.safetensors", f"none.{kind}", "-o", "out.npy")
+    assert np.load("out.npy").shape == (0, 1)
+    said(capsys, "predict", "m.safetensors", f"none.{kind}", "-o", "out.csv")
+    assert Path("out.csv").read_text() == "y\n"
 
 
 def test_warnings_are_lines_of_standard_error(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -238,6 +295,7 @@ def test_warnings_are_lines_of_standard_error(table: Path, capsys: pytest.Captur
     out, err = capsys.readouterr()
     assert json.loads(out)["alpha"] == 1e5
     assert err.startswith("torchridge fit: warning: the best strength") and err.count("\n") == 1
+    assert err.endswith("Widen --alphas, or pass --alphas auto.\n")
     with pytest.warns(GridEdgeWarning):  # and the library warns as ever
         ridge_cv(torch.randn(20, 2), torch.randn(20), [1e5, 1e6])
 

@@ -5,13 +5,14 @@ import dataclasses
 import pickle
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from torchridge import GridEdgeWarning, Solution, ridge, ridge_cv, ridge_path
+from torchridge import GridEdgeWarning, Solution, logistic, ridge, ridge_cv, ridge_path
 
 
 def problem(device: torch.device, *batch: int) -> tuple[Tensor, Tensor]:
@@ -156,3 +157,18 @@ assert len(results) == 12 and max(results) < 1e-10, results
 
 def test_right_beside_other_users_of_blas_in_several_threads() -> None:
     subprocess.run([sys.executable, "-c", BOTH_POOLS], check=True)
+
+
+@pytest.mark.parametrize("index", [3, 99, -4, 1.5, True])
+def test_a_strength_that_a_path_does_not_have(index: Any) -> None:
+    X = torch.randn(20, 3, dtype=torch.float64)
+    paths = (ridge_path(X, X[:, 0], [1.0, 2.0, 3.0]), logistic(X, (X[:, 0] > 0).long(), [1.0, 2.0, 3.0]))
+    for path in paths:
+        with pytest.raises(ValueError, match="`index`"):
+            path.at(index)
+        assert path.at(-1).weight.equal(path.at(2).weight)
+
+
+def test_a_vector_of_rows_that_need_gradients() -> None:
+    with pytest.raises(ValueError, match=r"expected \(\*b, n, d\).*`X\[:, None\]`"):
+        ridge(torch.ones(5, requires_grad=True), torch.ones(5), 1.0)

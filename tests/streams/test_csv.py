@@ -18,6 +18,11 @@ def read(path: Path, **named: object) -> np.ndarray:
     return np.concatenate(batches)
 
 
+def read_columns(path: Path, features: list[int], target: int) -> list[list[float]]:
+    batches = [np.column_stack([b.X, b.y]) for b in open_rows(path, target=target, features=features)]
+    return np.concatenate(batches).tolist()
+
+
 @pytest.fixture(params=["pyarrow", "csv"])
 def parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "csv":
@@ -50,6 +55,32 @@ def test_a_file_without_header(tmp_path: Path) -> None:
     source = open_rows(tmp_path / "a.csv", target=-1)
     assert source.feature_names == ("0", "1") and source.n_rows == 2
     assert open_rows(tmp_path / "a.csv", target=0, header=True).n_rows == 1
+
+
+@pytest.mark.parametrize("cell", ["", " ", '""', "nan", "NaN", "NA", "n/a", "#N/A", "null", "None", "?"])
+def test_a_first_row_with_a_missing_value_is_no_header(parser: str, cell: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(f"{cell},2,3\n4,5,6\n7,8,9\n")
+    source = open_rows(tmp_path / "a.csv", target=-1)
+    assert source.n_rows == 3 and source.feature_names == ("0", "1")
+    with pytest.raises(ValueError, match=r"line 1, column 1 \('0'\): expected a finite number"):
+        list(source)
+    assert read_columns(tmp_path / "a.csv", features=[1], target=2) == [[2, 3], [5, 6], [8, 9]]
+    assert open_rows(tmp_path / "a.csv", target=-1, header=True).n_rows == 2
+
+
+def test_an_index_without_a_name_beside_names_is_a_header(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(",a,y\n0,1,2\n1,3,4\n")
+    assert open_rows(tmp_path / "a.csv", target="y").feature_names == ("", "a")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [("a,b,a,y", "'a' twice, columns 1 and 3"), ("a, b ,b,y", "'b' twice, columns 2"), (",,a,y", "'' twice")],
+)
+def test_names_that_stand_for_two_columns_are_refused(names: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(f"{names}\n1,2,3,4\n")
+    with pytest.raises(ValueError, match=f"a.csv names {message}.*Rename one"):
+        open_rows(tmp_path / "a.csv", target="y")
 
 
 BAD = {

@@ -141,11 +141,18 @@ def test_bad_files_are_refused_with_what_to_do(tmp_path: Path) -> None:
             open_rows(source, **named_)
 
 
-def test_missing_values_and_text_in_parquet_are_named(tmp_path: Path) -> None:
+def test_missing_values_text_and_twins_in_parquet_are_named(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     with pytest.raises(ValueError, match=r"column 'a': row 1 has no value"):
         list(open_rows(parquet(tmp_path, a=[1.0, None, 2.0], y=[1.0, 2.0, 3.0]), target="y"))
     with pytest.raises(ValueError, match="column 's' holds string; expected numbers"):
         open_rows(parquet(tmp_path, s=["1"], y=[1.0]), target="y")
+    twins = pa.table([[1.0], [2.0], [3.0]], names=["a", "a", "y"])
+    pq.write_table(twins, tmp_path / "twins.parquet")
+    with pytest.raises(ValueError, match=r"names 'a' twice, columns 1 and 2.*Rename"):
+        open_rows(tmp_path / "twins.parquet", target="y")
     with pytest.raises(ValueError, match="differ in length"):
         list(open_rows(parquet(tmp_path, e=[[1.0], [1.0, 2.0, 3.0]], y=[1.0, 2.0]), target="y"))
     with pytest.raises(ValueError, match="differ in length"):

@@ -296,6 +296,14 @@ BAD_INPUT: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: weight_decay_groups(Transformer(), -0.1), ValueError, r"`weight_decay` should be .* at least 0, got -0.1"),
     (lambda: weight_decay_groups(Transformer(), float("nan")), ValueError, r"`weight_decay` should be .* got nan"),
     (lambda: weight_decay_groups(Transformer(), "0.1x"), TypeError, r"`weight_decay` should be a number, got str"),  # type: ignore[arg-type]
+    (lambda: weight_decay_groups(Transformer(), "0.1"), TypeError, r"`weight_decay` should be a number, got str '0.1'"),  # type: ignore[arg-type]
+    (lambda: weight_decay_groups(Transformer(), True), TypeError, r"`weight_decay` should be a number, got bool True"),
+    (lambda: weight_decay_groups(Transformer(), torch.tensor(True)), TypeError, r"should be a number, got Tensor"),  # type: ignore[arg-type]
+    (
+        lambda: weight_decay_groups(Transformer(), 0.1, rules={"fc1.*": "0.1"}),
+        TypeError,
+        r"should be a number, got str",
+    ),
     (lambda: weight_decay_groups(Transformer().parameters(), 0.1), TypeError, r"`model` should be a torch.nn.Module"),  # type: ignore[arg-type]
     (lambda: weight_decay_groups(nn.Identity(), 0.1), ValueError, r"`model` has no trainable parameter"),
     (lambda: weight_decay_groups(Transformer(), 0.1, inert="drop"), ValueError, r"`inert` should be one of 'warn'"),  # type: ignore[arg-type]

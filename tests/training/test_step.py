@@ -251,6 +251,21 @@ def test_sparse_gradients_are_refused() -> None:
 
 
 BAD = [
+    (
+        lambda m: penalize_step(torch.optim.SGD(m.parameters()), m),
+        ValueError,
+        r"`model` carries no regularizer of weights.*`regularize\(model, L2\(",
+    ),
+    (
+        lambda m: penalize_step(torch.optim.SGD(m.parameters()), regularize(m, activity=L2(0.1))),
+        ValueError,
+        "`model` carries no regularizer of weights",
+    ),
+    (
+        lambda m: penalize_step(torch.optim.SGD(network().parameters()), regularize(m, L2(0.1))),
+        ValueError,
+        "`optimizer` holds none of the 2 regularized parameters.*after moving or sharding",
+    ),
     (lambda m: penalize_step(m.parameters(), m), TypeError, "`optimizer` should be a torch.optim.Optimizer, got gen"),
     (lambda m: penalize_step(torch.optim.SGD(m.parameters()), [m]), TypeError, "`model` should be a torch.nn.Module"),
     (lambda m: penalize_step(torch.optim.SGD(m.parameters()), m, unused="drop"), ValueError, "`unused` should be one"),
@@ -261,3 +276,55 @@ BAD = [
 def test_bad_input(call: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call(network())
+
+
+def test_a_second_call_takes_over_from_the_first() -> None:
+    model = regularize(network(), L2(LAMBDA))
+    before = model[0].weight.detach().clone()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    penalize_step(optimizer, model[2])
+    first = penalize_step(optimizer, model)
+    penalize_step(optimizer, model, unused="penalize")
+    optimizer.step()
+    torch.testing.assert_close(model[0].weight.detach(), before * (1 - 0.1 * 2 * LAMBDA), rtol=1e-14, atol=0)
+    first.remove()  # and has nothing left to take off
+    optimizer.zero_grad()
+    optimizer.step()
+    torch.testing.assert_close(model[0].weight.detach(), before * (1 - 0.1 * 2 * LAMBDA) ** 2, rtol=1e-14, atol=0)
+
+
+def test_a_second_call_for_some_of_the_weights_of_the_first_is_refused() -> None:
+    model = regularize(network(), L2(LAMBDA))
+    before = model[0].weight.detach().clone()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    penalize_step(optimizer, model)
+    with pytest.raises(ValueError, match=r"`model` shares some.*not all.*`remove\(\)`"):
+        penalize_step(optimizer, model[0])
+    optimizer.step()
+    torch.testing.assert_close(model[0].weight.detach(), before * (1 - 0.1 * 2 * LAMBDA), rtol=1e-14, atol=0)
+
+
+def test_parts_that_share_nothing_and_several_optimizers_stand_side_by_side() -> None:
+    model = regularize(network(), L2(LAMBDA))
+    before = [model[i].weight.detach().clone() for i in (0, 2)]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    penalize_step(optimizer, model[0])
+    penalize_step(optimizer, model[2])
+    optimizer.step()
+    for i, weight in zip((0, 2), before, strict=True):
+        torch.testing.assert_close(model[i].weight.detach(), weight * (1 - 0.1 * 2 * LAMBDA), rtol=1e-14, atol=0)
+    for part in (model[0], model[2]):
+        penalize_step(torch.optim.SGD(part.parameters(), lr=0.1), model)
+
+
+def test_weights_that_are_frozen_or_lazy_or_under_a_parametrization_are_there_to_penalize() -> None:
+    model = regularize(network(), L2(LAMBDA)).requires_grad_(False)
+    penalize_step(torch.optim.SGD(model.parameters()), model)
+    normed = network()
+    nn.utils.parametrizations.weight_norm(normed[0])
+    normed = regularize(normed[0], L2(LAMBDA))
+    penalize_step(torch.optim.SGD(normed.parameters()), normed)
+    lazy = nn.LazyLinear(2)
+    regularize(lazy, L2(LAMBDA))
+    optimizer = torch.optim.SGD(lazy.parameters(), lr=0.1)
+    penalize_step(optimizer, lazy)

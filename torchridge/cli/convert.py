@@ -6,6 +6,7 @@ import argparse
 import json
 from typing import Any
 
+from torchridge.cli.flags import flags_of
 from torchridge.strength import CONVENTIONS, convert_strength
 
 
@@ -23,7 +24,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--feature-std", type=_numbers, help="standard deviation of each feature, with commas")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.epilog = f"tools: {', '.join(CONVENTIONS)}"
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, flags=flags_of(parser, source="--from", target="--to"))
 
 
 def run(options: argparse.Namespace) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from torchridge.cli.flags import flags_of
 from torchridge.training.decay import explain_weight_decay
 
 _ABOUT = """\
@@ -26,7 +27,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--layer-decay", type=float, help="scale learning rates by this, layer by layer")
     parser.add_argument("--no-embeddings", dest="embeddings", action="store_false", help="do not decay embeddings")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, flags=flags_of(parser))
 
 
 def run(options: argparse.Namespace) -> None:

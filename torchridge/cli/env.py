@@ -27,7 +27,7 @@ def add(commands: Any) -> None:
     """Add the command."""
     parser = commands.add_parser("env", help="versions and devices", description=__doc__.split(":", 1)[1])
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, flags={})
 
 
 def run(options: argparse.Namespace) -> None:

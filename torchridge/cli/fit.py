@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from torchridge.cli import model, rows
+from torchridge.cli import model, output, rows
 from torchridge.ridge import ridge, ridge_cv
 from torchridge.solvers.solution import Solution
 from torchridge.strength import convert_strength
@@ -28,12 +28,13 @@ def add(commands: Any) -> None:
     parser.add_argument("--cv", help="number of folds (default: 5), gcv or evidence")
     parser.add_argument("--scoring", choices=["mse", "r2"], help="of the folds (default: mse)")
     parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="the model, a .safetensors file")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, flags=rows.training_flags(parser))
 
 
 def run(options: argparse.Namespace) -> None:
     """Fit, write, report."""
     folds = _folds(options)
+    output.check(options.output, [".safetensors"])
     source, moments = rows.moments_of(options, folds)
     features, targets = rows.names_of(source)
     shared = {"fit_intercept": options.intercept, "standardize": options.standardize}
@@ -57,6 +58,8 @@ def _folds(options: argparse.Namespace) -> int | None:
     if options.fold is not None and options.cv is not None:
         raise argparse.ArgumentTypeError("--fold names a column of fold ids, and --cv makes folds; leave one out")
     options.cv, options.scoring = options.cv or "5", options.scoring or "mse"
+    if options.scoring == "r2" and options.fold is None and options.cv in ("gcv", "evidence"):
+        raise argparse.ArgumentTypeError(f"--scoring r2 needs folds, which --cv {options.cv} has none of")
     if options.alpha is not None or options.fold is not None or options.cv in ("gcv", "evidence"):
         return None
     if not options.cv.isdigit() or int(options.cv) < 2:

@@ -6,12 +6,13 @@ import argparse
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torchridge import __version__
 from torchridge._warnings import TorchridgeWarning
 from torchridge.cli import convert, decay, env, fit, path, predict
+from torchridge.cli.flags import spoken
 
 _CODES = """\
 exit codes:
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("always", TorchridgeWarning)
-            warnings.showwarning = _warn(said)
+            warnings.showwarning = _warn(said, options.flags)
             options.run(options)
         sys.stdout.flush()
     except BrokenPipeError:
@@ -78,13 +79,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{said}: error: {error}", file=sys.stderr)
         return 2
     except (ValueError, TypeError, ImportError, OSError, ArithmeticError) as error:
-        print(f"{said}: error: {error}", file=sys.stderr)
+        print(f"{said}: error: {spoken(str(error), options.flags)}", file=sys.stderr)
         return 1
     return 0
 
 
-def _warn(said: str) -> Any:
+def _warn(said: str, flags: Mapping[str, str]) -> Any:
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        print(f"{said}: warning: {message}", file=sys.stderr)
+        print(f"{said}: warning: {spoken(str(message), flags)}", file=sys.stderr)
 
     return show

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from torchridge.cli import model, rows
+from torchridge.cli import model, output, rows
 from torchridge.ridge import ridge_cv, ridge_path
 from torchridge.solvers.solution import Solution
 
@@ -23,13 +23,15 @@ def add(commands: Any) -> None:
     """Add the command."""
     parser = commands.add_parser("path", help="weights at every strength", description=_ABOUT)
     rows.add_training(parser)
-    parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="a picture, .png, .svg or .pdf; matplotlib")
-    parser.set_defaults(run=run)
+    parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="a picture, e.g. .png or .pdf; matplotlib")
+    parser.set_defaults(run=run, flags=rows.training_flags(parser))
 
 
 def run(options: argparse.Namespace) -> None:
     """Follow the path, draw it, print it."""
     axes = None if options.output is None else _axes()  # before the rows are read: matplotlib may be missing
+    if axes is not None:
+        output.check(options.output, [f".{kind}" for kind in axes[0].figure.canvas.get_supported_filetypes()])
     source, moments = rows.moments_of(options, None)
     features, targets = rows.names_of(source)
     shared = {"fit_intercept": options.intercept, "standardize": options.standardize}

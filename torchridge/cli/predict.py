@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchridge.cli import model, rows
+from torchridge.cli import model, output, rows
+from torchridge.cli.flags import flags_of
 from torchridge.streams import RowSource, prefetch
 
 _BATCH_BYTES = 2**23
@@ -30,13 +31,14 @@ def add(commands: Any) -> None:
         "-o", "--output", metavar="FILE", type=Path, help=".csv or .npy; default: CSV on standard output"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object a row")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, flags=flags_of(parser, path="MODEL"))
 
 
 def run(options: argparse.Namespace) -> None:
     """Predict batch by batch."""
-    if options.output is not None and (options.json or options.output.suffix not in (".csv", ".npy")):
-        raise argparse.ArgumentTypeError(f"-o should end in .csv or .npy, and have no --json, got {options.output}")
+    if options.output is not None and options.json:
+        raise argparse.ArgumentTypeError("--json prints, and -o writes a file; leave one out")
+    output.check(options.output, (".csv", ".npy"))
     fitted = model.read(options.model)
     features: Any = options.features if options.features is not None else fitted.features
     matrix = options.source.endswith((".npy", ".safetensors"))
@@ -53,6 +55,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _predictions(fitted: model.Model, source: RowSource, progress: bool) -> Iterator[Tensor]:
+    yield fitted.weight.new_empty(0, len(fitted.targets))  # the dtype and width of what no row follows
     size = max(1, _BATCH_BYTES // max(1, source.row_bytes or 1))
     with closing(prefetch.batches(source, 0, size, torch.device("cpu"))) as batches:  # type: ignore[type-var]
         at = 0

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from torchridge.cli.flags import flags_of
 from torchridge.solvers.moments import Moments
 from torchridge.streams import RowSource, open_rows, stream_moments
 
@@ -64,10 +65,16 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--standardize", action="store_true", help="weight each penalty by the variance of its feature")
     parser.add_argument("--no-intercept", dest="intercept", action="store_false")
-    parser.add_argument("--max-memory", metavar="SIZE", type=size, help="of moments and batches, e.g. 2G")
+    memory = "of moments and batches, e.g. 2G"
+    parser.add_argument("--max-memory", metavar="SIZE", dest="max_bytes", type=size, help=memory)
     parser.add_argument("--device", type=_device, default="cpu", help="that sums, e.g. cuda (default: cpu)")
     parser.add_argument("--checkpoint", metavar="FILE", type=Path, help="resume from it, and keep it up to date")
     parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def training_flags(parser: argparse.ArgumentParser) -> dict[str, str]:
+    """Return what the library's arguments are called here."""
+    return flags_of(parser, rows="ROWS", path="--checkpoint")
 
 
 def opened(options: argparse.Namespace, **named: Any) -> RowSource:
@@ -82,16 +89,20 @@ def moments_of(options: argparse.Namespace, folds: int | None) -> tuple[RowSourc
     features = options.features
     if str(options.source).endswith(".safetensors") and features is not None:
         features = features[0] if len(features) == 1 else features
+    if options.fold is None:
+        options.flags["fold"] = "--cv"  # the number of folds, where no column names them
     source = opened(options, target=target, features=features, weight=options.weight, fold=options.fold)
     moments = stream_moments(
         source,
         fold=None if options.fold is not None else folds,
         fold_rows=options.fold_rows,
-        max_bytes=options.max_memory,
+        max_bytes=options.max_bytes,
         device=options.device,
         progress=progress(options),
         checkpoint=options.checkpoint,
     )
+    if options.fold is not None and len(moments.folds) < 2:
+        raise ValueError(f"`fold`: column {options.fold} holds a single fold id; expected two or more.")
     return source, moments
 
 
@@ -139,7 +150,13 @@ def alphas(text: str) -> str | torch.Tensor:
         if ":" in text:
             low, high, count = text.split(":")
             start, end = (math.log10(float(edge)) for edge in (low, high))
-            return torch.logspace(start, end, int(count), dtype=torch.float64)
+            return torch.logspace(start, end, _positive(count), dtype=torch.float64)
         return torch.tensor([float(part) for part in text.split(",")], dtype=torch.float64)
     except (ValueError, RuntimeError):
         raise argparse.ArgumentTypeError(f"should be auto, LOW:HIGH:COUNT or a,b,c, got {text!r}") from None
+
+
+def _positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number

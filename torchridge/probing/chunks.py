@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchridge import _check
 from torchridge.probing import frozen
 from torchridge.probing.batches import Batch, Reader
-from torchridge.probing.folding import ClassCodes, StreamFolds
+from torchridge.probing.folding import ClassCodes, StreamFolds, check_classes
 from torchridge.probing.pooling import Pool, pooled, tensor_of
 
 # Rows of all layers that wait for their update together.
@@ -57,6 +57,8 @@ class Labeler:
 
     def rows(self, batch: Batch, features: dict[str, Tensor], tokens: Tensor | None, per_token: bool) -> Chunk:
         """Return the rows of a batch; `tokens` (n, T) are those that the features hold, for token-level labels."""
+        if self.task == "classification" and not per_token:
+            check_classes(batch.labels)
         target, weight = self._target(batch.labels), batch.weight
         codes = target if self.task == "classification" and not per_token else None
         row = None

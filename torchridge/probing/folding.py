@@ -102,6 +102,15 @@ def _count(ids: Tensor) -> int:
     return int(ids.max()) + 1 if len(ids) else 0
 
 
+def check_classes(labels: Tensor) -> None:
+    """Raise unless there is one class a row."""
+    if labels.ndim != 1:
+        raise ValueError(
+            f"`labels` of a classification should have shape (n,), got {tuple(labels.shape)}. Pass `labels[:, 0]` "
+            f"where that is the class, `labels.argmax(1)` where the columns are indicators."
+        )
+
+
 class ClassCodes:
     """Numbers classes as they arrive; `order` sorts them in the end."""
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchridge import _check
 from torchridge.probing import readouts
 from torchridge.probing.batches import as_tensor
-from torchridge.probing.folding import ClassCodes
+from torchridge.probing.folding import ClassCodes, check_classes
 from torchridge.probing.report import Probe
 from torchridge.solvers import blas, blocks, discriminant, targets
 from torchridge.solvers.blocks import Block
@@ -33,6 +33,7 @@ class Labelled:
         _check.is_tensor(features, "features")
         y = as_tensor(labels, "labels")
         if self.task == "classification":
+            check_classes(y)
             _check.same_length(len(y), len(features), "labels", "features")
             codes = self.codes.encode(y)
             y = targets.indicators(codes, len(self.codes))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from torch import nn
 from torch.nn.parameter import is_lazy
@@ -23,12 +23,17 @@ def find_layers(model: nn.Module, layers: str | Sequence[str]) -> dict[str, nn.M
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` should be a torch.nn.Module, got {type(model).__name__}.")
-    patterns = [layers] if isinstance(layers, str) else list(layers)
+    patterns = [layers] if isinstance(layers, str) else list(layers) if isinstance(layers, Iterable) else []
     if not patterns or not all(isinstance(p, str) for p in patterns):
         raise TypeError(f"`layers` should be a pattern or several, e.g. 'encoder.layer.*', got {layers!r}.")
     if any(is_lazy(p) for p in model.parameters()):
         raise ValueError("`model` has lazy parameters, which a first forward would change. Run one batch beforehand.")
     named = {_plain(name): module for name, module in model.named_modules() if name}
+    if not named:
+        raise ValueError(
+            f"`model` is a single {type(model).__name__} with no modules within; expected layers to probe. Pass "
+            f"`nn.Sequential(model)`, or give its outputs to `LinearProbe`."
+        )
     rules = [_compiled(p) for p in patterns]
     for pattern, rule in zip(patterns, rules, strict=True):
         if not any(rule.fullmatch(name) for name in named):

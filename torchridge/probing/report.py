@@ -194,7 +194,11 @@ class ProbeReport:
         return self.table()
 
     def save(self, path: str | Path) -> None:
-        """Write the report in safetensors, with a digest of all it holds. Needs safetensors."""
+        """Write the report in safetensors, with a digest of all it holds. Needs safetensors.
+
+        Raises:
+            OSError: where the folder is not there or not ours to write in, or `path` is a folder itself.
+        """
         tensors: dict[str, Tensor] = {}
         records = []
         for i, p in enumerate(self.probes):

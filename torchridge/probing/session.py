@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchridge import _files
 from torchridge._ranks import Ranks
 from torchridge._warnings import MissingClassWarning
 from torchridge.probing import checkpoint, logistic_readout, pooled_ranks, readouts
@@ -27,7 +28,6 @@ from torchridge.probing.report import Probe, ProbeReport
 from torchridge.probing.settings import Settings
 from torchridge.probing.table import LayerTable, check_memory, folds_of, shuffle, split
 from torchridge.solvers import blas
-from torchridge.solvers.blocks import Block
 
 _log = logging.getLogger(__name__)
 
@@ -61,6 +61,7 @@ class Session:
     def run(self) -> ProbeReport:
         """Return the report."""
         settings, self.kept = self.settings, None
+        self._check_source()
         again = settings.needs_predictions and settings.keep is None
         if again and isinstance(self.batches, Iterator):
             raise ValueError(
@@ -84,6 +85,15 @@ class Session:
         sizes = {layer: next(iter(b.values())).gram.shape[0] for layer, b in table.blocks.items()}
         memory = table.bytes_needed(sizes, gatherer.labeler.folds.k, table.width)
         return ProbeReport(done, settings.task, rows, self._folds, 1 + again, source, memory)
+
+    def _check_source(self) -> None:
+        if not hasattr(self.batches, "__iter__") and not hasattr(self.batches, "__getitem__"):
+            got = type(self.batches).__name__
+            raise TypeError(
+                f"`batches` should be an iterable of (inputs, labels), got {got}. Pass a DataLoader or list."
+            )
+        if self.settings.checkpoint is not None:
+            _files.check_place(self.settings.checkpoint, "checkpoint")
 
     def _gatherer(self) -> Gatherer:
         settings = self.settings
@@ -166,16 +176,19 @@ class Session:
         order = codes.order if settings.classification else torch.arange(table.width)
         if settings.classification and len(order) < 2:
             raise ValueError(f"`labels` hold the single class {codes.classes.tolist()}; expected at least two.")
-        probes, heldout = [], {}
+        probes, heldout, lacking = [], {}, set[int]()
         for layer, blocks_ in table.blocks.items():
             for control in (False, True)[: 1 + settings.control]:
                 columns = order + table.width * control
                 with blas.one_pool(next(iter(blocks_.values())).gram.device):
                     parts = self._parts(folds_of(blocks_, columns))
+                lacking |= _without_a_class(parts) if settings.classification else set()
                 for readout, fitted in self._readouts(layer, parts, gatherer, control):
                     heldout[layer, readout, control] = self._heldout(fitted, codes, control)
                     if not control:
                         probes.append(self._probe(layer, readout, fitted, gatherer))
+        if lacking:
+            _warn_of_missing_classes(sorted(lacking))
         return probes, heldout
 
     def _parts(self, folds: dict[int, dict[int, Any]]) -> Parts:
@@ -184,8 +197,6 @@ class Session:
         self._folds = len(folds)
         pairs = [split(folds, k) for k in folds]
         held = [h for _, h in pairs if h is not None]
-        if self.settings.classification:
-            _warn_of_missing_classes([train for train, _ in pairs])
         return Parts([t for t, _ in pairs], held, split(folds, None)[0])
 
     def _readouts(self, layer: str, parts: Parts, gatherer: Gatherer, control: bool) -> Iterator[tuple[str, Fitted]]:
@@ -268,15 +279,18 @@ class Session:
         )
 
 
-def _warn_of_missing_classes(train: list[Block]) -> None:
-    short = [k for k, block in enumerate(train) if bool((block.mean_y <= 0).any())]
-    if short:
-        warnings.warn(
-            f"folds {short} are fitted without one of the classes, which they never predict. Lower `cv`, or give every "
-            f"class more rows or groups.",
-            MissingClassWarning,
-            stacklevel=6,
-        )
+def _without_a_class(parts: Parts) -> set[int]:
+    """Return the folds that are fitted without one of the classes."""
+    return {k for k, block in enumerate(parts.train) if bool((block.mean_y <= 0).any())}
+
+
+def _warn_of_missing_classes(folds: list[int]) -> None:
+    warnings.warn(
+        f"folds {folds} are fitted without one of the classes, which they never predict. Lower `cv`, or give every "
+        f"class more rows or groups.",
+        MissingClassWarning,
+        stacklevel=5,
+    )
 
 
 def _columns(target: Tensor) -> int:

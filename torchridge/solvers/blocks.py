@@ -287,3 +287,13 @@ def check_squares(rows: Rows, dtype: torch.dtype = torch.float64, *, overflowed:
         raise ValueError(
             f"`X` or `y` is too large to square in {dtype}: the largest value is {largest:.3g}. Rescale them."
         )
+
+
+def check_vanishing(rows: Rows, dtype: torch.dtype) -> None:
+    """Raise if the squares of all numbers of X vanish in `dtype`. Cost one pass."""
+    largest = max(float(end.abs()) for end in torch.aminmax(rows.X.detach()))
+    if 0 < largest < torch.finfo(dtype).tiny ** 0.5:
+        raise ValueError(
+            f"`X` is too small to square in {dtype}: the largest value is {largest:.3g}. Rescale it, e.g. "
+            f"`X / X.abs().max()`."
+        )

@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor, nn
 
+from torchridge import _check
+
 
 @dataclass(frozen=True)
 class LogisticSolution:
@@ -48,13 +50,14 @@ class LogisticSolution:
     heads: bool
 
     def at(self, index: int) -> LogisticSolution:
-        """Return strength `index` of a path.
+        """Return strength `index` of a path; a negative one counts from the last.
 
         Raises:
-            ValueError: where there is only one.
+            ValueError: where there is only one, or no such strength.
         """
         if self.C.ndim == 0:
             raise ValueError("`at` picks a strength of a path, got a solution of one strength. Use it as it is.")
+        _check.position(index, self.C.shape[0], "index", "strengths")
         kept = {"classes", "heads"}
         return replace(self, **{f.name: getattr(self, f.name)[index] for f in fields(self) if f.name not in kept})
 

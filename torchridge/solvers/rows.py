@@ -50,10 +50,7 @@ def check_rows(X: Tensor, y: Tensor, sample_weight: Tensor | None = None, *, fla
             )
         X, y = X.reshape(-1, X.shape[-1]), y.reshape(-1) if vector else y.reshape(-1, y.shape[-1])
     if X.ndim != 2:
-        raise ValueError(
-            f"`X` should have shape (rows, features), got {tuple(X.shape)}. "
-            f"Pass `X.reshape(-1, X.shape[-1])`, or `flatten=True` where it is offered, if every vector is a row."
-        )
+        raise ValueError(f"`X` should have shape (rows, features), got {tuple(X.shape)}. {_remedy(X)}")
     if y.ndim not in (1, 2):
         raise ValueError(f"`y` should have shape (rows,) or (rows, targets), got {tuple(y.shape)}.")
     _check.not_empty(X, "X")
@@ -68,6 +65,12 @@ def check_rows(X: Tensor, y: Tensor, sample_weight: Tensor | None = None, *, fla
         _check.finite(X, "X")  # no moment shows what such a row holds
         _check.finite(y, "y")
     return Rows(X, y[:, None] if y.ndim == 1 else y, weight, y.ndim == 1)
+
+
+def _remedy(X: Tensor) -> str:
+    if X.ndim < 2:
+        return "Pass `X[:, None]` for rows of one feature, `X[None]` for one row."
+    return "Pass `X.reshape(-1, X.shape[-1])`, or `flatten=True` where it is offered, if every vector is a row."
 
 
 def check_weight(sample_weight: Tensor, n: int, flatten: bool) -> Tensor:

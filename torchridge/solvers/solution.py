@@ -137,13 +137,14 @@ class Solution:
         return out.squeeze(-1) if self.vector_target else out
 
     def at(self, index: int) -> Solution:
-        """Return one strength of a path.
+        """Return one strength of a path; a negative `index` counts from the last.
 
         Raises:
-            ValueError: where there is only one.
+            ValueError: where there is only one, or no such strength.
         """
         if not self.is_path:
             raise ValueError(f"this solution has one strength, got `index`={index}; `at` picks from a path.")
+        _check.position(index, self.alpha.shape[-1], "index", "strengths")
         unit = self.unit_variance
         return replace(
             self,

@@ -162,7 +162,16 @@ def _is_columns(value: Any) -> bool:
 
 def _open(source: Any, name: str) -> tuple[Any, ...]:
     if not isinstance(source, (str, Path)):
+        if isinstance(source, (list, tuple)) and any(isinstance(part, str) for part in source):
+            raise TypeError(
+                f"`{name}`: the columns of an array have no names, got {list(source)}. Give their numbers, from 0 on."
+            )
         return (Array(source, name),)
+    if not Path(source).is_file():
+        raise FileNotFoundError(
+            f"`{name}`: there is no file {str(source)!r}, and the columns of an array have no names. Give column "
+            f"numbers, from 0 on, or a .npy file."
+        )
     try:
         return Array(np.load(source, mmap_mode="r", allow_pickle=False), name), source
     except ValueError as error:

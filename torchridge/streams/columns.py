@@ -34,6 +34,7 @@ def select(
     where: str,
 ) -> Selection:
     """Find the columns; features are by default all the others, in their order."""
+    _refuse_twins(names, where)
     targets = _positions(names, target, "target", where)
     extra = [
         None if c is None else _position(names, c, name, where) for name, c in (("weight", weight), ("fold", fold))
@@ -49,6 +50,16 @@ def select(
     if both := taken.intersection(chosen):
         raise ValueError(f"`features` holds {names[min(both)]!r}, which is target, weight or fold too. Leave it out.")
     return Selection(chosen, targets, isinstance(target, (str, int)), extra[0], extra[1])
+
+
+def _refuse_twins(names: Sequence[str], where: str) -> None:
+    first: dict[str, int] = {}
+    for i, name in enumerate(names):
+        if first.setdefault(name, i) < i:
+            raise ValueError(
+                f"`source`: {where} names {name!r} twice, columns {first[name] + 1} and {i + 1}; expected a name for "
+                f"each. Rename one of them."
+            )
 
 
 def _positions(names: Sequence[str], columns: Columns | None, argument: str, where: str) -> tuple[int, ...]:
@@ -68,10 +79,8 @@ def _position(names: Sequence[str], column: Any, argument: str, where: str) -> i
         if not -len(names) <= column < len(names):
             raise ValueError(f"`{argument}`={column}, but {where} has {len(names)} columns.")
         return column % len(names)
-    count = list(names).count(column)
-    if count != 1:
-        problem = "no column" if count == 0 else f"{count} columns"
-        raise ValueError(f"`{argument}`: {where} has {problem} {column!r}; its columns are {_listed(names)}.")
+    if column not in names:
+        raise ValueError(f"`{argument}`: {where} has no column {column!r}; its columns are {_listed(names)}.")
     return list(names).index(column)
 
 

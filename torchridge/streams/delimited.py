@@ -18,6 +18,9 @@ from torchridge.streams.source import Batch, RowSource, file_identity, fold_ids
 
 _BLOCK_BYTES = 2**23
 
+# How tables say that a value is missing, in lower case: no column is called so. "nan" is a number to `float`.
+_MISSING = frozenset({"", "na", "n/a", "#n/a", "#na", "<na>", "null", "none", "?", "-", "."})
+
 # A line longer than this is no line: the file has other line ends, or none.
 _LONGEST_LINE = 2**28
 
@@ -25,7 +28,8 @@ _LONGEST_LINE = 2**28
 class CsvRows(RowSource):
     """Rows of a delimited file with numbers in the columns that are asked for, read as float64.
 
-    Lines that are empty are skipped. The first line holds names if any of its cells is no number.
+    Lines that are empty are skipped. The first line holds names if any of its cells is neither a number nor a missing
+    value: a row of numbers with a hole in it is a row.
     """
 
     def __init__(
@@ -61,7 +65,7 @@ class CsvRows(RowSource):
         cells = [c.strip() for c in next(csv.reader([_text(line)], delimiter=self._delimiter), [])]
         if not cells:
             raise ValueError(f"{self.name} is empty or starts with an empty line; expected rows of numbers.")
-        named = any(_number(c) is None for c in cells) if header is None else header
+        named = any(_is_name(c) for c in cells) if header is None else header
         return (cells, len(line) + 1) if named else ([str(i) for i in range(len(cells))], 0)
 
     @property
@@ -154,6 +158,10 @@ def _number(text: str) -> float | None:
         return None if "_" in text else float(text)
     except ValueError:
         return None
+
+
+def _is_name(cell: str) -> bool:
+    return _number(cell) is None and cell.lower() not in _MISSING
 
 
 def _blocks(file: BinaryIO | gzip.GzipFile) -> Iterator[bytes]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchridge import _check
+from torchridge import _check, _files
 from torchridge.solvers import blas, blocks
 from torchridge.solvers.blocks import Workspace
 from torchridge.solvers.moments import Moments
@@ -63,6 +63,7 @@ def stream_moments(
     Raises:
         ValueError: on NaN or infinity, by row; on rows that do not fit `max_bytes`; on a checkpoint of other rows.
         TypeError: on rows of the wrong type.
+        OSError: where `checkpoint` cannot be written, before anything is read.
         ImportError: where `progress` or `checkpoint` need a package that is not installed.
 
     Cost: one pass, n·d·(d/2 + t) multiply-adds. Memory: (K + 4)·d² numbers, 40 MiB, and four batches.
@@ -83,6 +84,8 @@ def stream_moments(
     source = rows if isinstance(rows, RowSource) else IterableRows(rows)
     plan = _plan(source, fold, fold_rows, batch_rows, max_bytes, dtype)
     _check.integer(checkpoint_every, "checkpoint_every", minimum=1)
+    if checkpoint is not None:
+        _files.check_place(checkpoint, "checkpoint")
     moments, done = Moments(dtype=dtype, device=device), 0
     about = source.identity() | {
         "fold": plan.folds and [plan.folds.k, plan.folds.run, *plan.folds.bounds],

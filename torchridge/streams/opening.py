@@ -50,7 +50,8 @@ def open_rows(
         weight: sample weights.
         fold: integer fold ids.
         delimiter: of CSV; by default a tab for .tsv, else a comma.
-        header: whether the first line of CSV holds names; by default, whether any cell of it is no number.
+        header: whether the first line of CSV holds names; by default, whether any cell of it is neither a number nor a
+            missing value ("", "NA", "nan", "?", …).
 
     Returns:
         An iterable of batches with `n_rows`, `n_features`, `n_targets`, `feature_names`, `target_names`.
@@ -73,7 +74,7 @@ def open_rows(
     named = {"target": target, "features": features, "weight": weight, "fold": fold}
     csv = {"delimiter": delimiter, "header": header}
     if isinstance(source, str) and source == "-":
-        return CsvRows(sys.stdin.buffer, **named, delimiter=delimiter or ",", header=header)
+        return CsvRows(sys.stdin.buffer, **named, delimiter=_delimiter(csv, ","), header=header)
     if isinstance(source, (str, Path)):
         return _file(Path(source), named, csv)
     _refuse(csv, "an array or an iterable")
@@ -88,7 +89,7 @@ def _file(path: Path, named: dict[str, Any], csv: dict[str, Any]) -> RowSource:
         raise FileNotFoundError(f"`source`: there is no file {str(path)!r}.")
     suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
     if suffix in (".csv", ".tsv", ".txt"):
-        delimiter = csv["delimiter"] or ("\t" if suffix == ".tsv" else ",")
+        delimiter = _delimiter(csv, "\t" if suffix == ".tsv" else ",")
         return CsvRows(path, **named, delimiter=delimiter, header=csv["header"])
     _refuse(csv, f"a {suffix} file")
     if suffix in _TABLES:
@@ -100,6 +101,13 @@ def _file(path: Path, named: dict[str, Any], csv: dict[str, Any]) -> RowSource:
     raise ValueError(
         f"`source`: {path.name} should end in .csv, .tsv, .txt (or with .gz), .npy, .safetensors, {', '.join(_TABLES)}."
     )
+
+
+def _delimiter(csv: dict[str, Any], default: str) -> str:
+    given = csv["delimiter"]
+    if given is not None and (not isinstance(given, str) or len(given) != 1):
+        raise ValueError(f"`delimiter` should be one character, got {given!r}.")
+    return given or default
 
 
 def _refuse(arguments: dict[str, Any], where: str) -> None:

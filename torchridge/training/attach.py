@@ -99,7 +99,8 @@ def penalty(model: nn.Module, *, weights: bool = True, activity: bool = True) ->
         activity: Whether to count the penalties of the outputs of the last forward.
 
     Returns:
-        0-d, at least float32, on the device of the first weight; 0 if nothing is attached.
+        0-d, at least float32, on the device of the first weight; 0 if nothing is attached, so that one loop serves
+        models with and without a penalty. (`penalize_step` refuses such a model.)
 
     Raises:
         TypeError: If `model` is no module.

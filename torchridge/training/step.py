@@ -11,13 +11,16 @@ from torch import Tensor, nn
 from torchridge import _check
 from torchridge.training.regularizers import Strength
 from torchridge.training.sums import local, scale
-from torchridge.training.weights import Weight, split_plain, weight_penalties, weights_of
+from torchridge.training.weights import Weight, parameters_of, split_plain, weight_penalties, weights_of
 
 Unused = Literal["penalize", "skip"]
 
 
 class StepPenalty:
     """The hook that :func:`penalize_step` put on an optimizer; `remove()` takes it off.
+
+    Attributes:
+        model: The model whose regularizers it reads.
 
     Args:
         optimizer: As for `penalize_step`, which makes it.
@@ -32,7 +35,7 @@ class StepPenalty:
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, model: nn.Module, unused: Unused) -> None:
-        self._model = model
+        self.model = model
         self._unused = unused
         self._handle = optimizer.register_step_pre_hook(self._before_step)
 
@@ -56,7 +59,7 @@ class StepPenalty:
             loss = closure()
             self._add(optimizer)
             with torch.no_grad():
-                parts = weight_penalties(_owned(optimizer, weights_of(self._model)))
+                parts = weight_penalties(_owned(optimizer, weights_of(self.model)))
             return loss + sum(float(part) for part in parts)
 
         return penalized
@@ -65,7 +68,7 @@ class StepPenalty:
         # `GradScaler` leaves the gradients of fused optimizers scaled, and tells them by how much.
         grad_scale: Tensor | None = getattr(optimizer, "grad_scale", None)
         with torch.enable_grad():
-            weights = weights_of(self._model)
+            weights = weights_of(self.model)
         parameters = {id(p): p for group in optimizer.param_groups for p in group["params"]}
         plain, others = split_plain(weights)
         for strength, group in plain:
@@ -124,8 +127,9 @@ def penalize_step(optimizer: torch.optim.Optimizer, model: nn.Module, *, unused:
     that LBFGS minimizes the penalized loss.
 
     Args:
-        optimizer: Any `torch.optim` optimizer; with several, call once for each.
-        model: The model that carries the regularizers, from `regularize` or `L2Linear`; read anew at each step.
+        optimizer: Any `torch.optim` optimizer; with several, call once for each that holds regularized parameters.
+        model: The model that carries the regularizers, from `regularize` or `L2Linear`; read anew at each step. A
+            second call for the same optimizer replaces an earlier one for this model, or for parts of it.
         unused: What to do about a penalized parameter without a gradient, as DDP leaves unused ones: `"penalize"` as
             the penalty in the loss would, or `"skip"` as `weight_decay` does.
 
@@ -134,7 +138,8 @@ def penalize_step(optimizer: torch.optim.Optimizer, model: nn.Module, *, unused:
 
     Raises:
         TypeError: If `optimizer` is no optimizer or `model` no module.
-        ValueError: If `unused` is unknown.
+        ValueError: If `unused` is unknown; if `model` carries no regularizer of weights, or `optimizer` holds none of
+            the parameters they are of; if an earlier call penalizes some of them, and others besides.
 
     Cost: a step reads and writes each gradient once and reads each weight once, fused over the tensors.
 
@@ -153,7 +158,42 @@ def penalize_step(optimizer: torch.optim.Optimizer, model: nn.Module, *, unused:
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` should be a torch.nn.Module, got {type(model).__name__}. Pass the model itself.")
     _check.option(unused, "unused", ("penalize", "skip"))
+    _refuse_idle(optimizer, model)
+    for earlier in _replaced(optimizer, model):
+        earlier.remove()
     return StepPenalty(optimizer, model, unused)
+
+
+def _refuse_idle(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+    """Refuse a penalty that no step would ever add."""
+    penalized = parameters_of(model)
+    if not penalized:
+        raise ValueError(
+            "`model` carries no regularizer of weights, so that no step would be penalized; expected one at least. "
+            "Call `regularize(model, L2(...))` first; for a strength of none, `L2(0.0)`."
+        )
+    if penalized.isdisjoint(p for group in optimizer.param_groups for p in group["params"]):
+        raise ValueError(
+            f"`optimizer` holds none of the {len(penalized)} regularized parameters of `model`. Build it from this "
+            f"model's parameters, after moving or sharding it."
+        )
+
+
+def _replaced(optimizer: torch.optim.Optimizer, model: nn.Module) -> list[StepPenalty]:
+    """Return the earlier hooks on the optimizer that one for `model` stands in for."""
+    penalized, replaced = parameters_of(model), []
+    for hook in optimizer._optimizer_step_pre_hooks.values():
+        earlier = getattr(hook, "__self__", None)
+        if not isinstance(earlier, StepPenalty) or penalized.isdisjoint(theirs := parameters_of(earlier.model)):
+            continue
+        if not theirs <= penalized:
+            raise ValueError(
+                f"`model` shares some regularized parameters with an earlier `penalize_step` on this optimizer, but "
+                f"not all of its {len(theirs)}: those shared would be penalized twice. Call `remove()` on what it "
+                f"returned, or pass the whole model once."
+            )
+        replaced.append(earlier)
+    return replaced
 
 
 def _owned(optimizer: torch.optim.Optimizer, weights: Sequence[Weight]) -> list[Weight]:

@@ -51,6 +51,11 @@ def weights_of(model: nn.Module) -> list[Weight]:
     return found
 
 
+def parameters_of(model: nn.Module) -> set[Tensor]:
+    """Return the parameters behind every tensor under a regularizer: frozen and lazy ones too, which may yet count."""
+    return {p for _, module, carried in carriers(model) for name in carried.weights for p in _sources(module, name)}
+
+
 def weight_penalties(weights: Sequence[Weight]) -> list[Tensor]:
     """Compute the penalties of the weights, those under a plain `L2` of one strength at once."""
     plain, others = split_plain(weights)
@@ -113,11 +118,16 @@ def _is_frozen(module: nn.Module, attribute: str) -> bool:
     own = module._parameters.get(attribute)
     if own is not None:
         return isinstance(own, nn.Parameter) and not own.requires_grad
-    if is_parametrized(module, attribute):
-        sources = list(module.get_submodule(f"parametrizations.{attribute}").parameters())
-    else:
-        sources = [p for end in ("_g", "_v", "_orig") if (p := module._parameters.get(attribute + end)) is not None]
+    sources = _sources(module, attribute)
     return bool(sources) and not any(source.requires_grad for source in sources)
+
+
+def _sources(module: nn.Module, attribute: str) -> list[Tensor]:
+    """The parameters behind a tensor: itself, or what it is computed from."""
+    if is_parametrized(module, attribute):
+        return list(module.get_submodule(f"parametrizations.{attribute}").parameters())
+    ends = ("", "_g", "_v", "_orig")
+    return [p for end in ends if (p := module._parameters.get(attribute + end)) is not None]
 
 
 def _refuse_lazy(tensor: Tensor, name: str) -> None:
