@@ -97,11 +97,14 @@ def init(rows: Rows, basis: Basis, problems: Problems, theta: Tensor) -> State:
     zeros, ones = torch.zeros_like(at.loss), torch.ones_like(at.loss)
     none, count = (None,) * len(theta), zeros.long()
     state = State(theta, at.loss, at.grad, at.grad, zeros, ones, (), (), vectors, curvature, none, count, count)
-    return _aim(basis, problems, state)
+    return aim(basis, problems, state)
 
 
 def repenalize(basis: Basis, old: Problems, new: Problems, state: State) -> State:
-    """Return the state under another penalty: what was learnt of the loss stays, so no pass over the rows is due."""
+    """Return the state under another penalty: what was learnt of the loss stays, so no pass over the rows is due.
+
+    It is still to `aim` or to `leap`.
+    """
     shift = (new.penalty - old.penalty)[:, None, None] * basis.penalized
     changes = tuple(y + shift * s for s, y in zip(state.steps, state.changes, strict=True))
     fresh = replace(
@@ -113,7 +116,21 @@ def repenalize(basis: Basis, old: Problems, new: Problems, state: State) -> Stat
         step_size=torch.ones_like(state.step_size),
     )
     modelled = torch.tensor([b is not None for b in state.blocks], device=state.waited.device)
-    return _aim(basis, new, _forget(fresh, modelled))
+    return _forget(fresh, modelled)
+
+
+def aim(basis: Basis, problems: Problems, state: State) -> State:
+    """Return the state with direction and gap from its gradient: L-BFGS in two loops."""
+    grad = gradient(basis, problems, state.theta, state.grad)
+    rest, along = grad, []
+    inverse = [_inverse(_dot(s, y)) for s, y in zip(state.steps, state.changes, strict=True)]
+    for s, y, rho in zip(reversed(state.steps), reversed(state.changes), reversed(inverse), strict=True):
+        along.append(rho * _dot(s, rest))
+        rest = rest - along[-1][:, None, None] * y
+    ahead = _precondition(basis, problems, state, rest)
+    for s, y, rho, a in zip(state.steps, state.changes, inverse, reversed(along), strict=True):
+        ahead = ahead + (a - rho * _dot(y, ahead))[:, None, None] * s
+    return replace(state, direction=-ahead, gap=0.5 * _dot(grad, ahead))
 
 
 def step(rows: Rows, basis: Basis, problems: Problems, state: State, *, refresh: bool) -> State:
@@ -133,7 +150,7 @@ def step(rows: Rows, basis: Basis, problems: Problems, state: State, *, refresh:
     moved = _move(_remember(state, trial - state.theta, change, accepted), trial, at, accepted)
     shorter = _shorter(state.step_size, before, after, slope)
     step_size = torch.where(accepted, torch.ones_like(shorter), shorter)
-    return _aim(basis, problems, _counted(replace(moved, step_size=step_size)))
+    return aim(basis, problems, _counted(replace(moved, step_size=step_size)))
 
 
 def leap(rows: Rows, basis: Basis, problems: Problems, state: State, theta: Tensor) -> State:
@@ -142,7 +159,7 @@ def leap(rows: Rows, basis: Basis, problems: Problems, state: State, theta: Tens
     better = objective(basis, problems, theta, at.loss) < objective(basis, problems, state.theta, state.loss)
     change = gradient(basis, problems, theta, at.grad) - gradient(basis, problems, state.theta, state.grad)
     moved = _move(_remember(state, theta - state.theta, change, better), theta, at, better)
-    return _aim(basis, problems, _retaken(rows, basis, problems, _counted(moved)))
+    return aim(basis, problems, _retaken(rows, basis, problems, _counted(moved)))
 
 
 def _retaken(rows: Rows, basis: Basis, problems: Problems, state: State) -> State:
@@ -179,7 +196,7 @@ def remodel(rows: Rows, basis: Basis, problems: Problems, state: State) -> State
     taken = [new is not old for new, old in zip(blocks, state.blocks, strict=True)]
     fresh = torch.tensor(taken, device=state.waited.device)
     waited = torch.where(fresh, 0, state.waited)
-    return _aim(basis, problems, _forget(replace(state, blocks=tuple(blocks), waited=waited), fresh))
+    return aim(basis, problems, _forget(replace(state, blocks=tuple(blocks), waited=waited), fresh))
 
 
 def _due(state: State) -> list[bool]:
@@ -238,20 +255,6 @@ def _precondition(basis: Basis, problems: Problems, state: State, grad: Tensor) 
 def _kronecker(basis: Basis, problems: Problems, state: State, grad: Tensor) -> Tensor:
     model = state.curvature[:, :, None] * basis.eigvals + problems.penalty[:, None, None] * basis.penalized
     return state.vectors @ (state.vectors.mT @ grad / model)
-
-
-def _aim(basis: Basis, problems: Problems, state: State) -> State:
-    """Return the state with direction and gap from its gradient: L-BFGS in two loops."""
-    grad = gradient(basis, problems, state.theta, state.grad)
-    rest, along = grad, []
-    inverse = [_inverse(_dot(s, y)) for s, y in zip(state.steps, state.changes, strict=True)]
-    for s, y, rho in zip(reversed(state.steps), reversed(state.changes), reversed(inverse), strict=True):
-        along.append(rho * _dot(s, rest))
-        rest = rest - along[-1][:, None, None] * y
-    ahead = _precondition(basis, problems, state, rest)
-    for s, y, rho, a in zip(state.steps, state.changes, inverse, reversed(along), strict=True):
-        ahead = ahead + (a - rho * _dot(y, ahead))[:, None, None] * s
-    return replace(state, direction=-ahead, gap=0.5 * _dot(grad, ahead))
 
 
 def _scale(basis: Basis, problems: Problems, state: State) -> Tensor | float:

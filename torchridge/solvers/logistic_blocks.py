@@ -6,7 +6,7 @@ Once the classes are nearly separated few rows carry curvature, each class other
 - the Hessian itself, where it is small: Newton's method;
 - else its diagonal blocks, one for each class, Σ_i w_i p_ij (1 − p_ij) f_i f_iᵀ + λ = L_j L_jᵀ, tied together by how
   much of their curvature the classes share: L (N ⊗ I) Lᵀ, with N = Σ_i w_i (diag(p_i) − p_i p_iᵀ) scaled to ones on
-  its diagonal.
+  its diagonal. What is the same for all classes changes no probability, and is left out of every step.
 
 On planted data (16000, 512, 100 classes, separable), 20 strengths took 2,900 evaluations with the Kronecker model and
 180 with the blocks and the extrapolation of `logistic_path`.
@@ -14,19 +14,20 @@ On planted data (16000, 512, 100 classes, separable), 20 strengths took 2,900 ev
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from torchridge.solvers import blas
 from torchridge.solvers.logistic_basis import Basis
 from torchridge.solvers.logistic_loss import Rows, chunks
 
 # Rows are left out of a block as long as all of them together hold less than this share of its curvature.
 _IGNORED = 0.1
 
-# N has an eigenvalue of zero, along which the softmax does not change; there the penalty alone counts.
+# Classes that are hardly told apart from the others as a whole: the mean over rows says too little of them.
 _LEAST_TIE = 0.05
 
 # The Hessian itself is taken up to this order, and up to this price in evaluations; beyond it, the blocks.
@@ -45,13 +46,20 @@ class Blocks:
 
     Attributes:
         gram: (g, m, m), the blocks without the penalty.
-        factor: (g, m, m), L.
+        penalty: (m,), added to the diagonal of every block.
         mixing: (g, g), the inverse of N.
+        open: (c,), 1 for a class that can be predicted, 0 for one that is closed; None for a single logit.
     """
 
     gram: Tensor
-    factor: Tensor
+    penalty: Tensor
     mixing: Tensor
+    open: Tensor | None
+
+    @cached_property
+    def factor(self) -> Tensor:
+        """L, (g, m, m), when a step first asks for it."""
+        return _factor(self.gram, self.penalty)
 
     @property
     def whole(self) -> bool:
@@ -61,16 +69,22 @@ class Blocks:
     def solve(self, grad: Tensor) -> Tensor:
         """Return (c, q), the inverse of the model applied to `grad`."""
         # Two triangular solves: `cholesky_solve` copies the factors of a batch first, at 15 times the cost.
-        right = grad.to(self.factor.dtype).reshape(len(self.factor), -1, 1)
+        right = self._told_apart(grad).to(self.factor.dtype).reshape(len(self.factor), -1, 1)
         half = torch.linalg.solve_triangular(self.factor, right, upper=False)
         mixed = (self.mixing @ half[:, :, 0])[:, :, None]
         solution: Tensor = torch.linalg.solve_triangular(self.factor.mT, mixed, upper=True)
-        return solution.reshape(grad.shape).to(grad.dtype)
+        return self._told_apart(solution.reshape(grad.shape).to(grad.dtype))
+
+    def _told_apart(self, theta: Tensor) -> Tensor:
+        """Return θ (c, q) less its mean over the open classes."""
+        if self.open is None:
+            return theta
+        weight = self.open.to(theta)
+        return theta - weight[:, None] * (weight @ theta / weight.sum())
 
     def under(self, basis: Basis, penalty: Tensor) -> Blocks:
         """Return the same model under another penalty, a scalar."""
-        copies = self.gram.shape[1] // len(basis.penalized)
-        return replace(self, factor=_factor(self.gram, (penalty * basis.penalized).repeat(copies)))
+        return replace(self, penalty=_diagonal(self.gram, basis, penalty))
 
 
 def affordable(classes: int, features: int) -> bool:
@@ -89,7 +103,7 @@ def blocks_or_wait(
         if whole > patience:
             return None
         gram = _hessian(rows, _probabilities(rows, head, group, theta), rows.weight[group])[None]
-        return Blocks(gram, gram, gram.new_ones(1, 1)).under(basis, penalty)
+        return Blocks(gram, _diagonal(gram, basis, penalty), gram.new_ones(1, 1), _open(rows, head, group, c))
     proba = _probabilities(rows, head, group, theta)
     weighted = proba * rows.weight[group]
     curvature = (1 - proba) * weighted  # (c, n)
@@ -97,8 +111,21 @@ def blocks_or_wait(
     matters = curvature > total * (_IGNORED / n)
     if 2 * float(matters.sum()) * q * q + c * q**3 / 3 > patience * unit:
         return None
-    gram = torch.stack(list(_grams(rows, curvature, matters, total[:, 0])))
-    return Blocks(gram, gram, _mixing(weighted @ proba.mT, total)).under(basis, penalty)
+    with blas.one_pool(rows.features.device):
+        gram = _grams(rows, curvature, matters, total[:, 0])
+    mixing = _mixing(weighted @ proba.mT, total)
+    return Blocks(gram, _diagonal(gram, basis, penalty), mixing, _open(rows, head, group, c))
+
+
+def _diagonal(gram: Tensor, basis: Basis, penalty: Tensor) -> Tensor:
+    """Return what the penalty adds to the diagonal of every block, (m,)."""
+    return (penalty * basis.penalized).repeat(gram.shape[1] // len(basis.penalized)).to(gram.dtype)
+
+
+def _open(rows: Rows, head: Tensor, group: Tensor, classes: int) -> Tensor | None:
+    if classes == 1:
+        return None
+    return rows.features.new_ones(classes) if rows.closed is None else (~rows.closed[head, group]).to(rows.features)
 
 
 def _probabilities(rows: Rows, head: Tensor, group: Tensor, theta: Tensor) -> Tensor:
@@ -126,34 +153,44 @@ def _hessian(rows: Rows, proba: Tensor, weight: Tensor) -> Tensor:
 
 
 def _mixing(shared: Tensor, total: Tensor) -> Tensor:
-    """Return the inverse of N (c, c), its eigenvalues raised to `_LEAST_TIE`; classes that never meet are apart."""
+    """Return the inverse of N (c, c), its eigenvalues raised to `_LEAST_TIE`; classes that never meet are apart.
+
+    Along `unit`, what is the same for all classes, N is zero, and counts as 1: the steps leave that out, but where the
+    blocks differ from class to class a large inverse there would leak into other directions, at three times the
+    evaluations.
+    """
     unit = total.sqrt()  # (c, 1)
     ties = torch.where(unit * unit.mT > 0, -shared / (unit * unit.mT), 0)
     ties.diagonal().fill_(1)
+    ties = ties + unit * unit.mT / total.sum()
     eigvals, vectors = torch.linalg.eigh(ties)
     inverse: Tensor = vectors / eigvals.clamp_min(_LEAST_TIE) @ vectors.mT
     return inverse
 
 
-def _grams(rows: Rows, curvature: Tensor, matters: Tensor, total: Tensor) -> Iterator[Tensor]:
-    for weight, kept, whole in zip(curvature, matters, total, strict=True):
+def _grams(rows: Rows, curvature: Tensor, matters: Tensor, total: Tensor) -> Tensor:
+    """Return Σ_i curvature f_i f_iᵀ for every class, (c, q, q), over the rows that matter."""
+    q = rows.features.shape[1]
+    grams = rows.features.new_empty(len(curvature), q, q)
+    for weight, kept, whole, gram in zip(curvature, matters, total, grams, strict=True):
         index = kept.nonzero()[:, 0]
         weight = weight[index]
         scale = torch.where(whole > 0, whole / weight.sum(), 0)  # the rows left out count like those that are kept
         scaled = rows.features[index] * (weight * scale).sqrt()[:, None]
-        yield scaled.mT @ scaled
+        blas.gram_into(blas.array(scaled), blas.array(gram))
+    return grams
 
 
 def _factor(gram: Tensor, penalty: Tensor) -> Tensor:
     """Factor every block plus the penalty; where rounding made one indefinite, with a larger diagonal."""
-    shifted = gram.clone()
-    diagonal = shifted.diagonal(dim1=1, dim2=2)
-    diagonal.add_(penalty.to(gram.dtype))
+    # In columns, as LAPACK has them, and in place: otherwise the batch is copied there and back, at twice the time.
+    factor, info = torch.empty_like(gram).mT, torch.empty(len(gram), dtype=torch.int32, device=gram.device)
+    diagonal = gram.diagonal(dim1=1, dim2=2) + penalty
     unit = diagonal.mean(1)[:, None].clamp_min(torch.finfo(gram.dtype).tiny)
-    share = torch.finfo(gram.dtype).eps
-    indefinite, factor = True, shifted
+    share, indefinite = torch.finfo(gram.dtype).eps, True
     while indefinite:
-        diagonal.add_(share * unit)
-        factor, info = torch.linalg.cholesky_ex(shifted)
+        factor.copy_(gram.mT)  # symmetric
+        factor.diagonal(dim1=1, dim2=2).copy_(diagonal + share * unit)
+        torch.linalg.cholesky_ex(factor, out=(factor, info))
         indefinite, share = bool(info.any()), share * 10
     return factor

@@ -69,6 +69,8 @@ def solve_path(
             known = torch.cat([theta for theta, *_ in solved]).view(done, count, *start.shape[2:])
             ahead = extrapolate(penalty[:done].flatten(1), known, part.flatten(1))
             state = logistic.leap(rows, basis, problems, state, ahead.flatten(0, 1))
+        else:
+            state = logistic.aim(basis, problems, state)
         state = _solve(rows, basis, problems, state, tol=tol, max_iter=max_iter)
         solved.append((state.theta, *_diagnose(basis, problems, state, tol)))
         done += len(part)
