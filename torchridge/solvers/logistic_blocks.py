@@ -92,16 +92,16 @@ def affordable(classes: int, features: int) -> bool:
     return classes * features**2 <= _LARGEST
 
 
-def blocks_or_wait(
+def blocks_or_price(
     rows: Rows, basis: Basis, head: Tensor, group: Tensor, penalty: Tensor, theta: Tensor, patience: float
-) -> Blocks | None:
-    """Return the model at θ (c, q) if it costs no more than `patience` evaluations of the loss, else None."""
+) -> Blocks | float:
+    """Return the model at θ (c, q) if it costs no more than `patience` evaluations of the loss, else its price."""
     n, (c, q) = len(rows.features), theta.shape
     unit = (4.0 * n * c * q + _OVERHEAD) * _NARROW
     whole = (n * c * (c + 1) * q * q + (c * q) ** 3 / 3) / unit
     if c * q <= _WHOLE and whole <= _WORTH_WAITING:
         if whole > patience:
-            return None
+            return whole
         gram = _hessian(rows, _probabilities(rows, head, group, theta), rows.weight[group])[None]
         return Blocks(gram, _diagonal(gram, basis, penalty), gram.new_ones(1, 1), _open(rows, head, group, c))
     proba = _probabilities(rows, head, group, theta)
@@ -109,8 +109,9 @@ def blocks_or_wait(
     curvature = (1 - proba) * weighted  # (c, n)
     total = curvature.sum(1, keepdim=True)
     matters = curvature > total * (_IGNORED / n)
-    if 2 * float(matters.sum()) * q * q + c * q**3 / 3 > patience * unit:
-        return None
+    price = (2 * float(matters.sum()) * q * q + c * q**3 / 3) / unit
+    if price > patience:
+        return price
     with blas.one_pool(rows.features.device):
         gram = _grams(rows, curvature, matters, total[:, 0])
     mixing = _mixing(weighted @ proba.mT, total)

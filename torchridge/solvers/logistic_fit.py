@@ -76,8 +76,7 @@ def fit(
             return repair(rows, basis, first, penalty, **options)
 
         path = go_on(exact) if ranks is None else led(ranks, exact, go_on)
-    wrong = torch.stack([~_separated(rows, theta) for theta in path.theta])
-    separated = summed(ranks, "separation", wrong.double()) == 0
+    separated = summed(ranks, "separation", (~_separated(rows, path.theta)).double()) == 0
     return _in_units(basis, path, C[:, None, None] * total, seen, separated)
 
 
@@ -113,15 +112,15 @@ def _centred(bias: Tensor) -> Tensor:
 
 
 def _separated(rows: Rows, theta: Tensor) -> Tensor:
-    """Return (h, g) whether the logits of θ (h, g, c, q) put every row that has weight in its class."""
-    heads, groups, c, q = theta.shape
-    right = torch.ones(heads, groups, dtype=torch.bool, device=theta.device)
+    """Return (L, h, g) whether the logits of θ (L, h, g, c, q) put every row that has weight in its class."""
+    *shape, c, q = theta.shape
+    right = torch.ones(shape, dtype=torch.bool, device=theta.device)
     flat = theta.to(rows.features.dtype).reshape(-1, q)
     for part in chunks(len(rows.features), len(flat), rows.max_elements):
-        logits = (flat @ rows.features[part].mT).view(heads, groups, c, -1)
+        logits = (flat @ rows.features[part].mT).view(*shape, c, -1)
         if c > 1 and rows.closed is not None:
             logits.masked_fill_(rows.closed[..., None], -torch.inf)
-        chosen = (logits[:, :, 0] > 0).long() if c == 1 else logits.argmax(2)
+        chosen = (logits[..., 0, :] > 0).long() if c == 1 else logits.argmax(-2)
         right &= ((chosen == rows.labels[:, None, part]) | (rows.weight[:, part] == 0)).all(-1)
     return right
 

@@ -159,9 +159,9 @@ def _merge(parts: list[tuple[Tensor, logistic.State]]) -> logistic.State:
     pairs = {
         name: tuple(
             torch.cat(column)
-            for column in zip(*(_padded(getattr(s, name), s.theta, longest) for _, s in parts), strict=True)
+            for column in zip(*(_padded(getattr(s, name), getattr(s, like), longest) for _, s in parts), strict=True)
         )
-        for name in ("steps", "changes")
+        for name, like in logistic.PAIRS.items()
     }
     blocks = tuple(model for _, state in parts for model in state.blocks)
     return logistic.State(**fields, **pairs, blocks=blocks).select(order)  # type: ignore[arg-type]
