@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -48,18 +49,59 @@ def test_a_big_endian_file_and_a_column_major_one(tmp_path: Path) -> None:
         assert next(iter(open_rows(tmp_path / f"{name}.npy"))).X.equal(torch.from_numpy(X).to(dtype))
 
 
+def resident(name: str) -> int:
+    """Return the bytes of a mapped file that are in memory."""
+    lines = Path("/proc/self/smaps").read_text().splitlines()
+    at = next(i for i, line in enumerate(lines) if line.endswith(name))
+    return int(next(line for line in lines[at:] if line.startswith("Rss:")).split()[1]) * 1024
+
+
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="resident pages are read from /proc")
 def test_mapped_pages_do_not_stay_resident(tmp_path: Path) -> None:
     np.save(tmp_path / "big.npy", np.zeros((40_000, 100)))
 
-    def resident() -> int:
-        lines = Path("/proc/self/smaps").read_text().splitlines()
-        at = next(i for i, line in enumerate(lines) if line.endswith("big.npy"))
-        return int(next(line for line in lines[at:] if line.startswith("Rss:")).split()[1]) * 1024
-
     source = open_rows(tmp_path / "big.npy", target=0)
-    most = max(resident() for _ in source.batches(rows=1000))
+    most = max(resident("big.npy") for _ in source.batches(rows=1000))
     assert most < 2**20, "of 32 MB"
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="resident pages are read from /proc")
+def test_rows_that_are_seen_where_they_lie_leave_with_their_batch(tmp_path: Path) -> None:
+    np.save(tmp_path / "seen.npy", np.ones((40_000, 100)))
+    source = open_rows(tmp_path / "seen.npy", target=np.arange(40_000.0))
+    assert source.in_place
+    sizes = []
+    for batch in source.views(0, 1000):
+        assert batch.X.sum() == 100_000
+        sizes.append(resident("seen.npy"))
+    assert 800_000 <= max(sizes) <= 2**23, "of 32 MB; the page cache may hold blocks of 2 MiB"
+    assert resident("seen.npy") < 2**16
+
+
+def test_views_are_the_batches_without_a_copy_or_a_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    rows = data()
+    source = open_rows(**named("safetensors", tmp_path, rows))
+    assert source.in_place
+    for seen, batch in zip(source.views(10, 300), source.batches(10, 300), strict=True):
+        for a, b in zip(seen, batch, strict=True):
+            assert a is not None and b is not None and a.equal(b) and a.data_ptr() != b.data_ptr()
+    X = np.ones((5, 2), np.float32)
+    X.flags.writeable = False
+    assert next(iter(open_rows(X, target=X[:, 0].copy()).views(1, 2))).X.data_ptr() == X[1:].ctypes.data
+    assert not recwarn
+
+
+@pytest.mark.parametrize("kind", [">f4", "F", "columns", "long double"])
+def test_rows_that_cannot_be_seen_where_they_lie_are_copied(kind: str) -> None:
+    X = np.arange(12.0).reshape(4, 3)
+    if kind == "columns":
+        source = open_rows(X, target=0)
+    else:
+        changed = {">f4": X.astype(">f4"), "F": np.asfortranarray(X), "long double": X.astype(np.longdouble)}[kind]
+        source = open_rows(changed, target=np.ones(4))
+    assert not source.in_place
+    with pytest.raises(TypeError) if kind == "long double" else nullcontext():
+        assert next(source.views(0, 4)).X[:, -1].tolist() == X[:, -1].tolist()
 
 
 def test_changes_that_were_not_saved_survive(tmp_path: Path) -> None:

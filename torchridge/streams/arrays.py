@@ -42,18 +42,43 @@ class Array:
                 raise TypeError(f"`{name}` should hold real numbers, got dtype {values.dtype}.")
         if values.ndim not in (1, 2):
             raise ValueError(f"`{name}` should have one or two dimensions, got shape {tuple(values.shape)}.")
-        self.values, self.view = values, view
+        self.values, self._dtype = values, view
         self._map = _mapping(values)
+        self._whole = _tensor_of(values, view)
+
+    @property
+    def in_place(self) -> bool:
+        """Whether rows can be summed where they lie."""
+        return self._whole is not None
 
     def read(self, start: int, stop: int) -> Tensor:
-        """Return rows as a tensor."""
+        """Return rows as a tensor: a copy, but of a tensor."""
         if isinstance(self.values, Tensor):
             return self.values[start:stop]
         part = self.values[start:stop]
         rows = torch.from_numpy(np.array(part, dtype=part.dtype.newbyteorder("="), order="C"))
+        self.drop()
+        return rows if self._dtype is None else rows.view(self._dtype)
+
+    def view(self, start: int, stop: int) -> Tensor:
+        """Return rows where they lie, to be read and not written; those that follow are asked of the disk."""
+        assert self._whole is not None
+        if self._map is not None:
+            self._ask(self._map, stop, stop + (stop - start))
+        return self._whole[start:stop]
+
+    def _ask(self, mapping: mmap.mmap, start: int, stop: int) -> None:
+        base = np.frombuffer(mapping, np.uint8).__array_interface__["data"][0]
+        first = self.values.__array_interface__["data"][0] - base
+        low = (first + start * self.row_bytes) // mmap.PAGESIZE * mmap.PAGESIZE
+        high = first + min(stop, len(self.values)) * self.row_bytes
+        if high > low:
+            mapping.madvise(mmap.MADV_WILLNEED, low, high - low)
+
+    def drop(self) -> None:
+        """Let go of mapped pages; the file keeps them."""
         if self._map is not None:
             self._map.madvise(mmap.MADV_DONTNEED)
-        return rows if self.view is None else rows.view(self.view)
 
     @property
     def row_bytes(self) -> int:
@@ -70,6 +95,26 @@ def _mapping(values: Any) -> mmap.mmap | None:
         values = values.base
         keep = keep or (isinstance(values, np.memmap) and values.mode == "c")
     return values if isinstance(values, mmap.mmap) and not keep and hasattr(mmap, "MADV_DONTNEED") else None
+
+
+class _Shared:
+    """An array as one that may be written, which torch wants of the memory it shares."""
+
+    def __init__(self, values: Any) -> None:
+        self.values = values
+        interface = values.__array_interface__
+        self.__array_interface__ = interface | {"data": (interface["data"][0], False)}
+
+
+def _tensor_of(values: Any, dtype: torch.dtype | None) -> Tensor | None:
+    """Return a tensor of the same memory, or None where torch has none of that kind."""
+    if isinstance(values, Tensor):
+        return values
+    kept = values.dtype.isnative and values.dtype.itemsize <= 8 and values.flags.c_contiguous and values.flags.aligned
+    if not kept or values.size == 0:
+        return None
+    whole = torch.from_numpy(np.asarray(_Shared(values)))
+    return whole if dtype is None else whole.view(dtype)
 
 
 class ArrayRows(RowSource):
@@ -97,11 +142,30 @@ class ArrayRows(RowSource):
         self.n_targets = 0 if y is None else 1 if y.values.ndim == 1 else y.values.shape[1]
         self.row_bytes = sum(a.row_bytes for a in parts.values() if a is not None)
         self.has_folds = fold is not None
+        self.in_place = features is None and all(a.in_place for a in parts.values() if a is not None)
 
     @property
     def n_rows(self) -> int:
         """How many rows there are."""
         return self._count
+
+    def views(self, start: int, rows: int) -> Iterator[Batch]:
+        """Yield batches where they lie; the pages of one are let go when the next is asked for."""
+        if not self.in_place:
+            yield from self.batches(start, rows)
+            return
+        arrays = list(self._parts.values())
+        try:
+            for i in range(start, self._count, rows):
+                yield Batch(*(None if a is None else a.view(i, i + rows) for a in arrays))  # type: ignore[arg-type]
+                self._drop()
+        finally:
+            self._drop()
+
+    def _drop(self) -> None:
+        for array in self._parts.values():
+            if array is not None:
+                array.drop()
 
     def batches(self, start: int = 0, rows: int | None = None) -> Iterator[Batch]:
         """Yield batches of `rows` rows."""
@@ -124,7 +188,7 @@ class _Columns(ArrayRows):
         names = [str(i) for i in range(matrix.values.shape[1])]
         self._chosen = select(names, target, features, weight, fold, "the matrix")
         self.n_features, self.n_targets = len(self._chosen.features), len(self._chosen.targets)
-        self.has_folds = fold is not None
+        self.has_folds, self.in_place = fold is not None, False
 
     def batches(self, start: int = 0, rows: int | None = None) -> Iterator[Batch]:
         chosen = self._chosen

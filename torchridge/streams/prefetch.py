@@ -21,7 +21,14 @@ T = TypeVar("T")
 
 
 def batches(source: RowSource, start: int, rows: int | None, device: torch.device) -> Iterator[Batch]:
-    """Yield the rows from `start` on in batches of `rows` (None: as they come), on the device."""
+    """Yield the rows from `start` on in batches of `rows` (None: as they come), on the device.
+
+    Rows that lie in memory, or are mapped into it, are not read ahead of a CPU: a copy of them would cost more than the
+    faults of their pages, and a thread that makes it a core. The disk is told beforehand what comes next.
+    """
+    if held(source, device) == 1 and rows is not None:
+        yield from source.views(start, rows)
+        return
     stream: Iterator[Batch] = regrouped(source.batches(start, rows), rows)
     if device.type != "cuda":
         yield from ahead(stream)
@@ -33,6 +40,11 @@ def batches(source: RowSource, start: int, rows: int | None, device: torch.devic
             if tensor is not None:
                 tensor.record_stream(work)
         yield moved
+
+
+def held(source: RowSource, device: torch.device) -> int:
+    """Return how many batches are held at once."""
+    return 1 if source.in_place and device.type == "cpu" else HELD
 
 
 def regrouped(stream: Iterable[Batch], rows: int | None) -> Iterator[Batch]:
