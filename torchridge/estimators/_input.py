@@ -52,9 +52,10 @@ def read_table(X: Any, device: Any = None, name: str = "X") -> Table:
     """Return features of shape (n, d) on `device` (by default where they are), and what to give answers back as."""
     names = feature_names(X)
     if isinstance(X, Tensor):
-        tensor = _from_tensor(X, name)
+        values = _from_tensor(X, name)
+        values = values.to(device or X.device) if isinstance(values, Tensor) else values
         dtype = X.dtype if X.is_floating_point() else torch.float64
-        return Table(tensor.to(device or X.device), Container(True, X.device, dtype), names)
+        return Table(values, Container(True, X.device, dtype), names)
     if is_sparse(X):
         rows = _from_sparse(X, device)
         array_dtype = X.dtype
@@ -67,15 +68,29 @@ def read_table(X: Any, device: Any = None, name: str = "X") -> Table:
     return Table(rows, Container(False, torch.device("cpu"), dtype), names)
 
 
-def _from_tensor(X: Tensor, name: str) -> Tensor:
+def _from_tensor(X: Tensor, name: str) -> Any:
     if X.is_complex():
         raise ValueError(f"Complex data not supported: `{name}` is {X.dtype}.")
+    _shape(tuple(X.shape), name)
     if X.layout is not torch.strided:
         if X.numel() * 8 > DENSE_BYTES:
-            raise ValueError(too_large(X.shape))
+            return _to_scipy(X.detach())
         X = X.to_dense()
-    _shape(tuple(X.shape), name)
     return X.detach()
+
+
+def _to_scipy(X: Tensor) -> Any:
+    """Return a sparse tensor as a scipy CSR matrix, which shares its memory where it is CSR already."""
+    try:
+        from scipy.sparse import csr_matrix
+    except ImportError:
+        raise ImportError(f"{too_large(X.shape)} That needs SciPy: `pip install scipy`.") from None
+    if X.device.type != "cpu":
+        raise ValueError(f"{too_large(X.shape)} This one is on {X.device}: pass `X.cpu()`.")
+    rows = X if X.layout is torch.sparse_csr else X.to_sparse_csr()
+    values = rows.values() if rows.dtype in (torch.float32, torch.float64) else rows.values().double()
+    parts = tuple(a.numpy() for a in (values, rows.col_indices(), rows.crow_indices()))
+    return csr_matrix(parts, shape=tuple(X.shape))
 
 
 def _from_sparse(X: Any, device: Any) -> Any:
@@ -91,8 +106,8 @@ def too_large(shape: Any) -> str:
     """Return the error of a sparse matrix that cannot be made dense."""
     return (
         f"a sparse `X` of shape {tuple(shape)} does not fit in {DENSE_BYTES / 2**30:g} GiB when made dense. Reduce its "
-        f"columns, stream dense batches through `partial_fit`, or use `Ridge`, or `RidgeCV` with `cv`='gcv' or folds, "
-        f"which only multiply with a scipy.sparse matrix."
+        f"columns, stream dense batches through `partial_fit`, or use `Ridge`, `RidgeCV` with `cv`='gcv' or folds, or "
+        f"`RidgeClassifierCV` with `cv`='gcv', which only multiply with a sparse matrix in the memory of the CPU."
     )
 
 
