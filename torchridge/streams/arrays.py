@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import mmap
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,13 @@ import torch
 from torch import Tensor
 
 from torchridge.streams.columns import select
+from torchridge.streams.direct import Direct, direct_of
 from torchridge.streams.source import Batch, RowSource, file_identity, fold_ids
 
 _BATCH_BYTES = 2**24
+
+# A batch of fewer bytes is not worth a question about the page cache.
+_DIRECT_BYTES = 2**20
 
 # dtypes of safetensors, with what NumPy reads them as; it has no bfloat16.
 _DTYPES = {
@@ -60,25 +65,39 @@ class Array:
         self.drop()
         return rows if self._dtype is None else rows.view(self._dtype)
 
-    def view(self, start: int, stop: int) -> Tensor:
-        """Return rows where they lie, to be read and not written; those that follow are asked of the disk."""
+    def view(self, start: int, stop: int, slot: int = 0) -> Tensor:
+        """Return rows without a copy of what is in memory, to be read and not written.
+
+        Rows of a file that are not in memory are read into that of a slot.
+        """
         assert self._whole is not None
-        if self._map is not None:
-            self._ask(self._map, stop, stop + (stop - start))
+        low, high = start * self.row_bytes, min(stop, len(self.values)) * self.row_bytes
+        if high - low >= _DIRECT_BYTES and self._file is not None and not self._file.cached(low, high):
+            found = self._file.read(low, high, slot)
+            if found is not None:
+                return torch.from_numpy(found).view(self._whole.dtype).view(-1, *self._whole.shape[1:])
         return self._whole[start:stop]
 
-    def _ask(self, mapping: mmap.mmap, start: int, stop: int) -> None:
-        base = np.frombuffer(mapping, np.uint8).__array_interface__["data"][0]
-        first = self.values.__array_interface__["data"][0] - base
-        low = (first + start * self.row_bytes) // mmap.PAGESIZE * mmap.PAGESIZE
-        high = first + min(stop, len(self.values)) * self.row_bytes
-        if high > low:
-            mapping.madvise(mmap.MADV_WILLNEED, low, high - low)
+    @cached_property
+    def _file(self) -> Direct | None:
+        return None if self._map is None else direct_of(self.values, self._map)
 
-    def drop(self) -> None:
-        """Let go of mapped pages; the file keeps them."""
-        if self._map is not None:
+    def drop(self, start: int = 0, stop: int | None = None) -> None:
+        """Let go of the mapped pages of rows; the file keeps them."""
+        if self._map is None:
+            return
+        if stop is None:
             self._map.madvise(mmap.MADV_DONTNEED)
+        elif start < stop:
+            pages = self._pages(start, stop)
+            self._map.madvise(mmap.MADV_DONTNEED, pages.start, pages.stop - pages.start)
+
+    def _pages(self, start: int, stop: int) -> slice:
+        """Return the first bytes of the pages of rows, as a slice of those of the mapping."""
+        base = np.frombuffer(self._map, np.uint8).ctypes.data  # type: ignore[arg-type]
+        first = self.values.ctypes.data - base
+        low = (first + start * self.row_bytes) // mmap.PAGESIZE * mmap.PAGESIZE
+        return slice(low, first + min(stop, len(self.values)) * self.row_bytes, mmap.PAGESIZE)
 
     @property
     def row_bytes(self) -> int:
@@ -149,23 +168,24 @@ class ArrayRows(RowSource):
         """How many rows there are."""
         return self._count
 
-    def views(self, start: int, rows: int) -> Iterator[Batch]:
-        """Yield batches where they lie; the pages of one are let go when the next is asked for."""
+    def views(self, start: int, rows: int, held: int) -> Iterator[Batch]:
+        """Yield batches where they lie; pages of one are let go when the one after `held` is asked for."""
         if not self.in_place:
             yield from self.batches(start, rows)
             return
         arrays = list(self._parts.values())
         try:
             for i in range(start, self._count, rows):
-                yield Batch(*(None if a is None else a.view(i, i + rows) for a in arrays))  # type: ignore[arg-type]
-                self._drop()
+                self._drop(max(0, i - held * rows), i - (held - 1) * rows)
+                slot = i // rows % held
+                yield Batch(*(None if a is None else a.view(i, i + rows, slot) for a in arrays))  # type: ignore[arg-type]
         finally:
             self._drop()
 
-    def _drop(self) -> None:
+    def _drop(self, start: int = 0, stop: int | None = None) -> None:
         for array in self._parts.values():
             if array is not None:
-                array.drop()
+                array.drop(start, stop)
 
     def batches(self, start: int = 0, rows: int | None = None) -> Iterator[Batch]:
         """Yield batches of `rows` rows."""

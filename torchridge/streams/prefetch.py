@@ -23,11 +23,11 @@ T = TypeVar("T")
 def batches(source: RowSource, start: int, rows: int | None, device: torch.device) -> Iterator[Batch]:
     """Yield the rows from `start` on in batches of `rows` (None: as they come), on the device.
 
-    Rows that lie in memory, or are mapped into it, are not read ahead of a CPU: a copy of them would cost more than the
-    faults of their pages, and a thread that makes it a core. The disk is told beforehand what comes next.
+    Rows that lie in memory, or are mapped into it, are not copied for a CPU; the pages of one batch are brought there
+    while the one before it is worked on.
     """
-    if held(source, device) == 1 and rows is not None:
-        yield from source.views(start, rows)
+    if (count := held(source, device)) < HELD and rows is not None:
+        yield from ahead(source.views(start, rows, count), count - 2)
         return
     stream: Iterator[Batch] = regrouped(source.batches(start, rows), rows)
     if device.type != "cuda":
@@ -44,7 +44,7 @@ def batches(source: RowSource, start: int, rows: int | None, device: torch.devic
 
 def held(source: RowSource, device: torch.device) -> int:
     """Return how many batches are held at once."""
-    return 1 if source.in_place and device.type == "cpu" else HELD
+    return 2 if source.in_place and device.type == "cpu" else HELD
 
 
 def regrouped(stream: Iterable[Batch], rows: int | None) -> Iterator[Batch]:
@@ -79,9 +79,9 @@ class _End(NamedTuple):
     error: BaseException | None
 
 
-def ahead(stream: Iterator[T]) -> Generator[T, None, None]:
+def ahead(stream: Iterator[T], ready_made: int = _AHEAD) -> Generator[T, None, None]:
     """Yield what `stream` yields, made by another thread while the caller works on what came before."""
-    room, ready, stop = threading.Semaphore(_AHEAD), SimpleQueue[Any](), threading.Event()
+    room, ready, stop = threading.Semaphore(ready_made), SimpleQueue[Any](), threading.Event()
 
     def work() -> None:
         error: BaseException | None = None

@@ -69,8 +69,8 @@ class RowSource(ABC):
     def batches(self, start: int = 0, rows: int | None = None) -> Iterator[Batch]:
         """Yield the rows from number `start` on, `rows` at a time where the source can cut them so."""
 
-    def views(self, start: int, rows: int) -> Iterator[Batch]:
-        """Yield what `batches` does, in memory of the source, which must not be written."""
+    def views(self, start: int, rows: int, held: int) -> Iterator[Batch]:
+        """Yield what `batches` does, in memory of the source; `held` of them are in use at once, none is written."""
         return self.batches(start, rows)
 
     def __iter__(self) -> Iterator[Batch]:
