@@ -102,7 +102,7 @@ class Uncached(Direct):
     def cached(self, low: int, high: int) -> bool:
         return False
 
-    def read(self, low: int, high: int, slot: int) -> Any:
+    def read(self, low: int, high: int, slot: Any) -> Any:
         found = super().read(low, high, slot)
         type(self).reads += found is not None
         return found
@@ -151,6 +151,16 @@ def test_a_batch_stays_whole_until_as_many_as_are_held_follow(tmp_path: Path, un
     stream = open_rows(tmp_path / "X.npy", target=X[:, 0]).views(0, 100, 2)
     first, second = next(stream), next(stream)
     assert first.X.equal(torch.from_numpy(X[:100])) and second.X.equal(torch.from_numpy(X[100:200]))
+
+
+def test_two_passes_at_once_keep_out_of_each_others_memory(tmp_path: Path, uncached: type[Uncached]) -> None:
+    X = np.arange(4000.0).reshape(1000, 4)
+    np.save(tmp_path / "X.npy", X)
+    source = open_rows(tmp_path / "X.npy", target=X[:, 0])
+    one, other = source.views(0, 100, 2), source.views(500, 100, 2)
+    for i in range(5):
+        a, b = next(one), next(other)
+        assert a.X.equal(torch.from_numpy(X[100 * i :][:100])) and b.X.equal(torch.from_numpy(X[500 + 100 * i :][:100]))
 
 
 def test_a_file_that_took_the_name_of_a_mapped_one_is_not_read(tmp_path: Path, uncached: type[Uncached]) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from torchridge import _check
+from torchridge.solvers import blas
 
 # A sparse matrix of up to this many bytes, made dense, is made dense.
 DENSE_BYTES = 2**30
@@ -129,24 +130,13 @@ def _real(array: Any, name: str) -> Any:
     return array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
 
 
-class _Writable:
-    """A view of a read-only array that does not say so: torch warns of arrays that it must not write to."""
-
-    def __init__(self, array: Any) -> None:
-        self.array = array
-        address = array.__array_interface__["data"][0]
-        self.__array_interface__ = {**array.__array_interface__, "data": (address, False)}
-
-
 def as_tensor(array: Any) -> Tensor:
     """Return a tensor that shares the memory of an array where it can."""
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
     if any(stride < 0 for stride in array.strides):
         array = np.ascontiguousarray(array)
-    if not array.flags.writeable and array.size:
-        array = np.asarray(_Writable(array))
-    return torch.from_numpy(np.asarray(array))
+    return blas.shared(array)
 
 
 def _two_dimensional(array: Any, name: str) -> None:

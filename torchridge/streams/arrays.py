@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torchridge.solvers import blas
 from torchridge.streams.columns import select
-from torchridge.streams.direct import Direct, direct_of
+from torchridge.streams.direct import Direct, Slot, direct_of
 from torchridge.streams.source import Batch, RowSource, file_identity, fold_ids
 
 _BATCH_BYTES = 2**24
@@ -65,10 +66,10 @@ class Array:
         self.drop()
         return rows if self._dtype is None else rows.view(self._dtype)
 
-    def view(self, start: int, stop: int, slot: int = 0) -> Tensor:
+    def view(self, start: int, stop: int, slot: Slot) -> Tensor:
         """Return rows without a copy of what is in memory, to be read and not written.
 
-        Rows of a file that are not in memory are read into that of a slot.
+        Rows of a file that are not in memory are read into a slot.
         """
         assert self._whole is not None
         low, high = start * self.row_bytes, min(stop, len(self.values)) * self.row_bytes
@@ -116,15 +117,6 @@ def _mapping(values: Any) -> mmap.mmap | None:
     return values if isinstance(values, mmap.mmap) and not keep and hasattr(mmap, "MADV_DONTNEED") else None
 
 
-class _Shared:
-    """An array as one that may be written, which torch wants of the memory it shares."""
-
-    def __init__(self, values: Any) -> None:
-        self.values = values
-        interface = values.__array_interface__
-        self.__array_interface__ = interface | {"data": (interface["data"][0], False)}
-
-
 def _tensor_of(values: Any, dtype: torch.dtype | None) -> Tensor | None:
     """Return a tensor of the same memory, or None where torch has none of that kind."""
     if isinstance(values, Tensor):
@@ -132,7 +124,7 @@ def _tensor_of(values: Any, dtype: torch.dtype | None) -> Tensor | None:
     kept = values.dtype.isnative and values.dtype.itemsize <= 8 and values.flags.c_contiguous and values.flags.aligned
     if not kept or values.size == 0:
         return None
-    whole = torch.from_numpy(np.asarray(_Shared(values)))
+    whole = blas.shared(values)
     return whole if dtype is None else whole.view(dtype)
 
 
@@ -173,11 +165,11 @@ class ArrayRows(RowSource):
         if not self.in_place:
             yield from self.batches(start, rows)
             return
-        arrays = list(self._parts.values())
+        arrays, slots = list(self._parts.values()), [Slot() for _ in range(held)]
         try:
             for i in range(start, self._count, rows):
                 self._drop(max(0, i - held * rows), i - (held - 1) * rows)
-                slot = i // rows % held
+                slot = slots[i // rows % held]
                 yield Batch(*(None if a is None else a.view(i, i + rows, slot) for a in arrays))  # type: ignore[arg-type]
         finally:
             self._drop()

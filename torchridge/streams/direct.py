@@ -22,12 +22,15 @@ _BLOCK = 4096
 _CACHED = 0.9
 
 
+# Memory of the batches of one pass, by the file that they come from.
+Slot = dict["Direct", mmap.mmap]
+
+
 class Direct:
-    """The file under a mapped array, opened for direct reads into a few buffers in turn."""
+    """The file under a mapped array, opened for direct reads into memory that is used again."""
 
     def __init__(self, handle: int, start: int, address: int) -> None:
         self._handle, self._start, self._address = handle, start, address
-        self._buffers: dict[int, mmap.mmap] = {}
 
     def __del__(self) -> None:
         os.close(self._handle)
@@ -42,15 +45,13 @@ class Direct:
         )
         return asked != 0 or float((found & 1).mean()) >= _CACHED
 
-    def read(self, low: int, high: int, slot: int) -> Any:
-        """Return bytes of the array, in the memory of a slot, or None where the disk does not give them."""
+    def read(self, low: int, high: int, slot: Slot) -> Any:
+        """Return bytes of the array, in memory of a slot, or None where the disk does not give them."""
         start = (self._start + low) // _BLOCK * _BLOCK
         size = -(-(self._start + high - start) // _BLOCK) * _BLOCK
-        buffer = self._buffers.get(slot)
+        buffer = slot.get(self)
         if buffer is None or len(buffer) < size:
-            buffer = self._buffers[slot] = mmap.mmap(
-                -1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-            )  # aligned to a page
+            buffer = slot[self] = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # aligned to a page
         skip, wanted, got = self._start + low - start, self._start + high - start, 0
         with memoryview(buffer) as view:
             while got < wanted:
