@@ -1,8 +1,8 @@
 """How cost grows with ranks: gloo processes on this machine, each held to one thread of its own.
 
 Seconds on the wall, those of the slowest rank, as waiting for each other is what ranks cost. On a machine of c cores P
-ranks compute on min(P, c) of them at once, which the predictions count with: the rows, which ranks share, take
-1 / min(P, c); what every rank does again for itself takes P / min(P, c).
+ranks compute on m = min(P, c) of them at once, which the predictions count with: the rows, which ranks share, take 1/m;
+what every rank does again for itself takes P/m.
 """
 
 import multiprocessing
@@ -52,13 +52,13 @@ def of_sum(rank: int, ranks: int) -> Callable[[], Any]:
 AXES = {
     "ranks": Axis(
         f"ridge on {ROWS:,} rows over P ranks, d = 512",
-        "n d²/2P",
+        "n d²/2m",
         lambda ranks: 1 / min(ranks, CORES),
         of_fit,
     ),
     "ranks_sum": Axis(
         "moments added up over P ranks, d = 2048",
-        "d²/2",
+        "P d²/m",
         lambda ranks: ranks / min(ranks, CORES),
         of_sum,
     ),
