@@ -6,17 +6,19 @@ python benchmarks/scale.py d L        some of them
 The exponent of an axis is the slope of a line through log seconds against log size, fitted to the largest sizes (the
 upper half, three at least), the fastest of some rounds at each; the one beside it is what the operation counts in the
 docstrings predict. A table, `results/scale-*.json`, and `results/scale.png` come of it. On CPU it counts the seconds of
-one core, which neighbours on the machine change least.
+one core, which neighbours on the machine change least; over ranks (see `over_ranks.py`), seconds on the wall.
 """
 
+import json
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import harness
 import numpy as np
+import over_ranks
 import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
@@ -120,15 +122,27 @@ def measure(axis: Axis, rounds: int = 3) -> dict[str, Any]:
         call()
     times = [[seconds(call) for call in calls] for _ in range(rounds)]
     fastest = [min(column) for column in zip(*times, strict=True)]
-    kept = max(3, (len(axis.sizes) + 1) // 2)
-    exponent = float(np.polyfit(np.log(axis.sizes[-kept:]), np.log(fastest[-kept:]), 1)[0])
+    return fitted(axis.what, axis.law, axis.sizes, fastest, [size**axis.predicted for size in axis.sizes])
+
+
+def measure_ranks(name: str) -> dict[str, Any]:
+    axis, sizes = over_ranks.AXES[name], over_ranks.SIZES
+    result = fitted(axis.what, axis.law, sizes, over_ranks.measured(name), [axis.curve(ranks) for ranks in sizes])
+    return result | {"cores": over_ranks.CORES}
+
+
+def fitted(what: str, law: str, sizes: Sequence[int], times: list[float], curve: list[float]) -> dict[str, Any]:
+    """Put the slope of the measured times beside that of the curve which the law predicts, over the same sizes."""
+    kept = max(3, (len(sizes) + 1) // 2)
+    slopes = [float(np.polyfit(np.log(sizes[-kept:]), np.log(values[-kept:]), 1)[0]) for values in (curve, times)]
     return {
-        "what": axis.what,
-        "law": axis.law,
-        "sizes": axis.sizes,
-        "seconds": fastest,
-        "predicted": axis.predicted,
-        "fitted": exponent,
+        "what": what,
+        "law": law,
+        "sizes": sizes,
+        "seconds": times,
+        "predicted": round(slopes[0], 6),
+        "fitted": slopes[1],
+        "curve": [value / curve[-1] * times[-1] for value in curve],
     }
 
 
@@ -157,8 +171,7 @@ def draw(results: dict[str, dict[str, Any]]) -> str:
     for ax, (name, result) in zip(axes.flat, results.items(), strict=False):
         sizes, seconds = np.array(result["sizes"]), np.array(result["seconds"])
         ax.loglog(sizes, seconds, "o-", color="#21497f", label=f"measured, exponent {result['fitted']:.2f}")
-        law = seconds[-1] * (sizes / sizes[-1]) ** result["predicted"]
-        ax.loglog(sizes, law, "--", color="#d98c3f", label=f"predicted, {result['predicted']:g}")
+        ax.loglog(sizes, result["curve"], "--", color="#d98c3f", label=f"predicted, {result['predicted']:g}")
         ax.set_title(result["what"], fontsize=8)
         ax.set_xticks(sizes, [f"{size:,}" for size in sizes], fontsize=7)
         ax.set_xticks([], minor=True)
@@ -172,14 +185,14 @@ def draw(results: dict[str, dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    chosen = sys.argv[1:] or list(AXES)
+    chosen = sys.argv[1:] or [*AXES, *over_ranks.AXES]
     print(f"{'axis':11s} {'what':48s} {'law':9s} {'predicted':>9s} {'fitted':>7s}   smallest … largest")
     found = {}
     torch.set_num_threads(1)
     print(harness.machine())
     with threadpool_limits(1):
         for name in chosen:
-            found[name] = measure(AXES[name])
+            found[name] = measure(AXES[name]) if name in AXES else measure_ranks(name)
             print(line(name, found[name]), flush=True)
-    print("ranks: not measured; this benchmark has no axis of processes yet")
-    print(harness.save("scale", found), draw(found))
+    saved = harness.save("scale", found)
+    print(saved, draw(json.loads(saved.read_text())["results"]))

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("sklearn")
 from scipy import sparse
@@ -150,6 +151,43 @@ def test_strengths_of_sparse_rows_that_would_not_fit_when_dense(monkeypatch: pyt
     for refused in (RidgeCV(alphas), RidgeCV(alphas, cv=4, scoring="neg_median_absolute_error")):
         with pytest.raises(ValueError, match="does not fit in"):
             refused.fit(sparse.csr_matrix(X), y)
+
+
+@pytest.mark.parametrize("layout", ["csr", "coo", "csc"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_sparse_tensors_that_would_not_fit_when_dense(
+    monkeypatch: pytest.MonkeyPatch, layout: str, dtype: torch.dtype
+) -> None:
+    X, y, s = (torch.from_numpy(a).to(dtype) for a in rows(60, 8, None))
+    X[X.abs() < 0.7] = 0
+    of = {"csr": X.to_sparse_csr(), "coo": X.to_sparse(), "csc": X.to_sparse_csc()}[layout]
+    dense, chosen = Ridge().fit(X, y, s), RidgeCV([0.1, 1.0, 10.0], cv="gcv").fit(X, y)
+    monkeypatch.setattr("torchridge.estimators._input.DENSE_BYTES", 1000)
+    for columns in (8192, 5):  # by moments, by products
+        monkeypatch.setattr("torchridge.estimators._solve._MOMENTS_COLUMNS", columns)
+        ours = Ridge().fit(of, y, s)
+        predicted = ours.predict(of)
+        assert isinstance(predicted, torch.Tensor) and predicted.dtype is ours.coef_.dtype is dtype
+        torch.testing.assert_close(ours.coef_, dense.coef_, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(predicted, dense.predict(X), rtol=1e-5, atol=1e-5)
+    assert RidgeCV([0.1, 1.0, 10.0], cv="gcv").fit(of, y).alpha_ == chosen.alpha_
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_classes_of_sparse_rows_that_would_not_fit_when_dense(monkeypatch: pytest.MonkeyPatch, classes: int) -> None:
+    X, y, _ = rows(90, 8, None)
+    X[np.abs(X) < 0.7] = 0
+    labels = np.digitize(y if y.ndim == 1 else y[:, 0], np.quantile(y, np.arange(1, classes) / classes))
+    given = {"alphas": np.logspace(-2, 3, 6), "cv": "gcv", "class_weight": "balanced"}
+    dense = RidgeClassifierCV(**given).fit(X, labels)
+    monkeypatch.setattr("torchridge.estimators._input.DENSE_BYTES", 1000)
+    ours = RidgeClassifierCV(**given).fit(sparse.csr_matrix(X), labels)
+    assert ours.solution_.solver == "cg" and ours.alpha_ == dense.alpha_
+    np.testing.assert_allclose(ours.coef_, dense.coef_, rtol=1e-6, atol=1e-7)
+    assert (ours.predict(sparse.csr_matrix(X)) == dense.predict(X)).all()
+    for cv in (None, 3):  # scored by predictions, which need dense rows
+        with pytest.raises(ValueError, match="does not fit in"):
+            RidgeClassifierCV(cv=cv).fit(sparse.csr_matrix(X), labels)
 
 
 ALPHAS = np.logspace(-3, 3, 13)

@@ -147,6 +147,33 @@ def test_the_preconditioner_takes_fewer_steps_on_a_falling_spectrum(rank: int | 
     assert oracles.relative(ours.weight, plain.weight) < 1e-4
 
 
+def test_a_flat_spectrum_gets_no_sketch_beyond_the_first_look() -> None:
+    """Where few steps do, the products of a sketch of 16 columns would cost more than it could save."""
+    g = torch.Generator().manual_seed(0)
+    X = torch.randn(3000, 400, generator=g, dtype=torch.float64)
+    X = torch.where(X.abs() < 2, 0, X)
+    y = X.sum(1) + torch.randn(3000, generator=g, dtype=torch.float64)
+    plain = ridge(X.to_sparse_csr(), y, 100.0, solver="cg", rank=0)
+    ours = ridge(X.to_sparse_csr(), y, 100.0, solver="cg")
+    assert "of rank 4," in ours.reason
+    assert ours.n_iter <= plain.n_iter + 1
+    many = ridge(X.to_sparse_csr(), torch.stack([y] * 50, 1), 100.0, solver="cg")  # whose steps share the sketch
+    assert int(many.reason.split("of rank ")[1].split(",")[0]) >= 16
+    assert oracles.relative(ours.weight, ridge(X, y, 100.0).weight) < 1e-7
+
+
+def test_directions_of_one_size_do_not_hide_each_other() -> None:
+    """Eight equal eigenvalues look flat to a sketch of four columns, and must not end it there."""
+    g = torch.Generator().manual_seed(0)
+    scale = torch.ones(300, dtype=torch.float64)
+    scale[:8] = 300
+    X = torch.randn(900, 300, generator=g, dtype=torch.float64) * scale
+    y = X @ torch.randn(300, generator=g, dtype=torch.float64)
+    ours, plain = (ridge(X, y, 1.0, solver="cg", rank=rank) for rank in (None, 0))
+    assert int(ours.reason.split("of rank ")[1].split(",")[0]) >= 16
+    assert ours.n_iter < plain.n_iter
+
+
 def test_mean_far_from_zero_does_not_cost_the_tolerance() -> None:
     X, y = rows(80, 20, mean=1e4)
     X = X + 1e4

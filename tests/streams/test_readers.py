@@ -2,8 +2,11 @@
 
 import io
 import json
+import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from files_of_rows import KINDS, D, data, named
 
 from torchridge import open_rows
 from torchridge.streams import RowSource
+from torchridge.streams.direct import Direct, direct_of
 
 
 def gathered(source: RowSource, start: int = 0, rows: int | None = None) -> list[torch.Tensor]:
@@ -48,18 +52,163 @@ def test_a_big_endian_file_and_a_column_major_one(tmp_path: Path) -> None:
         assert next(iter(open_rows(tmp_path / f"{name}.npy"))).X.equal(torch.from_numpy(X).to(dtype))
 
 
+def resident(name: str) -> int:
+    """Return the bytes of a mapped file that are in memory."""
+    lines = Path("/proc/self/smaps").read_text().splitlines()
+    at = next(i for i, line in enumerate(lines) if line.endswith(name))
+    return int(next(line for line in lines[at:] if line.startswith("Rss:")).split()[1]) * 1024
+
+
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="resident pages are read from /proc")
 def test_mapped_pages_do_not_stay_resident(tmp_path: Path) -> None:
     np.save(tmp_path / "big.npy", np.zeros((40_000, 100)))
 
-    def resident() -> int:
-        lines = Path("/proc/self/smaps").read_text().splitlines()
-        at = next(i for i, line in enumerate(lines) if line.endswith("big.npy"))
-        return int(next(line for line in lines[at:] if line.startswith("Rss:")).split()[1]) * 1024
-
     source = open_rows(tmp_path / "big.npy", target=0)
-    most = max(resident() for _ in source.batches(rows=1000))
+    most = max(resident("big.npy") for _ in source.batches(rows=1000))
     assert most < 2**20, "of 32 MB"
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="resident pages are read from /proc")
+def test_rows_that_are_seen_where_they_lie_leave_with_their_batch(tmp_path: Path) -> None:
+    np.save(tmp_path / "seen.npy", np.ones((40_000, 100)))
+    source = open_rows(tmp_path / "seen.npy", target=np.arange(40_000.0))
+    assert source.in_place
+    sizes = []
+    for batch in source.views(0, 1000, 1):
+        assert batch.X.sum() == 100_000
+        sizes.append(resident("seen.npy"))
+    assert 800_000 <= max(sizes) <= 2**23, "of 32 MB; the page cache may hold blocks of 2 MiB"
+    assert resident("seen.npy") < 2**16
+
+
+def test_views_are_the_batches_without_a_copy_or_a_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    rows = data()
+    source = open_rows(**named("safetensors", tmp_path, rows))
+    assert source.in_place
+    for seen, batch in zip(source.views(10, 300, 2), source.batches(10, 300), strict=True):
+        for a, b in zip(seen, batch, strict=True):
+            assert a is not None and b is not None and a.equal(b) and a.data_ptr() != b.data_ptr()
+    X = np.ones((5, 2), np.float32)
+    X.flags.writeable = False
+    assert next(iter(open_rows(X, target=X[:, 0].copy()).views(1, 2, 2))).X.data_ptr() == X[1:].ctypes.data
+    assert not recwarn
+
+
+class Uncached(Direct):
+    """Direct reads of a file whose pages are taken to be on disk alone."""
+
+    reads = 0
+
+    def cached(self, low: int, high: int) -> bool:
+        return False
+
+    def read(self, low: int, high: int, slot: Any) -> Any:
+        found = super().read(low, high, slot)
+        type(self).reads += found is not None
+        return found
+
+
+@pytest.fixture
+def uncached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> type[Uncached]:
+    try:
+        (tmp_path / "probe").write_bytes(bytes(4096))
+        os.close(os.open(tmp_path / "probe", os.O_RDONLY | os.O_DIRECT))
+    except (OSError, AttributeError):
+        pytest.skip("no direct reads here")
+    monkeypatch.setattr("torchridge.streams.arrays._DIRECT_BYTES", 1)
+    monkeypatch.setattr("torchridge.streams.direct.Direct", Uncached)
+    Uncached.reads = 0
+    return Uncached
+
+
+@pytest.mark.parametrize("rows", [1, 37, 333, 1000, 5000])
+@pytest.mark.parametrize("d", [1, 7, 1024])
+def test_direct_reads_give_the_rows(rows: int, d: int, tmp_path: Path, uncached: type[Uncached]) -> None:
+    X = np.random.default_rng(0).standard_normal((1003, d)).astype(np.float32)
+    np.save(tmp_path / "X.npy", X)
+    mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
+    for part, want in ((mapped, X), (mapped[5:], X[5:]), (np.asarray(mapped)[:-3], X[:-3])):
+        source = open_rows(part, target=np.zeros(len(want)))
+        got = [batch.X.clone() for batch in source.views(2, rows, 2)]
+        assert torch.cat(got).equal(torch.from_numpy(want[2:]))
+    assert uncached.reads == sum(len(range(2, n, rows)) for n in (1003, 998, 1000))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.bool])
+def test_direct_reads_keep_the_dtype(dtype: torch.dtype, tmp_path: Path, uncached: type[Uncached]) -> None:
+    from safetensors.torch import save_file
+
+    X = (torch.randn(500, 30) * 2).to(dtype)
+    save_file({"before": torch.ones(3), "X": X, "y": X[:, :1].clone()}, tmp_path / "a.safetensors")
+    source = open_rows(tmp_path / "a.safetensors", target="y", features="X")
+    assert torch.cat([batch.X.clone() for batch in source.views(0, 64, 2)]).equal(X)
+    assert uncached.reads > 0
+
+
+def test_a_batch_stays_whole_until_as_many_as_are_held_follow(tmp_path: Path, uncached: type[Uncached]) -> None:
+    X = np.arange(4000.0).reshape(1000, 4)
+    np.save(tmp_path / "X.npy", X)
+    stream = open_rows(tmp_path / "X.npy", target=X[:, 0]).views(0, 100, 2)
+    first, second = next(stream), next(stream)
+    assert first.X.equal(torch.from_numpy(X[:100])) and second.X.equal(torch.from_numpy(X[100:200]))
+
+
+def test_two_passes_at_once_keep_out_of_each_others_memory(tmp_path: Path, uncached: type[Uncached]) -> None:
+    X = np.arange(4000.0).reshape(1000, 4)
+    np.save(tmp_path / "X.npy", X)
+    source = open_rows(tmp_path / "X.npy", target=X[:, 0])
+    one, other = source.views(0, 100, 2), source.views(500, 100, 2)
+    for i in range(5):
+        a, b = next(one), next(other)
+        assert a.X.equal(torch.from_numpy(X[100 * i :][:100])) and b.X.equal(torch.from_numpy(X[500 + 100 * i :][:100]))
+
+
+def test_a_file_that_took_the_name_of_a_mapped_one_is_not_read(tmp_path: Path, uncached: type[Uncached]) -> None:
+    np.save(tmp_path / "X.npy", np.ones((1000, 4)))
+    mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
+    np.save(tmp_path / "new.npy", np.zeros((1000, 4)))
+    (tmp_path / "new.npy").rename(tmp_path / "X.npy")
+    assert all(batch.X.eq(1).all() for batch in open_rows(mapped, target=np.ones(1000)).views(0, 100, 2))
+    assert uncached.reads == 0
+
+
+def test_a_disk_that_fails_leaves_it_to_the_mapping(
+    tmp_path: Path, uncached: type[Uncached], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.save(tmp_path / "X.npy", np.ones((1000, 4)))
+
+    def fails(*_: Any) -> int:
+        raise OSError("no direct reads")
+
+    monkeypatch.setattr(os, "preadv", fails)
+    source = open_rows(tmp_path / "X.npy", target=np.ones(1000))
+    assert all(batch.X.eq(1).all() for batch in source.views(0, 100, 2))
+    assert uncached.reads == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="the page cache is emptied by posix_fadvise")
+def test_what_is_in_the_page_cache_is_known(tmp_path: Path, uncached: type[Uncached]) -> None:
+    np.save(tmp_path / "X.npy", np.ones((100_000, 4)))
+    with (tmp_path / "X.npy").open("rb") as file:
+        os.fsync(file.fileno())
+        mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
+        direct = direct_of(mapped, mapped._mmap)
+        assert direct is not None and Direct.cached(direct, 0, mapped.nbytes)
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        assert not Direct.cached(direct, 0, mapped.nbytes)
+
+
+@pytest.mark.parametrize("kind", [">f4", "F", "columns", "long double"])
+def test_rows_that_cannot_be_seen_where_they_lie_are_copied(kind: str) -> None:
+    X = np.arange(12.0).reshape(4, 3)
+    if kind == "columns":
+        source = open_rows(X, target=0)
+    else:
+        changed = {">f4": X.astype(">f4"), "F": np.asfortranarray(X), "long double": X.astype(np.longdouble)}[kind]
+        source = open_rows(changed, target=np.ones(4))
+    assert not source.in_place
+    with pytest.raises(TypeError) if kind == "long double" else nullcontext():
+        assert next(source.views(0, 4, 2)).X[:, -1].tolist() == X[:, -1].tolist()
 
 
 def test_changes_that_were_not_saved_survive(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from torchridge import _check
+from torchridge.solvers import blas
 
 # A sparse matrix of up to this many bytes, made dense, is made dense.
 DENSE_BYTES = 2**30
@@ -52,9 +53,10 @@ def read_table(X: Any, device: Any = None, name: str = "X") -> Table:
     """Return features of shape (n, d) on `device` (by default where they are), and what to give answers back as."""
     names = feature_names(X)
     if isinstance(X, Tensor):
-        tensor = _from_tensor(X, name)
+        values = _from_tensor(X, name)
+        values = values.to(device or X.device) if isinstance(values, Tensor) else values
         dtype = X.dtype if X.is_floating_point() else torch.float64
-        return Table(tensor.to(device or X.device), Container(True, X.device, dtype), names)
+        return Table(values, Container(True, X.device, dtype), names)
     if is_sparse(X):
         rows = _from_sparse(X, device)
         array_dtype = X.dtype
@@ -67,15 +69,29 @@ def read_table(X: Any, device: Any = None, name: str = "X") -> Table:
     return Table(rows, Container(False, torch.device("cpu"), dtype), names)
 
 
-def _from_tensor(X: Tensor, name: str) -> Tensor:
+def _from_tensor(X: Tensor, name: str) -> Any:
     if X.is_complex():
         raise ValueError(f"Complex data not supported: `{name}` is {X.dtype}.")
+    _shape(tuple(X.shape), name)
     if X.layout is not torch.strided:
         if X.numel() * 8 > DENSE_BYTES:
-            raise ValueError(too_large(X.shape))
+            return _to_scipy(X.detach())
         X = X.to_dense()
-    _shape(tuple(X.shape), name)
     return X.detach()
+
+
+def _to_scipy(X: Tensor) -> Any:
+    """Return a sparse tensor as a scipy CSR matrix, which shares its memory where it is CSR already."""
+    try:
+        from scipy.sparse import csr_matrix
+    except ImportError:
+        raise ImportError(f"{too_large(X.shape)} That needs SciPy: `pip install scipy`.") from None
+    if X.device.type != "cpu":
+        raise ValueError(f"{too_large(X.shape)} This one is on {X.device}: pass `X.cpu()`.")
+    rows = X if X.layout is torch.sparse_csr else X.to_sparse_csr()
+    values = rows.values() if rows.dtype in (torch.float32, torch.float64) else rows.values().double()
+    parts = tuple(a.numpy() for a in (values, rows.col_indices(), rows.crow_indices()))
+    return csr_matrix(parts, shape=tuple(X.shape))
 
 
 def _from_sparse(X: Any, device: Any) -> Any:
@@ -91,8 +107,8 @@ def too_large(shape: Any) -> str:
     """Return the error of a sparse matrix that cannot be made dense."""
     return (
         f"a sparse `X` of shape {tuple(shape)} does not fit in {DENSE_BYTES / 2**30:g} GiB when made dense. Reduce its "
-        f"columns, stream dense batches through `partial_fit`, or use `Ridge`, or `RidgeCV` with `cv`='gcv' or folds, "
-        f"which only multiply with a scipy.sparse matrix."
+        f"columns, stream dense batches through `partial_fit`, or use `Ridge`, `RidgeCV` with `cv`='gcv' or folds, or "
+        f"`RidgeClassifierCV` with `cv`='gcv', which only multiply with a sparse matrix in the memory of the CPU."
     )
 
 
@@ -114,24 +130,13 @@ def _real(array: Any, name: str) -> Any:
     return array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
 
 
-class _Writable:
-    """A view of a read-only array that does not say so: torch warns of arrays that it must not write to."""
-
-    def __init__(self, array: Any) -> None:
-        self.array = array
-        address = array.__array_interface__["data"][0]
-        self.__array_interface__ = {**array.__array_interface__, "data": (address, False)}
-
-
 def as_tensor(array: Any) -> Tensor:
     """Return a tensor that shares the memory of an array where it can."""
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
     if any(stride < 0 for stride in array.strides):
         array = np.ascontiguousarray(array)
-    if not array.flags.writeable and array.size:
-        array = np.asarray(_Writable(array))
-    return torch.from_numpy(np.asarray(array))
+    return blas.shared(array)
 
 
 def _two_dimensional(array: Any, name: str) -> None:

@@ -83,7 +83,8 @@ class LinearModel(Estimator):
         self._check_fitted()
         table = self._read(X)
         if table.sparse:
-            return table.X @ np.asarray(_plain(self.coef_)).T + _plain(self.intercept_)
+            values = table.X @ np.asarray(_plain(self.coef_)).T + _plain(self.intercept_)
+            return table.container.give(as_tensor(np.asarray(values)))
         _check.finite(table.X, "X")
         return table.container.give(self._apply(table.X))
 

@@ -7,13 +7,13 @@ from typing import Any
 
 from torchridge import _check
 from torchridge.estimators._cv_model import Problem, RidgeCVModel, dense
-from torchridge.estimators._input import beside, is_sparse, read_table, read_target, read_weight
+from torchridge.estimators._input import Table, beside, is_sparse, read_table, read_target, read_weight
 from torchridge.estimators._judges import judge_class_folds, judge_classes, judge_folds, judge_rows
 from torchridge.estimators._kinds import Classifier, Regressor
-from torchridge.estimators._labels import class_weights, joined_weights, read_labels
-from torchridge.estimators._route import route
-from torchridge.estimators._scorers import resolve
-from torchridge.estimators._search import follows_from_squares
+from torchridge.estimators._labels import Labels, class_weights, joined_weights, read_labels
+from torchridge.estimators._route import Routed, route
+from torchridge.estimators._scorers import Scorer, resolve
+from torchridge.estimators._search import Found, follows_from_squares
 
 
 class RidgeCV(RidgeCVModel, Regressor):
@@ -206,7 +206,7 @@ class RidgeClassifierCV(RidgeCVModel, Classifier):
         """Choose α, fit all rows at it, and return self.
 
         Args:
-            X: as in `RidgeCV.fit`.
+            X: as in `RidgeCV.fit`; a sparse matrix that would not fit in memory when made dense needs cv="gcv".
             y: as in `RidgeClassifier.fit`.
             sample_weight: as in `RidgeCV.fit`.
             **params: as in `RidgeCV.fit`.
@@ -216,17 +216,26 @@ class RidgeClassifierCV(RidgeCVModel, Classifier):
         """
         self._check_options()
         alphas = self._check_alphas()
-        table = dense(read_table(X, self.device))
+        table = read_table(X, self.device)
         labels = read_labels(y, table.X.shape[0])
         weight = joined_weights(read_weight(sample_weight, table), class_weights(self.class_weight, labels))
-        scorer, fold = resolve(self.scoring), None
+        scorer = resolve(self.scoring)
         routed = route(self, None if weight is None else weight.cpu().numpy(), params, scorer)
         parts = self._parts(X, y, len(labels.codes), None if labels.multilabel else labels.codes, routed)
-        rows = None if scorer is None else judge_classes(scorer, routed.score, labels)
-        if isinstance(parts, list):
-            fold = judge_class_folds(table, labels, weight, parts, self.fit_intercept, scorer, routed.score)
-        problem = Problem(table.X, beside(table, labels.signs), weight)
-        found = self._choose(problem, alphas, parts, rows, fold)
+        if table.sparse and isinstance(parts, str):
+            found = self._by_products(table, labels.signs, weight, alphas, parts, routed)
+        else:
+            found = self._judged(dense(table), labels, weight, alphas, parts, scorer, routed)
         self._keep_labels(labels)
         self._keep_found(table, found, False)
         return self
+
+    def _judged(
+        self, table: Table, labels: Labels, weight: Any, alphas: Any, parts: Any, scorer: Scorer | None, routed: Routed
+    ) -> Found:
+        """Choose by leave-one-out or folds of dense rows."""
+        rows = None if scorer is None else judge_classes(scorer, routed.score, labels)
+        fold = None
+        if isinstance(parts, list):
+            fold = judge_class_folds(table, labels, weight, parts, self.fit_intercept, scorer, routed.score)
+        return self._choose(Problem(table.X, beside(table, labels.signs), weight), alphas, parts, rows, fold)

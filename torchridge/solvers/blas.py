@@ -72,6 +72,22 @@ def tensor(values: Any) -> Tensor:
     return shared
 
 
+class _Writable:
+    """A view of a read-only array that does not say so: torch warns of arrays that it must not write to."""
+
+    def __init__(self, values: Any) -> None:
+        self.values = values
+        address = values.__array_interface__["data"][0]
+        self.__array_interface__ = {**values.__array_interface__, "data": (address, False)}
+
+
+def shared(values: Any) -> Tensor:
+    """Return a tensor of the memory of an array, which may be read-only: it is to be read and not written."""
+    plain = values.flags.writeable or not values.size
+    whole: Tensor = torch.from_numpy(np.asarray(values if plain else _Writable(values)))
+    return whole
+
+
 def empty(*shape: int, like: Tensor, dtype: torch.dtype | None = None) -> Any:
     """Allocate an uninitialized array (see `array`) on the device of `like`."""
     return array(torch.empty(shape, dtype=dtype or like.dtype, device=like.device))

@@ -81,17 +81,21 @@ def approximate(form: Design, weakest: float, columns: int, rank: int | None, to
         return product(form, v, torch.zeros(v.shape[1], dtype=torch.int64, device=device))
 
     limit = select.rank_limit(m) if rank is None else min(rank, m)
+    cost = form.X.sketch_cost
     sketch = nystrom.Sketch(apply, m, torch.float32, device)
-    sketch.grow(min(nystrom.FIRST, limit))
+    sketch.grow(min(nystrom.PROBE, limit))
     eigvals = sketch.eigvals()
-    if len(eigvals) and weakest < _SINGLE * float(eigvals[0]):
+    top = float(eigvals[0]) if len(eigvals) else 0.0
+    if weakest < _SINGLE * top:
         sketch = nystrom.Sketch(apply, m, torch.float64, device)
-        sketch.grow(min(nystrom.FIRST, limit))
+    more = 0
     if rank is not None:
         sketch.grow(limit - sketch.rank)
-    more = 1 if rank is None else 0
+    elif not select.few_steps(top, weakest, columns, tol, nystrom.FIRST, cost):
+        sketch.grow(min(nystrom.FIRST, limit) - sketch.rank)
+        more = 1
     while more:
-        more = select.more_rank(sketch.eigvals(), sketch.rank, weakest, columns, tol, limit, form.X.sketch_cost)
+        more = select.more_rank(sketch.eigvals(), sketch.rank, weakest, columns, tol, limit, cost)
         sketch.grow(more)
     return nystrom.packed(sketch.finish(), weakest)
 

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from torchridge.solvers import blas
 
-# Columns that are sketched at once, and those of the first sketch.
+# Columns that are sketched at once; those that tell whether a sketch is worth its cost, and those of the first one.
 _WIDTH = 64
+PROBE = 4
 FIRST = 16
 
 # Rows of the sketch that are transformed at once, in place.

@@ -37,6 +37,9 @@ _VECTOR_BYTES = 2**29
 
 _SMALL = 128
 
+# Steps that a preconditioner must have a chance to save, in costs of its sketch.
+_WORTH = 5.0
+
 
 class Choice(NamedTuple):
     """A solver and the reason it was taken."""
@@ -110,9 +113,23 @@ def more_rank(
     alpha = max(weakest, 1e-12 * float(eigvals[0]))
     last, middle = float(eigvals[-1]), float(eigvals[k // 2])
     next_last = last * (last / middle if middle > 0 else 0.0)
-    steps = [0.5 * math.log(2 / tol) * (1 + value / alpha) ** 0.5 for value in (last, next_last)]
-    cost = k * column_cost / (1 + column_cost * (columns - 1))
-    return min(k, limit - k) if steps[0] - steps[1] > cost else 0
+    saved = _steps(last / alpha, tol) - _steps(next_last / alpha, tol)
+    return min(k, limit - k) if saved > _cost(k, columns, column_cost) else 0
+
+
+def few_steps(top: float, weakest: float, columns: int, tol: float, sketch: int, column_cost: float) -> bool:
+    """Whether conjugate gradients arrive so soon by themselves that a sketch of so many columns can save little."""
+    return weakest > 0 and _steps(top / weakest, tol) <= _WORTH * _cost(sketch, columns, column_cost)
+
+
+def _steps(ratio: float, tol: float) -> float:
+    """Return a bound on the steps at the condition number 1 + ratio."""
+    return 0.5 * math.log(2 / tol) * math.sqrt(1 + ratio)
+
+
+def _cost(sketch: int, columns: int, column_cost: float) -> float:
+    """Return what a sketch costs, in steps of all the columns that are solved for."""
+    return sketch * column_cost / (1 + column_cost * (columns - 1))
 
 
 def rank_limit(m: int) -> int:

@@ -2,7 +2,7 @@
 
 tr G (G + α)⁻¹ is the trace of the approximation's own, which is known, and the mean of what it leaves over random
 signs ω. The better it approximates, the less is left to chance. Sources: Hutchinson 1990,
-doi:10.1080/03610919008812866; Persson, Cortinovis & Kressner 2022, doi:10.1137/21M1447623.
+doi:10.1080/03610919008812866; Persson, Cortinovis & Kressner 2022, arXiv:2109.10659.
 """
 
 from __future__ import annotations

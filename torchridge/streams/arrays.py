@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import mmap
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torchridge.solvers import blas
 from torchridge.streams.columns import select
+from torchridge.streams.direct import Direct, Slot, direct_of
 from torchridge.streams.source import Batch, RowSource, file_identity, fold_ids
 
 _BATCH_BYTES = 2**24
+
+# A batch of fewer bytes is not worth a question about the page cache.
+_DIRECT_BYTES = 2**20
 
 # dtypes of safetensors, with what NumPy reads them as; it has no bfloat16.
 _DTYPES = {
@@ -42,18 +48,57 @@ class Array:
                 raise TypeError(f"`{name}` should hold real numbers, got dtype {values.dtype}.")
         if values.ndim not in (1, 2):
             raise ValueError(f"`{name}` should have one or two dimensions, got shape {tuple(values.shape)}.")
-        self.values, self.view = values, view
+        self.values, self._dtype = values, view
         self._map = _mapping(values)
+        self._whole = _tensor_of(values, view)
+
+    @property
+    def in_place(self) -> bool:
+        """Whether rows can be summed where they lie."""
+        return self._whole is not None
 
     def read(self, start: int, stop: int) -> Tensor:
-        """Return rows as a tensor."""
+        """Return rows as a tensor: a copy, but of a tensor."""
         if isinstance(self.values, Tensor):
             return self.values[start:stop]
         part = self.values[start:stop]
         rows = torch.from_numpy(np.array(part, dtype=part.dtype.newbyteorder("="), order="C"))
-        if self._map is not None:
+        self.drop()
+        return rows if self._dtype is None else rows.view(self._dtype)
+
+    def view(self, start: int, stop: int, slot: Slot) -> Tensor:
+        """Return rows without a copy of what is in memory, to be read and not written.
+
+        Rows of a file that are not in memory are read into a slot.
+        """
+        assert self._whole is not None
+        low, high = start * self.row_bytes, min(stop, len(self.values)) * self.row_bytes
+        if high - low >= _DIRECT_BYTES and self._file is not None and not self._file.cached(low, high):
+            found = self._file.read(low, high, slot)
+            if found is not None:
+                return torch.from_numpy(found).view(self._whole.dtype).view(-1, *self._whole.shape[1:])
+        return self._whole[start:stop]
+
+    @cached_property
+    def _file(self) -> Direct | None:
+        return None if self._map is None else direct_of(self.values, self._map)
+
+    def drop(self, start: int = 0, stop: int | None = None) -> None:
+        """Let go of the mapped pages of rows; the file keeps them."""
+        if self._map is None:
+            return
+        if stop is None:
             self._map.madvise(mmap.MADV_DONTNEED)
-        return rows if self.view is None else rows.view(self.view)
+        elif start < stop:
+            pages = self._pages(start, stop)
+            self._map.madvise(mmap.MADV_DONTNEED, pages.start, pages.stop - pages.start)
+
+    def _pages(self, start: int, stop: int) -> slice:
+        """Return the first bytes of the pages of rows, as a slice of those of the mapping."""
+        base = np.frombuffer(self._map, np.uint8).ctypes.data  # type: ignore[arg-type]
+        first = self.values.ctypes.data - base
+        low = (first + start * self.row_bytes) // mmap.PAGESIZE * mmap.PAGESIZE
+        return slice(low, first + min(stop, len(self.values)) * self.row_bytes, mmap.PAGESIZE)
 
     @property
     def row_bytes(self) -> int:
@@ -70,6 +115,17 @@ def _mapping(values: Any) -> mmap.mmap | None:
         values = values.base
         keep = keep or (isinstance(values, np.memmap) and values.mode == "c")
     return values if isinstance(values, mmap.mmap) and not keep and hasattr(mmap, "MADV_DONTNEED") else None
+
+
+def _tensor_of(values: Any, dtype: torch.dtype | None) -> Tensor | None:
+    """Return a tensor of the same memory, or None where torch has none of that kind."""
+    if isinstance(values, Tensor):
+        return values
+    kept = values.dtype.isnative and values.dtype.itemsize <= 8 and values.flags.c_contiguous and values.flags.aligned
+    if not kept or values.size == 0:
+        return None
+    whole = blas.shared(values)
+    return whole if dtype is None else whole.view(dtype)
 
 
 class ArrayRows(RowSource):
@@ -97,11 +153,31 @@ class ArrayRows(RowSource):
         self.n_targets = 0 if y is None else 1 if y.values.ndim == 1 else y.values.shape[1]
         self.row_bytes = sum(a.row_bytes for a in parts.values() if a is not None)
         self.has_folds = fold is not None
+        self.in_place = features is None and all(a.in_place for a in parts.values() if a is not None)
 
     @property
     def n_rows(self) -> int:
         """How many rows there are."""
         return self._count
+
+    def views(self, start: int, rows: int, held: int) -> Iterator[Batch]:
+        """Yield batches where they lie; pages of one are let go when the one after `held` is asked for."""
+        if not self.in_place:
+            yield from self.batches(start, rows)
+            return
+        arrays, slots = list(self._parts.values()), [Slot() for _ in range(held)]
+        try:
+            for i in range(start, self._count, rows):
+                self._drop(max(0, i - held * rows), i - (held - 1) * rows)
+                slot = slots[i // rows % held]
+                yield Batch(*(None if a is None else a.view(i, i + rows, slot) for a in arrays))  # type: ignore[arg-type]
+        finally:
+            self._drop()
+
+    def _drop(self, start: int = 0, stop: int | None = None) -> None:
+        for array in self._parts.values():
+            if array is not None:
+                array.drop(start, stop)
 
     def batches(self, start: int = 0, rows: int | None = None) -> Iterator[Batch]:
         """Yield batches of `rows` rows."""
@@ -124,7 +200,7 @@ class _Columns(ArrayRows):
         names = [str(i) for i in range(matrix.values.shape[1])]
         self._chosen = select(names, target, features, weight, fold, "the matrix")
         self.n_features, self.n_targets = len(self._chosen.features), len(self._chosen.targets)
-        self.has_folds = fold is not None
+        self.has_folds, self.in_place = fold is not None, False
 
     def batches(self, start: int = 0, rows: int | None = None) -> Iterator[Batch]:
         chosen = self._chosen

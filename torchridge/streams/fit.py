@@ -22,9 +22,9 @@ from torchridge.streams.folding import StreamFolds, folds_of, ids_of
 from torchridge.streams.iterables import IterableRows
 from torchridge.streams.source import Batch, RowSource
 
-# A batch has at most so many bytes, and at least so many where three chunks of a pass over rows take fewer: enough that
-# the d × d work of a batch, and Python's, do not show.
-_MOST_BYTES, _LEAST_BYTES = 2**26, 2**23
+# The batches that are held have together at most so many bytes, and at least so many where twelve chunks of a pass over
+# rows take fewer: enough that the d × d work of a batch, and Python's, do not show.
+_MOST_BYTES, _LEAST_BYTES, _CHUNKS = 2**28, 2**25, 12
 
 
 def stream_moments(
@@ -51,7 +51,8 @@ def stream_moments(
         rows: what `open_rows` returns, or batches (X, y) or (X, y, sample_weight).
         fold: number of folds K; None for no folds, or where a column of `rows` holds fold ids.
         fold_rows: deal runs of this many rows to the folds in turn, though the number of rows may be known.
-        batch_rows: rows summed at once; by default 8 to 64 MiB of them, fewer where `max_bytes` asks for it.
+        batch_rows: rows summed at once; by default 8 to 64 MiB of them (four times as many of arrays, which are summed
+            where they lie, on CPU), fewer where `max_bytes` asks for it.
         max_bytes: bound on the memory that is kept: moments, working memory and batches.
         dtype: of the sums, float64 or float32.
         device: of the sums. Rows go to CUDA through pinned memory, while the batch before is summed.
@@ -66,7 +67,8 @@ def stream_moments(
         OSError: where `checkpoint` cannot be written, before anything is read.
         ImportError: where `progress` or `checkpoint` need a package that is not installed.
 
-    Cost: one pass, n·d·(d/2 + t) multiply-adds. Memory: (K + 4)·d² numbers, 40 MiB, and four batches.
+    Cost: one pass, n·d·(d/2 + t) multiply-adds. Memory: (K + 4)·d² numbers, 40 MiB, and four batches; of a file that is
+    mapped, on CPU, the pages of one.
 
     Sources: Chan, Golub & LeVeque 1983, doi:10.1080/00031305.1983.10483115.
 
@@ -82,11 +84,12 @@ def stream_moments(
         (1.0, 1.0)
     """
     source = rows if isinstance(rows, RowSource) else IterableRows(rows)
-    plan = _plan(source, fold, fold_rows, batch_rows, max_bytes, dtype)
+    moments, done = Moments(dtype=dtype, device=device), 0
+    where = moments.device or torch.device("cpu")
+    plan = _plan(source, fold, fold_rows, batch_rows, max_bytes, dtype, prefetch.held(source, where))
     _check.integer(checkpoint_every, "checkpoint_every", minimum=1)
     if checkpoint is not None:
         _files.check_place(checkpoint, "checkpoint")
-    moments, done = Moments(dtype=dtype, device=device), 0
     about = source.identity() | {
         "fold": plan.folds and [plan.folds.k, plan.folds.run, *plan.folds.bounds],
         "batch_rows": plan.rows,
@@ -94,7 +97,6 @@ def stream_moments(
     }
     if checkpoint is not None and Path(checkpoint).exists():
         done = checkpoints.resume(checkpoint, moments, about)
-    where = moments.device or torch.device("cpu")
     stream = prefetch.batches(source, done, plan.rows, where)
     with closing(stream), _bar(progress, source, done) as bar:  # type: ignore[type-var]
         for i, batch in enumerate(stream, 1):
@@ -124,7 +126,8 @@ class _Plan:
             raise ValueError("`rows` have no targets. Name them: `open_rows(..., target=...)`.")
         if moments.n_samples == 0 and self.rows is None and self.max_bytes is not None:
             d, t = batch.X.shape[-1], batch.y.shape[1] if batch.y.ndim == 2 else 1
-            _batch_bytes(self.max_bytes, d, t, self.folds.k if self.folds else 1, moments.dtype, batch.nbytes)
+            k = self.folds.k if self.folds else 1
+            _batch_bytes(self.max_bytes, d, t, k, moments.dtype, batch.nbytes, prefetch.HELD)
         try:
             self._add(moments, batch, start)
         except ValueError as error:
@@ -165,7 +168,9 @@ class _Plan:
             )
 
 
-def _plan(source: RowSource, fold: Any, fold_rows: Any, batch_rows: Any, max_bytes: Any, dtype: torch.dtype) -> _Plan:
+def _plan(
+    source: RowSource, fold: Any, fold_rows: Any, batch_rows: Any, max_bytes: Any, dtype: torch.dtype, held: int
+) -> _Plan:
     k = None if fold is None else _check.integer(fold, "fold", minimum=2)
     if fold_rows is not None:
         _check.integer(fold_rows, "fold_rows", minimum=1)
@@ -179,29 +184,30 @@ def _plan(source: RowSource, fold: Any, fold_rows: Any, batch_rows: Any, max_byt
     d, t, size = source.n_features, source.n_targets, source.row_bytes
     if d is not None and t is not None and size is not None:
         least = size * (rows or 64)
-        most = None if max_bytes is None else _batch_bytes(max_bytes, d, t, k or 1, dtype, least)
-        rows = rows or _default_rows(d, t, size, dtype, most)
+        most = None if max_bytes is None else _batch_bytes(max_bytes, d, t, k or 1, dtype, least, held)
+        rows = rows or _default_rows(d, t, size, dtype, most, held)
     n = None if k is None or fold_rows is not None else source.n_rows
     return _Plan(None if k is None else folds_of(k, fold_rows, n), rows, max_bytes)
 
 
-def _default_rows(d: int, t: int, row_bytes: int, dtype: torch.dtype, most: int | None) -> int:
+def _default_rows(d: int, t: int, row_bytes: int, dtype: torch.dtype, most: int | None, held: int) -> int:
     """Return a whole number of the chunks that moments are summed in."""
     chunk = blocks.chunk_rows(d, t, dtype.itemsize)
-    size = min(_MOST_BYTES, max(_LEAST_BYTES, 3 * chunk * row_bytes), _MOST_BYTES if most is None else most)
+    wanted = min(_MOST_BYTES, max(_LEAST_BYTES, _CHUNKS * chunk * row_bytes)) // held
+    size = wanted if most is None else min(wanted, most)
     return max(1, size // row_bytes if size < chunk * row_bytes else size // (chunk * row_bytes) * chunk)
 
 
-def _batch_bytes(max_bytes: int, d: int, t: int, k: int, dtype: torch.dtype, least: int) -> int:
-    """Return how many bytes a batch may have, or raise where that is under `least`."""
+def _batch_bytes(max_bytes: int, d: int, t: int, k: int, dtype: torch.dtype, least: int, held: int) -> int:
+    """Return how many bytes each of the batches that are held may have, or raise where that is under `least`."""
     moments = (k + 4) * (d + t) * d * dtype.itemsize + blocks.CHUNK_BYTES
-    if (max_bytes - moments) // prefetch.HELD < least:
+    if (max_bytes - moments) // held < least:
         raise ValueError(
             f"`max_bytes`={max_bytes} is too small: moments of {d} features, {t} targets and {k} folds take {moments}, "
-            f"and {prefetch.HELD} batches of {least} are held. Pass at least {moments + prefetch.HELD * least}, "
+            f"and {held} batches of {least} are held. Pass at least {moments + held * least}, "
             f"fewer `batch_rows`, or dtype=torch.float32."
         )
-    return (max_bytes - moments) // prefetch.HELD
+    return (max_bytes - moments) // held
 
 
 class _Silent:

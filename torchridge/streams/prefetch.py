@@ -21,7 +21,14 @@ T = TypeVar("T")
 
 
 def batches(source: RowSource, start: int, rows: int | None, device: torch.device) -> Iterator[Batch]:
-    """Yield the rows from `start` on in batches of `rows` (None: as they come), on the device."""
+    """Yield the rows from `start` on in batches of `rows` (None: as they come), on the device.
+
+    Rows that lie in memory, or are mapped into it, are not copied for a CPU; the pages of one batch are brought there
+    while the one before it is worked on.
+    """
+    if (count := held(source, device)) < HELD and rows is not None:
+        yield from ahead(source.views(start, rows, count), count - 2)
+        return
     stream: Iterator[Batch] = regrouped(source.batches(start, rows), rows)
     if device.type != "cuda":
         yield from ahead(stream)
@@ -33,6 +40,11 @@ def batches(source: RowSource, start: int, rows: int | None, device: torch.devic
             if tensor is not None:
                 tensor.record_stream(work)
         yield moved
+
+
+def held(source: RowSource, device: torch.device) -> int:
+    """Return how many batches are held at once."""
+    return 2 if source.in_place and device.type == "cpu" else HELD
 
 
 def regrouped(stream: Iterable[Batch], rows: int | None) -> Iterator[Batch]:
@@ -67,9 +79,9 @@ class _End(NamedTuple):
     error: BaseException | None
 
 
-def ahead(stream: Iterator[T]) -> Generator[T, None, None]:
+def ahead(stream: Iterator[T], ready_made: int = _AHEAD) -> Generator[T, None, None]:
     """Yield what `stream` yields, made by another thread while the caller works on what came before."""
-    room, ready, stop = threading.Semaphore(_AHEAD), SimpleQueue[Any](), threading.Event()
+    room, ready, stop = threading.Semaphore(ready_made), SimpleQueue[Any](), threading.Event()
 
     def work() -> None:
         error: BaseException | None = None

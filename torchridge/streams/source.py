@@ -40,6 +40,7 @@ class RowSource(ABC):
         feature_names: names of the columns of X, or None where they have none.
         target_names: names of the columns of y, or None where they have none.
         has_folds: whether every row brings the id of its fold.
+        in_place: whether `views` gives the rows without a copy.
 
     Cost: nothing until it is gone over; then what reading the rows takes, and the memory of one batch.
 
@@ -57,6 +58,7 @@ class RowSource(ABC):
     feature_names: tuple[str, ...] | None = None
     target_names: tuple[str, ...] | None = None
     has_folds: bool = False
+    in_place: bool = False
 
     @property
     @abstractmethod
@@ -66,6 +68,10 @@ class RowSource(ABC):
     @abstractmethod
     def batches(self, start: int = 0, rows: int | None = None) -> Iterator[Batch]:
         """Yield the rows from number `start` on, `rows` at a time where the source can cut them so."""
+
+    def views(self, start: int, rows: int, held: int) -> Iterator[Batch]:
+        """Yield what `batches` does, in memory of the source; `held` of them are in use at once, none is written."""
+        return self.batches(start, rows)
 
     def __iter__(self) -> Iterator[Batch]:
         return self.batches()
