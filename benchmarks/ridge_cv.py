@@ -15,7 +15,7 @@ import torch
 from sklearn.linear_model import Ridge, RidgeCV
 from sklearn.model_selection import KFold
 
-from torchridge import GridEdgeWarning, ridge, ridge_cv
+from torchridge import GridEdgeWarning, estimators, ridge, ridge_cv
 
 warnings.simplefilter("ignore", GridEdgeWarning)
 warnings.filterwarnings("ignore", module="himalaya")
@@ -144,6 +144,23 @@ def wide() -> dict[str, Any]:
     names = list(calls)
     times = harness.alternate(calls, {names[0]: 5, names[1]: 5, names[2]: 1})
     return harness.report("(1000, 8000, 10) float64, 5 folds", times, next(iter(times)))
+
+
+@case
+def estimator() -> dict[str, Any]:
+    X, y = planted(50_000, 512, 1, torch.float32)
+    A, b, alphas = X.numpy(), y.numpy(), torch.logspace(-1, 6, 50, dtype=torch.float64)
+    model = estimators.RidgeCV(alphas.numpy(), cv=5, scoring="neg_mean_squared_error").fit(A, b)
+    ours = ridge_cv(X, y, alphas, cv=5)
+    assert float(ours.alpha) == model.alpha_
+    close(-ours.best_score, model.best_score_, 1e-12)
+    calls = {
+        "ridge_cv(cv=5)": lambda: ridge_cv(X, y, alphas, cv=5),
+        "estimators.RidgeCV(cv=5).fit": lambda: model.fit(A, b),
+    }
+    return harness.report(
+        "(50000, 512, 1) float32, 5 folds, 50 strengths", harness.alternate(calls, 9), next(iter(calls))
+    )
 
 
 @case

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_SUMMED_AT_ONCE = 2**20
+
 
 def values_visible(*tensors: Tensor | None) -> bool:
     """Whether Python may look at the tensors' values: not while compiling, nor under vmap or another transform."""
@@ -40,12 +42,23 @@ def is_dense_real(value: Tensor, name: str) -> None:
         )
 
 
+def sum_is_finite(value: Tensor) -> bool:
+    """Whether a floating-point tensor has a finite sum in float64: NaN and infinity show without a mask of its size."""
+    value = value.detach()
+    if value.is_cuda or value.dtype is torch.float64 or value.numel() <= _SUMMED_AT_ONCE:
+        return math.isfinite(float(value.sum(dtype=torch.float64)))
+    # On CPU a sum in another dtype copies what it sums. Copies a run at a time would still pile up in the allocator,
+    # each cut from fresh memory because the sum before took a corner of the last one: one buffer serves all.
+    step = max(1, _SUMMED_AT_ONCE // value[:1].numel())
+    work = torch.empty_like(value[:step], dtype=torch.float64)
+    return all(math.isfinite(float(work[: len(run)].copy_(run).sum())) for run in value.split(step))
+
+
 def finite(value: Tensor, name: str) -> None:
     """Raise if `value` holds NaN or infinity, naming the first row (the first index of the second-last dim)."""
     if not value.is_floating_point() or not values_visible(value) or value.numel() == 0:
         return
-    # A sum propagates NaN and infinity without a mask as large as the data; an overflow is told apart below.
-    if math.isfinite(float(value.detach().sum(dtype=torch.float64))):
+    if sum_is_finite(value):  # an overflow is told apart below
         return
     bad = ~torch.isfinite(value.detach())
     if not bool(bad.any()):

@@ -13,9 +13,6 @@ from torchridge.solvers.blas import tensor as as_tensor
 from torchridge.solvers.operators import Dense, LinearOperator, Operator
 from torchridge.solvers.sparse import SparseArray, SparseTensor
 
-# Numbers looked at together.
-_NUMBERS = 2**20
-
 # Of random products of an operator and its transpose, relative to their size.
 _ADJOINT = {torch.float64: 1e-8, torch.float32: 1e-3}
 
@@ -73,15 +70,8 @@ def operator_of(X: Any, kind: str) -> Operator:
     return SparseArray(rows)
 
 
-def _sum_is_finite(values: Tensor) -> bool:
-    # torch makes a copy of what it sums in another dtype, or looks at for infinity: a run at a time.
-    step = max(1, _NUMBERS // max(1, values[:1].numel()))
-    sums = [values[i : i + step].sum(dtype=torch.float64) for i in range(0, values.shape[0], step)]
-    return not sums or bool(torch.isfinite(torch.stack(sums)).all())
-
-
 def _finite_rows(X: Tensor) -> None:
-    if not _sum_is_finite(X):
+    if not _check.sum_is_finite(X):
         _check.finite(X, "X")
 
 
@@ -121,7 +111,7 @@ def _from_torch(X: Tensor) -> Operator:
 
 
 def _finite_entries(values: Tensor, starts: Tensor) -> None:
-    if _sum_is_finite(values):
+    if _check.sum_is_finite(values):
         return
     bad = ~torch.isfinite(values)
     if bool(bad.any()):
