@@ -51,7 +51,7 @@ def sum_is_finite(value: Tensor) -> bool:
     # each cut from fresh memory because the sum before took a corner of the last one: one buffer serves all.
     step = max(1, _SUMMED_AT_ONCE // value[:1].numel())
     work = torch.empty_like(value[:step], dtype=torch.float64)
-    return all(math.isfinite(float(work[: len(run)].copy_(run).sum())) for run in value.split(step))
+    return all(math.isfinite(float(work[: len(run)].copy_(run).sum())) for run in torch.split(value, step))
 
 
 def finite(value: Tensor, name: str) -> None:
