@@ -1,6 +1,7 @@
 """L2 logistic regression against scikit-learn, its own gradient by autograd, and what must hold by symmetry."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -112,6 +113,31 @@ def test_float32_stops_within_its_gap(device: torch.device) -> None:
     for i, C in enumerate(STRENGTHS):
         weight, bias = path.weight[i].double().cpu(), path.bias[i].double().cpu()
         assert relative_gap(X.float().double(), y, weight, bias, C) < 1e-6
+
+
+def scales() -> tuple[Tensor, Tensor]:
+    """Columns over six decades."""
+    rng = np.random.default_rng(10)
+    X = rng.standard_normal((600, 8))
+    y = (X @ rng.standard_normal((8, 4)) * 3 + rng.gumbel(size=(600, 4))).argmax(1)
+    return torch.tensor(X * np.logspace(-3, 3, 8)), torch.tensor(y)
+
+
+def rare_flags() -> tuple[Tensor, Tensor]:
+    """Columns of 0 and 1, most rows alike, separable: probabilities within 1e-6 of 1."""
+    rng = np.random.default_rng(1)
+    X = (rng.random((1000, 6)) < 0.02).astype(float)
+    return torch.tensor(X), torch.tensor((X @ rng.standard_normal((6, 3)) * 9).argmax(1))
+
+
+@pytest.mark.parametrize("tol", [1e-5, 1e-6, 1e-7])
+@pytest.mark.parametrize("data", [scales, rare_flags])
+def test_converged_keeps_its_promise_where_the_hessian_is_close_to_singular(data: Any, tol: float) -> None:
+    X, y = data()
+    path = logistic(X, y, [1e2, 1e4], tol=tol)
+    assert bool(path.converged.all())
+    for i, C in enumerate((1e2, 1e4)):
+        assert relative_gap(X, y, path.weight[i], path.bias[i], C) <= tol
 
 
 def test_more_parameters_than_rows_reach_the_gap_in_float32(device: torch.device) -> None:

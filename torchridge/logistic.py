@@ -43,7 +43,8 @@ def logistic(
     eigendecomposition preconditions them all, and each starts from its neighbour.
 
     The answer is unique, for separable classes too, which `separated` reports. Collinear features share their weight
-    (minimum norm). A class whose rows all have weight zero gets probability zero.
+    (minimum norm). A class whose rows all have weight zero gets probability zero; where that leaves two of several, the
+    fit is that of these two alone, with one logit.
 
     Args:
         X: (n, d) features. Scales may differ; the penalty is in the units given.
@@ -53,7 +54,8 @@ def logistic(
         sample_weight: (n,), s ≥ 0.
         fit_intercept: whether b is fitted; if not, it is zero.
         tol: the relative gap of the objective to stop at; 1e-6 for float32 results, 1e-10 for float64. At 1e-7 and
-            above products are taken in float32, and in float64 again where that does not suffice.
+            above products with much data are taken in float32 where the Hessian is no worse conditioned than that
+            resolves, and in float64 again where it does not suffice.
         max_iter: evaluations of loss and gradient for one strength.
         max_elements: bound on the logits, rows × classes × strengths × heads, held at once.
         dtype: of the result, torch.float32 or torch.float64; by default that of X.

@@ -31,7 +31,7 @@ _IGNORED = 0.1
 _LEAST_TIE = 0.05
 
 # The Hessian itself is taken up to this order, and up to this price in evaluations; beyond it, the blocks.
-_WHOLE, _WORTH_WAITING = 2048, 32
+WHOLE, _WORTH_WAITING = 2048, 32
 
 # Elements of the blocks of one problem, 256 MiB in float32; beyond it the Kronecker model has to do.
 _LARGEST = 2**26
@@ -98,15 +98,15 @@ def blocks_or_price(
     """Return the model at θ (c, q) if it costs no more than `patience` evaluations of the loss, else its price."""
     n, (c, q) = len(rows.features), theta.shape
     unit = (4.0 * n * c * q + _OVERHEAD) * _NARROW
-    whole = (n * c * (c + 1) * q * q + (c * q) ** 3 / 3) / unit
-    if c * q <= _WHOLE and whole <= _WORTH_WAITING:
+    whole = 2 * (n * c * (c + 1) * q * q + (c * q) ** 3 / 3) / unit  # in float64
+    if c * q <= WHOLE and whole <= _WORTH_WAITING:
         if whole > patience:
             return whole
-        gram = _hessian(rows, _probabilities(rows, head, group, theta), rows.weight[group])[None]
+        gram = _hessian(rows, head, group, theta)[None]
         return Blocks(gram, _diagonal(gram, basis, penalty), gram.new_ones(1, 1), _open(rows, head, group, c))
-    proba = _probabilities(rows, head, group, theta)
+    proba, rest = _probabilities(rows, rows.features, head, group, theta)
     weighted = proba * rows.weight[group]
-    curvature = (1 - proba) * weighted  # (c, n)
+    curvature = rest * weighted  # (c, n)
     total = curvature.sum(1, keepdim=True)
     matters = curvature > total * (_IGNORED / n)
     price = (2 * float(matters.sum()) * q * q + c * q**3 / 3) / unit
@@ -129,27 +129,43 @@ def _open(rows: Rows, head: Tensor, group: Tensor, classes: int) -> Tensor | Non
     return rows.features.new_ones(classes) if rows.closed is None else (~rows.closed[head, group]).to(rows.features)
 
 
-def _probabilities(rows: Rows, head: Tensor, group: Tensor, theta: Tensor) -> Tensor:
-    """Return the probabilities (c, n)."""
-    weight = theta.to(rows.features.dtype)
-    proba = rows.features.new_empty(len(theta), len(rows.features))
-    for part in chunks(len(rows.features), len(theta), rows.max_elements):
-        logits = weight @ rows.features[part].mT
-        if len(theta) > 1 and rows.closed is not None:
+def _probabilities(rows: Rows, features: Tensor, head: Tensor, group: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the probabilities p (c, n), and 1 − p with the digits that the difference loses where p is close to 1."""
+    weight = theta.to(features.dtype)
+    proba = features.new_empty(len(theta), len(features))
+    rest = torch.empty_like(proba)
+    for part in chunks(len(features), len(theta), rows.max_elements):
+        logits = weight @ features[part].mT
+        if len(theta) == 1:
+            proba[:, part], rest[:, part] = torch.sigmoid(logits), torch.sigmoid(-logits)
+            continue
+        if rows.closed is not None:
             logits.masked_fill_(rows.closed[head, group][:, None], -torch.inf)
-        proba[:, part] = torch.softmax(logits, 0) if len(theta) > 1 else torch.sigmoid(logits)
-    return proba
+        p = torch.softmax(logits, 0)
+        largest = p.argmax(0, keepdim=True)
+        others = p.scatter(0, largest, 0).sum(0, keepdim=True)
+        proba[:, part], rest[:, part] = p, (1 - p).scatter_(0, largest, others)
+    return proba, rest
 
 
-def _hessian(rows: Rows, proba: Tensor, weight: Tensor) -> Tensor:
-    """Return the Hessian (c·q, c·q) of the mean loss at the probabilities (c, n)."""
-    c, q = len(proba), rows.features.shape[1]
-    hessian = rows.features.new_empty(c, q, c, q)
+def _hessian(rows: Rows, head: Tensor, group: Tensor, theta: Tensor) -> Tensor:
+    """Return the Hessian (c·q, c·q) of the mean loss at θ (c, q).
+
+    In float64: under a weak penalty it is close to singular, and rounded to float32 it would call steps and gaps small.
+    """
+    c, q = theta.shape
+    hessian = theta.new_zeros(c, q, c, q, dtype=torch.float64)
+    for part in chunks(len(rows.features), max(c, q), rows.max_elements):
+        features = rows.features[part].double()
+        proba, rest = _probabilities(rows, features, head, group, theta)
+        weight = rows.weight[group, part]
+        for j in range(c):
+            scaled = features * (proba[j] * weight)[:, None]
+            for k in range(j, c):
+                hessian[j, :, k] += scaled.mT @ (features * (rest[j] if k == j else -proba[k])[:, None])
     for j in range(c):
-        scaled = rows.features * (proba[j] * weight)[:, None]
-        for k in range(j, c):
-            block = scaled.mT @ (rows.features * ((1 - proba[j]) if k == j else -proba[k])[:, None])
-            hessian[j, :, k], hessian[k, :, j] = block, block.mT
+        for k in range(j):
+            hessian[j, :, k] = hessian[k, :, j].mT
     return hessian.view(c * q, c * q)
 
 
@@ -187,7 +203,7 @@ def _factor(gram: Tensor, penalty: Tensor) -> Tensor:
     # In columns, as LAPACK has them, and in place: otherwise the batch is copied there and back, at twice the time.
     factor, info = torch.empty_like(gram).mT, torch.empty(len(gram), dtype=torch.int32, device=gram.device)
     diagonal = gram.diagonal(dim1=1, dim2=2) + penalty
-    unit = diagonal.mean(1)[:, None].clamp_min(torch.finfo(gram.dtype).tiny)
+    unit = diagonal.clamp_min(torch.finfo(gram.dtype).tiny)
     share, indefinite = torch.finfo(gram.dtype).eps, True
     while indefinite:
         factor.copy_(gram.mT)  # symmetric

@@ -134,6 +134,8 @@ def _softmax(
     row_loss = torch.where(weight > 0, each * weight, 0)
     if hessian is not None:
         proba.scatter_(1, labels, 1 - wrong)
-        weighted = proba * weight[:, None]
-        hessian += torch.diag_embed(weighted.sum(2, dtype=hessian.dtype)) - weighted @ proba.mT
+        shared = ((proba * weight[:, None]) @ proba.mT).to(hessian.dtype)
+        shared.diagonal(dim1=1, dim2=2).zero_()
+        # Σ w p (1 − p) is the sum over the other classes of Σ w p p': it keeps its digits where p is close to 1.
+        hessian += torch.diag_embed(shared.sum(2)) - shared
     return row_loss, proba.mul_(weight[:, None]).scatter_(1, labels, -wrong * weight[:, None])
