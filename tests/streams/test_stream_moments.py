@@ -1,5 +1,6 @@
 """Streamed moments against those of all rows at once, and passes that were interrupted against those that were not."""
 
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -223,3 +224,13 @@ def test_a_vector_target_is_known_after_a_pass() -> None:
     assert not stream_moments(open_rows(rows.X, target=rows.y[:, None])).vector_target
     single = stream_moments(open_rows(rows.X.float(), target=rows.y.float()))
     assert single.result_dtype is torch.float32 and single.gram.dtype is torch.float64
+
+
+def test_a_row_with_nan_is_named_by_its_number_whatever_the_fold() -> None:
+    rows = np.random.default_rng(0).normal(size=(1000, 5))
+    rows[903, 2] = np.nan
+    for fold in (None, 5):
+        with pytest.raises(ValueError, match="`X` holds NaN, first in row") as caught:
+            stream_moments(open_rows(rows, target=-1), fold=fold)
+        first, inside = (int(n) for n in re.findall(r"from (\d+) to .* in row (\d+)", str(caught.value))[0])
+        assert first + inside == 903

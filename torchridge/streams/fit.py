@@ -128,28 +128,28 @@ class _Plan:
             d, t = batch.X.shape[-1], batch.y.shape[1] if batch.y.ndim == 2 else 1
             k = self.folds.k if self.folds else 1
             _batch_bytes(self.max_bytes, d, t, k, moments.dtype, batch.nbytes, prefetch.HELD)
-        try:
-            self._add(moments, batch, start)
-        except ValueError as error:
-            stop = start + len(batch.X)
-            raise ValueError(f"in the rows from {start} to {stop - 1}, numbered from there: {error}") from None
-
-    def _add(self, moments: Moments, batch: Batch, start: int) -> None:
         if self.folds is None:
-            self._sum(moments, batch, batch.fold)
+            self._sum(moments, batch, batch.fold, start)
             return
         if batch.fold is not None:
             raise ValueError("`fold`: every row brings its own fold already. Leave `fold` out.")
         runs = self.folds.runs(start, start + len(batch.X))
         if len(runs) > self.folds.k:
-            self._sum(moments, batch, ids_of(runs))
+            self._sum(moments, batch, ids_of(runs), start)
             return
         for run in runs:
             part = batch.cut(run.start, run.stop)
             if part.sample_weight is None or bool((part.sample_weight != 0).any()):
-                self._sum(moments, part, run.fold)
+                self._sum(moments, part, run.fold, start + run.start)
 
-    def _sum(self, moments: Moments, batch: Batch, fold: int | Tensor | None) -> None:
+    def _sum(self, moments: Moments, batch: Batch, fold: int | Tensor | None, start: int) -> None:
+        try:
+            self._update(moments, batch, fold)
+        except ValueError as error:
+            stop = start + len(batch.X)
+            raise ValueError(f"in the rows from {start} to {stop - 1}, numbered from there: {error}") from None
+
+    def _update(self, moments: Moments, batch: Batch, fold: int | Tensor | None) -> None:
         rows = check_rows(batch.X, batch.y, batch.sample_weight)  # type: ignore[arg-type]
         device = moments.device or rows.X.device
         if self.work is None:
