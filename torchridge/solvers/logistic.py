@@ -106,21 +106,21 @@ def init(rows: Rows, basis: Basis, problems: Problems, theta: Tensor) -> State:
     zeros, ones = torch.zeros_like(at.loss), torch.ones_like(at.loss)
     none, count = (None,) * len(theta), zeros.long()
     state = State(
-        theta,
-        at.loss,
-        at.grad,
-        at.grad,
-        zeros,
-        ones,
-        (),
-        (),
-        (),
-        vectors,
-        curvature,
-        none,
-        count,
-        count + _FIRST_ASKED,
-        count,
+        theta=theta,
+        loss=at.loss,
+        grad=at.grad,
+        direction=at.grad,
+        gap=zeros,
+        step_size=ones,
+        steps=(),
+        changes=(),
+        inverse=(),
+        vectors=vectors,
+        curvature=curvature,
+        blocks=none,
+        waited=count,
+        asks=count + _FIRST_ASKED,
+        n_iter=count,
     )
     return aim(basis, problems, state)
 

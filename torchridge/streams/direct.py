@@ -79,15 +79,17 @@ def direct_of(values: Any, mapping: mmap.mmap) -> Direct | None:
     except OSError:
         return None
     found = Direct(handle, offset + address - base, address)
-    return found if _mapped_file(base) == os.fstat(handle).st_ino else None
+    status = os.fstat(handle)
+    return found if _mapped_file(base) == (os.major(status.st_dev), os.minor(status.st_dev), status.st_ino) else None
 
 
-def _mapped_file(address: int) -> int | None:
-    """Return the number of the file that is mapped at an address."""
+def _mapped_file(address: int) -> tuple[int, int, int] | None:
+    """Return the device, major and minor, and the number of the file that is mapped at an address."""
     maps = Path("/proc/self/maps")
     for line in maps.read_text().splitlines() if maps.exists() else ():
-        bounds, _, _, _, inode, *_ = line.split()
+        bounds, _, _, device, inode, *_ = line.split()
         low, high = (int(x, 16) for x in bounds.split("-"))
         if low <= address < high:
-            return int(inode)
+            major, minor = (int(x, 16) for x in device.split(":"))
+            return major, minor, int(inode)
     return None
