@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,7 +39,7 @@ def fold_plan(
         alike: what else ranks must agree on.
         number: gives the folds of all rows.
     """
-    cv = torch.from_numpy(cv) if isinstance(cv, np.ndarray) and cv.dtype.kind in "iub" else cv
+    cv = folds.as_ids(cv)
 
     def own() -> tuple[int, list[Any] | None]:
         n = rows()
@@ -67,7 +66,7 @@ def fold_plan(
 
 
 def _labels(groups: Any, n: int) -> list[Any]:
-    labels = groups.tolist() if isinstance(groups, (Tensor, np.ndarray)) else list(groups)
+    labels = groups.tolist() if hasattr(groups, "tolist") else list(groups)
     if len(labels) != n or any(not isinstance(v, (int, str)) for v in labels):
         raise ValueError(f"`groups` over ranks should hold an integer or a string for each of this rank's {n} rows.")
     return labels
@@ -78,7 +77,7 @@ def _of_groups(labels: list[Any], pairs: list[list[Any]], cv: Any) -> Tensor:
     for label, count in pairs:
         counts[label] = counts.get(label, 0) + count
     names = sorted(counts)
-    fold_of = folds.folds_of_groups(np.array([counts[k] for k in names]), _folds_for(cv, len(names)))
+    fold_of = folds.folds_of_groups(torch.tensor([counts[k] for k in names]), _folds_for(cv, len(names)))
     table = dict(zip(names, fold_of.tolist(), strict=True))
     return torch.tensor([table[label] for label in labels], dtype=torch.int64)
 

@@ -9,7 +9,6 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any, NoReturn, TypeVar
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -200,9 +199,10 @@ def brief(value: Any) -> str:
     """Return what two ranks can compare an argument by: its text, or a digest where it is long."""
     if isinstance(value, Tensor):
         value = value.detach().cpu().double().numpy()
-    if isinstance(value, np.ndarray) and value.size > 8:
+    array = hasattr(value, "tobytes") and hasattr(value, "shape")
+    if array and value.size > 8:
         return f"an array {value.shape} of digest {_digest(value.tobytes())}"
-    text = repr(value.tolist() if isinstance(value, np.ndarray) else value)
+    text = repr(value.tolist() if array else value)
     return text if len(text) <= 80 else f"a {type(value).__name__} of digest {_digest(text.encode())}"
 
 

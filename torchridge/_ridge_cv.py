@@ -6,7 +6,6 @@ import dataclasses
 import math
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,7 +14,7 @@ from torchridge._ridge_cv_choice import refuse_one_row, warn_of_edge
 from torchridge._ridge_dense import solve_watched, stack
 from torchridge._ridge_options import Options, check_options, needs_torch, refuse_beside_moments
 from torchridge._ridge_solve import fit_moments, fit_rows, to_solution
-from torchridge.solvers import blas, blocks, cross_validation, dual, folds, select
+from torchridge.solvers import blocks, cross_validation, dual, folds, select
 from torchridge.solvers.arguments import check_strengths
 from torchridge.solvers.blocks import Block
 from torchridge.solvers.cross_validation import DualFolds, FoldMoments, Scorer, Whole, WholeDual
@@ -103,9 +102,8 @@ def cross_validate(
     if isinstance(X, Moments):
         refuse_beside_moments(y=y, sample_weight=sample_weight, groups=groups)
         options = options._replace(moments_dtype=X.dtype)
-        with blas.one_pool(X.device or torch.device("cpu")):
-            prepared = _prepare_moments(X, cv, options)
-            return choose(prepared, alphas, cv, scoring, per_target, options)
+        prepared = _prepare_moments(X, cv, options)
+        return choose(prepared, alphas, cv, scoring, per_target, options)
     if y is None:
         raise TypeError("`y` is missing; pass the targets, or `Moments` in place of `X`.")
     _check.is_tensor(X, "X")
@@ -123,9 +121,8 @@ def cross_validate(
     if needs_torch(X, y, sample_weight, options.penalty_factors, options.prior):
         return _differentiable(X, y, alphas, cv, groups, scoring, per_target, sample_weight, options)
     cv = "gcv" if cv is None else cv
-    with blas.one_pool(X.device):
-        prepared = prepare_rows(check_rows(X, y, sample_weight), cv, groups, options)
-        return choose(prepared, alphas, cv, scoring, per_target, options)
+    prepared = prepare_rows(check_rows(X, y, sample_weight), cv, groups, options)
+    return choose(prepared, alphas, cv, scoring, per_target, options)
 
 
 def _differentiable(X: Tensor, y: Tensor, *arguments: Any) -> Solution:
@@ -193,7 +190,7 @@ def prepare_rows(rows: Rows, cv: Any, groups: Any, options: Options) -> Prepared
             raise ValueError(f"`groups` has no use with `cv`={cv!r}. Pass a number of folds, e.g. cv=5.")
         return _prepare_whole(rows, cv, objective, options)
     n = rows.X.shape[0]
-    cv = torch.from_numpy(cv) if isinstance(cv, np.ndarray) and cv.dtype.kind in "iub" else cv
+    cv = folds.as_ids(cv)
     if isinstance(cv, Tensor) or (isinstance(cv, int) and not isinstance(cv, bool)):
         ids: Tensor | None = folds.fold_ids(cv, n, groups)
         parts = None

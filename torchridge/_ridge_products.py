@@ -12,7 +12,7 @@ from torch import Tensor
 from torchridge import _check
 from torchridge._ridge_options import Options, needs_torch, strengths_of
 from torchridge._warnings import ConvergenceWarning
-from torchridge.solvers import blas, design, large
+from torchridge.solvers import design, large
 from torchridge.solvers.arguments import check_strengths
 from torchridge.solvers.design import Design
 from torchridge.solvers.fit import Strengths
@@ -118,10 +118,9 @@ def solve(X: Any, y: Any, alpha: Any, name: str, sample_weight: Any, options: Op
     problem = check(X, y, sample_weight, options)
     strengths = strengths_of(alpha, name, problem.y.shape[1], problem.y, torch.float64)
     count, weakest = problem.y.shape[1] * len(strengths.alpha), float(strengths.alpha.min())
-    with blas.one_pool(problem.X.device):
-        form = problem.form()
-        approximation = large.approximate(form, weakest, count, problem.rank, problem.rule.tol)
-        return fit(problem, form, approximation, strengths, name == "alphas", choice)
+    form = problem.form()
+    approximation = large.approximate(form, weakest, count, problem.rank, problem.rule.tol)
+    return fit(problem, form, approximation, strengths, name == "alphas", choice)
 
 
 def fit(

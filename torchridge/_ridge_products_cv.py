@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,7 +12,7 @@ from torchridge import _check
 from torchridge._ridge_cv_choice import refuse_one_row, warn_of_edge
 from torchridge._ridge_options import Options
 from torchridge._ridge_products import Problem, check, checked_grid, fit, warn, with_scores
-from torchridge.solvers import blas, design, folds, large, scoring, select, trace
+from torchridge.solvers import design, folds, large, scoring, select, trace
 from torchridge.solvers.design import Design
 from torchridge.solvers.fit import Strengths
 from torchridge.solvers.nystrom import Nystrom
@@ -49,8 +48,7 @@ def cross_validate(
     cv = "gcv" if cv is None else cv
     _check_criterion(cv, groups, kind)
     problem = check(X, y, sample_weight, options)
-    with blas.one_pool(problem.X.device):
-        return _choose(problem, alphas, cv, groups, kind, per_target, choice)
+    return _choose(problem, alphas, cv, groups, kind, per_target, choice)
 
 
 def _choose(
@@ -182,7 +180,7 @@ class Masks(NamedTuple):
 
 def _masks(problem: Problem, cv: Any, groups: Any) -> Masks:
     n, device = problem.X.shape[0], problem.y.device
-    cv = torch.from_numpy(cv) if isinstance(cv, np.ndarray) and cv.dtype.kind in "iub" else cv
+    cv = folds.as_ids(cv)
     if isinstance(cv, Tensor) or (isinstance(cv, int) and not isinstance(cv, bool)):
         ids = folds.fold_ids(cv, n, groups).to(device)
         held = torch.nn.functional.one_hot(ids).double()

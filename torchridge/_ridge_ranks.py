@@ -14,7 +14,7 @@ from torchridge._ranks import Ranks, brief
 from torchridge._ridge_cv import Prepared, choose, cross_validate
 from torchridge._ridge_cv_choice import refuse_one_row
 from torchridge._ridge_options import Options, check_options, refuse_beside_moments
-from torchridge.solvers import blas, collectives
+from torchridge.solvers import collectives
 from torchridge.solvers.moments import Moments
 from torchridge.solvers.rows import Rows, check_rows, result_dtype
 from torchridge.solvers.scoring import train_spectrum
@@ -127,8 +127,7 @@ def leave_one_out(whole: Moments, rows: Rows | None, options: Options, ranks: Ra
     d, t = block.cross.shape
     objective = options.objective(d, t, block.gram, dtype=whole.dtype)
     refuse_one_row(block.rows, "loo", objective)
-    with blas.one_pool(block.gram.device):
-        scorer = collectives.LeaveOneOut(train_spectrum(block, objective), block, objective, rows, ranks)
+    scorer = collectives.LeaveOneOut(train_spectrum(block, objective), block, objective, rows, ranks)
     return Prepared(scorer, objective, whole, block)
 
 

@@ -13,7 +13,7 @@ from torchridge import _check
 from torchridge._ridge_dense import solve_batch, solve_watched
 from torchridge._ridge_options import Options, check_options, needs_torch, refuse_beside_moments, strengths_of
 from torchridge._warnings import IllConditionedWarning, RankDeficientWarning
-from torchridge.solvers import blas, blocks, select
+from torchridge.solvers import blocks, select
 from torchridge.solvers.blocks import Block
 from torchridge.solvers.fit import Fit, Strengths, fit_block, fit_dual
 from torchridge.solvers.moments import Moments
@@ -30,8 +30,7 @@ def solve(X: Any, y: Any, alpha: Any, name: str, sample_weight: Any, options: Op
         if alpha is None and y is not None:
             y, alpha = None, y  # ridge(moments, 1.0)
         refuse_beside_moments(y=y, sample_weight=sample_weight)
-        with blas.one_pool(X.block().gram.device):
-            return _solve_moments(X, alpha, name, options)
+        return _solve_moments(X, alpha, name, options)
     if y is None:
         raise TypeError("`y` is missing; pass the targets, or `Moments` in place of `X`.")
     _check.is_tensor(X, "X")
@@ -40,8 +39,7 @@ def solve(X: Any, y: Any, alpha: Any, name: str, sample_weight: Any, options: Op
         return solve_watched(X, y, alpha, name, sample_weight, options)
     if X.ndim > 2:
         return solve_batch(solve, X, y, alpha, name, sample_weight, options)
-    with blas.one_pool(X.device):
-        return _solve_rows(check_rows(X, y, sample_weight), alpha, name, options)
+    return _solve_rows(check_rows(X, y, sample_weight), alpha, name, options)
 
 
 def _solve_rows(rows: Rows, alpha: Any, name: str, options: Options) -> Solution:

@@ -5,7 +5,9 @@ import torch
 from oracles import relative
 
 from torchridge import Moments, ridge_cv
-from torchridge.solvers import nodes, rules, sliced
+from torchridge.solvers import device as rules
+from torchridge.solvers import float_slices as sliced
+from torchridge.solvers import nodes
 
 pytestmark = pytest.mark.filterwarnings("ignore::torchridge.TorchridgeWarning")
 

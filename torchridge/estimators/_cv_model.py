@@ -18,7 +18,6 @@ from torchridge.estimators._route import Routed
 from torchridge.estimators._scorers import resolve
 from torchridge.estimators._search import Found, ScoreRows, by_folds, follows_from_squares, leave_one_out
 from torchridge.ridge import ridge_cv
-from torchridge.solvers import blas
 from torchridge.solvers.solution import Solution
 
 # Scores of folds that products give from squared errors.
@@ -95,8 +94,7 @@ class RidgeCVModel(LinearModel):
         if isinstance(alphas, str) or isinstance(parts, str):
             return self._criterion(problem, alphas, "loo" if parts is None else parts, per_target)
         grid = torch.from_numpy(alphas).to(problem.X.device)
-        with blas.one_pool(problem.X.device):
-            return self._scored(problem, grid, parts, rows, fold)
+        return self._scored(problem, grid, parts, rows, fold)
 
     def _scored(
         self, problem: Problem, grid: Tensor, parts: Any, rows: ScoreRows | None, fold: FoldJudge | None

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from torchridge import _check
-from torchridge.solvers import blas
+from torchridge.streams.shared import shared
 
 # A sparse matrix of up to this many bytes, made dense, is made dense.
 DENSE_BYTES = 2**30
@@ -136,7 +136,7 @@ def as_tensor(array: Any) -> Tensor:
         array = array.astype(array.dtype.newbyteorder("="))
     if any(stride < 0 for stride in array.strides):
         array = np.ascontiguousarray(array)
-    return blas.shared(array)
+    return shared(array)
 
 
 def _two_dimensional(array: Any, name: str) -> None:

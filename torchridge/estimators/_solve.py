@@ -13,7 +13,7 @@ from torchridge import _check
 from torchridge.estimators._input import Table, as_tensor, too_large
 from torchridge.estimators._protocol import convergence_warning
 from torchridge.ridge import ridge
-from torchridge.solvers import blas, blocks
+from torchridge.solvers import blocks
 from torchridge.solvers.blocks import Block
 from torchridge.solvers.moments import Moments
 from torchridge.solvers.nonnegative import nonnegative
@@ -98,8 +98,7 @@ def solve_rows(table: Table, y: Tensor, weight: Tensor | None, request: Request)
     alpha = strength_of(request.alpha, target.shape[1]).to(target.device)
     if request.positive:
         _check.finite(table.X, "X")
-        with blas.one_pool(table.X.device):
-            block = blocks.block_of(table.X, target, weight, None, torch.float64, table.X.device)
+        block = blocks.block_of(table.X, target, weight, None, torch.float64, table.X.device)
         return _positive(block, alpha, request)
     solver = "svd" if request.solver == "svd" else "auto"
     solution = ridge(table.X, target, alpha, sample_weight=weight, fit_intercept=request.fit_intercept, solver=solver)

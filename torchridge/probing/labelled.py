@@ -12,7 +12,7 @@ from torchridge.probing import readouts
 from torchridge.probing.batches import as_tensor
 from torchridge.probing.folding import ClassCodes, check_classes
 from torchridge.probing.report import Probe
-from torchridge.solvers import blas, blocks, discriminant, targets
+from torchridge.solvers import blocks, discriminant, targets
 from torchridge.solvers.blocks import Block
 from torchridge.solvers.objective import Objective
 from torchridge.solvers.rows import check_rows
@@ -41,8 +41,7 @@ class Labelled:
         held = self.block
         if held is not None and (got := rows.X.shape[1]) != (d := held.gram.shape[0]):
             raise ValueError(f"`features` should have {d} columns as before, got {got}.")
-        with blas.one_pool(features.device):
-            block = blocks.block_of(*rows[:3], None, torch.float64, features.device)
+        block = blocks.block_of(*rows[:3], None, torch.float64, features.device)
         blocks.check_finite(block, rows)
         self.dtype = features.dtype if features.is_floating_point() else torch.float64
         return block
@@ -76,8 +75,7 @@ class Labelled:
         block, classes = self.widened(self.block), None
         if self.task == "classification":
             block, classes = self._present(block)
-        with blas.one_pool(block.gram.device):
-            weight, bias = self._weights(block, readout, strength, standardize)
+        weight, bias = self._weights(block, readout, strength, standardize)
         one = torch.tensor([strength], dtype=torch.float64)
         return Probe(
             "features",

@@ -27,7 +27,6 @@ from torchridge.probing.readouts import Fitted, Parts
 from torchridge.probing.report import Probe, ProbeReport
 from torchridge.probing.settings import Settings
 from torchridge.probing.table import LayerTable, check_memory, folds_of, shuffle, split
-from torchridge.solvers import blas
 
 _log = logging.getLogger(__name__)
 
@@ -180,8 +179,7 @@ class Session:
         for layer, blocks_ in table.blocks.items():
             for control in (False, True)[: 1 + settings.control]:
                 columns = order + table.width * control
-                with blas.one_pool(next(iter(blocks_.values())).gram.device):
-                    parts = self._parts(folds_of(blocks_, columns))
+                parts = self._parts(folds_of(blocks_, columns))
                 lacking |= _without_a_class(parts) if settings.classification else set()
                 for readout, fitted in self._readouts(layer, parts, gatherer, control):
                     heldout[layer, readout, control] = self._heldout(fitted, codes, control)
@@ -201,13 +199,12 @@ class Session:
 
     def _readouts(self, layer: str, parts: Parts, gatherer: Gatherer, control: bool) -> Iterator[tuple[str, Fitted]]:
         settings = self.settings
-        with blas.one_pool(parts.whole.gram.device):
-            for readout in settings.readouts:
-                if readout == "ridge":
-                    coded = readouts.coded(parts) if settings.classification else parts
-                    yield readout, readouts.ridge(coded, settings.grid("alphas"), settings.standardize)
-                elif readout == "lda":
-                    yield readout, readouts.lda(parts, settings.grid("shrinkages"), settings.standardize)
+        for readout in settings.readouts:
+            if readout == "ridge":
+                coded = readouts.coded(parts) if settings.classification else parts
+                yield readout, readouts.ridge(coded, settings.grid("alphas"), settings.standardize)
+            elif readout == "lda":
+                yield readout, readouts.lda(parts, settings.grid("shrinkages"), settings.standardize)
         if "logistic" in settings.readouts and self.kept is not None:
             empty = parts.whole.gram.new_empty(0, len(parts.whole.gram), dtype=gatherer.dtypes[layer])
             codes, ranks = gatherer.labeler.codes, self._ranks

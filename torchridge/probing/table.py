@@ -11,7 +11,7 @@ from torch import Tensor
 
 from torchridge import _check
 from torchridge.probing.chunks import Chunk
-from torchridge.solvers import blas, blocks, targets
+from torchridge.solvers import blocks, targets
 from torchridge.solvers.blocks import Block
 
 Key = tuple[int, int]  # fold; class, or −1 where the classes of a fold share one block
@@ -50,12 +50,11 @@ class LayerTable:
         added = {}
         for layer, rows in chunk.features.items():
             device = self.device or (torch.device("cpu") if rows.device.type == "mps" else rows.device)
-            with blas.one_pool(device):
-                x, z = rows.to(device), y.to(device)
-                weight = None if chunk.weight is None else chunk.weight.to(device)
-                fresh = {k: blocks.block_of(x, z, weight, i, torch.float64, device) for k, i in parts.items()}
-                _check_finite(fresh, rows, layer)
-                added[layer] = {**(old := self._widened(layer, width)), **_merged(old, fresh)}
+            x, z = rows.to(device), y.to(device)
+            weight = None if chunk.weight is None else chunk.weight.to(device)
+            fresh = {k: blocks.block_of(x, z, weight, i, torch.float64, device) for k, i in parts.items()}
+            _check_finite(fresh, rows, layer)
+            added[layer] = {**(old := self._widened(layer, width)), **_merged(old, fresh)}
         self.blocks, self.width, self.chunks = added, width, self.chunks + 1
 
     def _parts(self, chunk: Chunk) -> dict[Key, Tensor]:

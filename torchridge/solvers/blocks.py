@@ -12,19 +12,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from torchridge import _check
-from torchridge.solvers import blas, rules, sliced
+from torchridge.solvers import algebra, float_slices
+from torchridge.solvers import device as device_constants
 from torchridge.solvers.rows import Rows
 
 # Working memory of one pass over rows, beside the d × d matrices.
 CHUNK_BYTES = 40 * 2**20
-
-# Rows whose mean the first chunk is shifted by.
-_PIVOT_ROWS = 64
 
 
 class Block(NamedTuple):
@@ -57,137 +54,112 @@ class Workspace(NamedTuple):
     """Memory that passes over rows work in, one after the other; getting it anew costs a tenth of a small pass."""
 
     joint: bool
-    buffers: list[Any]  # (rows, d + t); or (rows, d) and (rows, t)
-    product: Any  # the gram matrix of the first of them
+    buffers: list[Tensor]  # (rows, d + t); or (rows, d) and (rows, t)
 
 
 def workspace(n: int, d: int, t: int, dtype: torch.dtype, device: torch.device) -> Workspace:
     """Return working memory for passes over at most n rows."""
-    like = torch.empty(0, dtype=dtype, device=device)
-    size = min(n, chunk_rows(d, t, dtype.itemsize) * rules.chunks(device))
+    size = min(n, chunk_rows(d, t, dtype.itemsize) * device_constants.chunks(device))
     # A few targets ride in the symmetric product; many would make it compute their own t × t for nothing.
     joint = t <= max(16, d // 16)
     widths = [d + t] if joint else [d, t]
-    buffers = [blas.empty(size, w, like=like) for w in widths]
-    return Workspace(joint, buffers, blas.empty(widths[0], widths[0], like=like))
+    return Workspace(joint, [torch.empty(size, w, dtype=dtype, device=device) for w in widths])
 
 
 class _Pass:
     """One pass over chunks of rows: init, `step` a chunk, `finish`.
 
-    A chunk is shifted by the mean so far, and that mean is kept as an offset from the first chunk's, so that a large
-    mean costs no digits. What the shift leaves of the chunk's own mean is taken out by rank-one terms (Chan, Golub &
-    LeVeque 1983, doi:10.1080/00031305.1983.10483115), which are kept and applied together, since a d × d outer
+    A chunk is shifted by a point near its mean: its own weighted mean where rows bring weights, as one heavy row
+    elsewhere would cancel the others, or else the mean so far, kept as an offset from the first chunk's, so that a
+    large mean costs no digits. What the shift leaves of the chunk's own mean is taken out by rank-one terms (Chan,
+    Golub & LeVeque 1983, doi:10.1080/00031305.1983.10483115), which are kept and applied together, since a d × d outer
     product per chunk would cost as much as the chunk.
     """
 
     def __init__(self, like: Block, work: Workspace, slices: int = 0) -> None:
         self.slices = slices
         self.d, self.t = like.cross.shape
-        self.like = like.gram
-        self.count, self.weight = 0, 0.0
-        self.joint, self.buffers, self.product = work
-        self.total = blas.array(torch.zeros(work.product.shape, dtype=self.like.dtype, device=self.like.device))
-        self.cross, self.yy = blas.array(like.cross), blas.array(like.yy)  # of their own where not joint
-        self.base = self.offset = blas.array(torch.cat([like.mean_x, like.mean_y]))  # mean = base + offset
-        self.corrections: list[tuple[float, Any]] = []
+        self.joint, self.buffers = work
+        width = self.buffers[0].shape[1]
+        self.total = like.gram.new_zeros(width, width)
+        self.cross, self.yy = like.cross, like.yy  # of their own if not joint
+        self.base = self.offset = torch.cat([like.mean_x, like.mean_y])  # mean = base + offset
+        self.count, self.weight = 0, like.weight
+        self.taken: list[Tensor] = []  # vectors v of corrections −v vᵀ and +v vᵀ
+        self.added: list[Tensor] = []
 
-    def step(self, X: Any, y: Any, s: Any) -> None:
-        m, d = X.shape[0], self.d
-        rows = [b[:m] for b in self.buffers]
-        x, z = (rows[0][:, :d], rows[0][:, d:]) if self.joint else rows
-        weight = float(m if s is None else s.sum())
-        pivot = self.base + self.offset if self.weight >= weight and self.weight > 0 else self._mean_of(X, y)
-        self.base = pivot if self.count == 0 else self.base
-        _subtract(X, pivot[:d], x)
-        _subtract(y, pivot[d:], z)
-        ones = self._ones(m) if s is None else s
-        total = _concatenate([ones @ r for r in rows])  # Σ s (row − pivot)
+    def step(self, X: Tensor, y: Tensor, s: Tensor | None) -> None:
+        rows = [b[: X.shape[0]] for b in self.buffers]
+        parts = (rows[0][:, : self.d], rows[0][:, self.d :]) if self.joint else rows
+        weight = self.weight.new_full((), X.shape[0]) if s is None else s.sum()
+        safe = weight if s is None else torch.where(weight > 0, weight, 1)
+        pivot = self._shifted((X, y), parts, None if s is None else s / safe)
+        total = torch.cat([r.sum(0) if s is None else s @ r for r in rows])  # Σ s (row − pivot)
         if s is not None:
             for r in rows:
-                r *= (s**0.5)[:, None]
+                r.mul_(s.sqrt()[:, None])
         self._accumulate(rows)
-        self.count += m
-        if weight > 0:
-            self._merge(pivot - self.base, total, weight)
+        self._merge(pivot, total, weight, safe)
+        self.count += X.shape[0]
 
-    def _accumulate(self, rows: list[Any]) -> None:
+    def _shifted(self, given: tuple[Tensor, Tensor], parts: Any, share: Tensor | None) -> Tensor:
+        """Write the rows less their pivot into `parts`; return the pivot, as an offset from `base`."""
+        if share is None and self.count >= given[0].shape[0]:
+            point = self.base + self.offset
+            for a, out, p in zip(given, parts, (point[: self.d], point[self.d :]), strict=True):
+                torch.sub(a, p, out=out)
+            return self.offset
+        pivots = []
+        for a, out in zip(given, parts, strict=True):
+            out.copy_(a)
+            pivots.append(out.mean(0) if share is None else share @ out)
+            out.sub_(pivots[-1])
+        pivot = torch.cat(pivots)
+        self.base = pivot if self.count == 0 else self.base
+        return pivot - self.base
+
+    def _accumulate(self, rows: list[Tensor]) -> None:
         if self.slices:
-            self.total += blas.array(sliced.gram(blas.tensor(rows[0]), self.slices))
+            self.total += float_slices.gram(rows[0], self.slices)
         else:
-            blas.gram_into(rows[0], self.product)
-            self.total += self.product
+            algebra.add_gram(self.total, rows[0])
         if not self.joint:
-            self.cross += rows[0].T @ rows[1]
+            self.cross.addmm_(rows[0].T, rows[1])
             self.yy += (rows[1] * rows[1]).sum(0)
 
-    def _merge(self, pivot: Any, total: Any, weight: float) -> None:
-        all_weight = self.weight + weight
-        gap = pivot - self.offset + total / weight
-        self._correct(-1 / weight, total)
-        self._correct(self.weight * weight / all_weight, gap)
-        self.offset = self.offset + gap * (weight / all_weight)
-        self.weight = all_weight
-
-    def _correct(self, factor: float, vector: Any) -> None:
-        self.corrections.append((factor, vector))
-        if len(self.corrections) == 32:
+    def _merge(self, pivot: Tensor, total: Tensor, weight: Tensor, safe: Tensor) -> None:
+        """Add a chunk whose mean is `pivot` + total / weight."""
+        self.taken.append(total / safe.sqrt())
+        if self.count:
+            all_weight = self.weight + weight
+            share = weight / torch.where(all_weight > 0, all_weight, 1)
+            gap = pivot - self.offset + total / safe
+            self.added.append(gap * (self.weight * share).sqrt())
+            self.offset, self.weight = self.offset + gap * share, all_weight
+        else:
+            self.offset, self.weight = pivot + total / safe, weight
+        if len(self.taken) == 32:
             self._flush()
 
     def _flush(self) -> None:
-        if not self.corrections:
-            return
-        factors = [f for f, _ in self.corrections]
-        rows = _stack([abs(f) ** 0.5 * v for f, v in self.corrections])
-        signs = _like([1.0 if f > 0 else -1.0 for f in factors], rows)[:, None]
-        x = rows if self.joint else rows[:, : self.d]
-        self.total += (x * signs).T @ x
-        if not self.joint:
-            z = rows[:, self.d :]
-            self.cross += (x * signs).T @ z
-            self.yy += (z * z * signs).sum(0)
-        self.corrections.clear()
-
-    def _mean_of(self, X: Any, y: Any) -> Any:
-        """The mean of the first rows of a chunk: a pivot need only be near."""
-        X, y = X[:_PIVOT_ROWS], y[:_PIVOT_ROWS]
-        if isinstance(X, Tensor):
-            return torch.cat([X.to(self.like.dtype).mean(0), y.to(self.like.dtype).mean(0)])
-        kind = self.total.dtype
-        return np.concatenate([X.mean(0, dtype=kind), y.mean(0, dtype=kind)])
-
-    def _ones(self, m: int) -> Any:
-        like = self.buffers[0]
-        return torch.ones_like(like[:m, 0]) if isinstance(like, Tensor) else np.ones(m, like.dtype)
+        for vectors, sign in ((self.taken, -1.0), (self.added, 1.0)):
+            if not vectors:
+                continue
+            rows = torch.stack(vectors)
+            x, z = (rows, None) if self.joint else (rows[:, : self.d], rows[:, self.d :])
+            self.total.addmm_(x.T, x, alpha=sign)
+            if z is not None:
+                self.cross.addmm_(x.T, z, alpha=sign)
+                self.yy += sign * (z * z).sum(0)
+            vectors.clear()
 
     def finish(self) -> Block:
         self._flush()
-        d = self.d
-        total, mean = blas.tensor(self.total), blas.tensor(self.base + self.offset)
-        cross, yy = blas.tensor(self.cross), blas.tensor(self.yy)
+        d, total, cross, yy = self.d, algebra.mirror(self.total), self.cross, self.yy
         if self.joint:
             total, cross, yy = total[:d, :d].contiguous(), total[:d, d:].clone(), total.diagonal()[d:].clone()
-        weight = torch.as_tensor(self.weight, dtype=self.like.dtype, device=self.like.device)
-        return Block(self.count, weight, mean[:d].clone(), mean[d:].clone(), total, cross, yy.clamp_min(0))
-
-
-def _subtract(rows: Any, pivot: Any, out: Any) -> None:
-    if isinstance(out, Tensor):
-        out.copy_(rows).sub_(pivot)
-    else:
-        np.subtract(rows, pivot, out=out, dtype=out.dtype, casting="same_kind" if rows.dtype.kind == "f" else "unsafe")
-
-
-def _concatenate(parts: list[Any]) -> Any:
-    return torch.cat(parts) if isinstance(parts[0], Tensor) else np.concatenate(parts)
-
-
-def _stack(rows: list[Any]) -> Any:
-    return torch.stack(rows) if isinstance(rows[0], Tensor) else np.stack(rows)
-
-
-def _like(values: list[float], rows: Any) -> Any:
-    return rows.new_tensor(values) if isinstance(rows, Tensor) else np.array(values, rows.dtype)
+        mean = self.base + self.offset
+        return Block(self.count, self.weight, mean[:d].clone(), mean[d:].clone(), total, cross, yy.clamp_min(0))
 
 
 def block_of(
@@ -201,21 +173,21 @@ def block_of(
 ) -> Block:
     """Return the moments of the rows `index` (default: all) of X (n, d) and y (n, t), in one pass.
 
-    Cost n d (d / 2 + t) multiply-adds; memory 3 d² numbers, and `CHUNK_BYTES`.
+    Cost n d (d / 2 + t) multiply-adds; memory 2 d² numbers, and `CHUNK_BYTES`.
     """
     d, t = X.shape[1], y.shape[1]
     n = X.shape[0] if index is None else index.shape[0]
     work = workspace(n, d, t, dtype, device) if work is None else work
     size = work.buffers[0].shape[0]
-    if index is not None or X.dtype is torch.bfloat16:  # such rows are copied on their way in, beside the buffers
+    if index is not None:  # such rows are copied on their way in, beside the buffers
         size = max(1, size // 2)
-    run = _Pass(empty_block(d, t, dtype, device), work, rules.slices(device, X.dtype, dtype))
-    weights = None if sample_weight is None else sample_weight.to(device, dtype)
-    with np.errstate(over="ignore", invalid="ignore"):  # `check_finite` tells the caller, with the row
-        for start in range(0, n, size):
-            rows = slice(start, start + size) if index is None else index[start : start + size]
-            run.step(*(None if a is None else blas.array(a[rows].to(device)) for a in (X, y, weights)))
-        return run.finish()
+    run = _Pass(empty_block(d, t, dtype, device), work, device_constants.slices(device, X.dtype, dtype))
+    X, y = X.detach(), y.detach()
+    weights = None if sample_weight is None else sample_weight.detach().to(device, dtype)
+    for start in range(0, n, size):
+        rows = slice(start, start + size) if index is None else index[start : start + size]
+        run.step(X[rows].to(device), y[rows].to(device), None if weights is None else weights[rows])
+    return run.finish()
 
 
 def merge(blocks: Iterable[Block]) -> Block:
@@ -230,8 +202,8 @@ def merge(blocks: Iterable[Block]) -> Block:
     mean_x, mean_y = share @ shift_x, share @ shift_y
     root = torch.stack([b.weight for b in blocks]).sqrt()[:, None]
     dx, dy = root * (shift_x - mean_x), root * (shift_y - mean_y)
-    gram = blas.gram(dx)
-    cross, yy = blas.matmul(dx.T, dy), (dy * dy).sum(0)
+    gram = algebra.gram(dx)
+    cross, yy = dx.T @ dy, (dy * dy).sum(0)
     for b in blocks:
         gram += b.gram
         cross += b.cross

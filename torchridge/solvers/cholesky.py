@@ -7,7 +7,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torchridge.solvers import blas
 from torchridge.solvers.objective import System
 
 
@@ -23,13 +22,14 @@ def cholesky(system: System, alpha: float) -> Factored | None:
     """Solve (gram + α diag(penalty)) w = cross; None if it is not positive definite to rounding. Cost d³ and d² t."""
     matrix = system.gram.clone()
     matrix.diagonal().add_(alpha if system.penalty is None else alpha * system.penalty)
-    inverse = blas.cholesky_inverse(matrix)
-    if inverse is None:
+    factor, info = torch.linalg.cholesky_ex(matrix)
+    if int(info) != 0:
         return None
+    inverse = torch.cholesky_inverse(factor)
     condition = float(torch.linalg.matrix_norm(matrix, 1) * torch.linalg.matrix_norm(inverse, 1))
-    weight = blas.matmul(inverse, system.cross)
+    weight = inverse @ system.cross
     # An explicit inverse is less stable than its factor; one step on the residual makes up for it.
-    weight += blas.matmul(inverse, system.cross - blas.matmul(matrix, weight))
+    weight += inverse @ (system.cross - (matrix @ weight))
     return Factored(weight if system.prior is None else weight + system.prior, inverse, condition)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from torchridge import _check
 from torchridge._ranks import Ranks, brief
-from torchridge.solvers import blas, blocks
+from torchridge.solvers import blocks
 from torchridge.solvers.blocks import Block
 from torchridge.solvers.moments import Moments
 from torchridge.solvers.rows import Rows, check_rows, result_dtype
@@ -36,9 +36,8 @@ def moments_of_columns(
     (rows, ids), told = ranks.together("column_moments", check, says, agree=agree)
     parts = _Parts(ranks, [t["place"] for t in told], [t["width"] for t in told])
     result.result_dtype, result.vector_target = dtype, rows.vector_target
-    with blas.one_pool(X.device):
-        for key, index in _indices(ids, rows).items():
-            result._blocks[key] = _block(X, d, rows, index, parts)
+    for key, index in _indices(ids, rows).items():
+        result._blocks[key] = _block(X, d, rows, index, parts)
     return result
 
 
@@ -87,8 +86,8 @@ def _block(X: Tensor, d: int, rows: Rows, index: Tensor, parts: _Parts) -> Block
         x = x if x.dtype in (torch.float32, torch.float64) else x.to(dtype)  # what gloo can carry
         everything = parts.gathered("columns", x.T).T.double() - mean  # (m, d)
         weighted = ((x - mean_own) * s[run, None]).T  # (d_own, m), float64
-        gram += blas.matmul(weighted, everything)
-        cross += blas.matmul(weighted, y[run])
+        gram += weighted @ everything
+        cross += weighted @ y[run]
     whole = parts.gathered("the Gram matrix", torch.cat([gram, cross], 1))
     gram = whole[:, :d]
     yy = s @ y**2

@@ -9,7 +9,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from torchridge.solvers import blocks, dual, nodes, rules, scoring, spectral
+from torchridge.solvers import blocks, dual, nodes, scoring, spectral
+from torchridge.solvers import device as device_constants
 from torchridge.solvers.blocks import Block
 from torchridge.solvers.dual import Dual
 from torchridge.solvers.folds import Split
@@ -76,7 +77,7 @@ class FoldMoments:
         free = self.objective.penalty is not None and bool((self.objective.penalty == 0).any())
         if free or "spectra" in self.__dict__:
             return None
-        most = rules.most_nodes(self.like.device, self.like.shape[0])
+        most = device_constants.most_nodes(self.like.device, self.like.shape[0])
         return nodes.nodes(alpha, most) if most and bool(alpha.min() > 0) else None
 
     def _fold(self, k: int, alpha: Tensor, chosen: Nodes | None) -> Tensor:

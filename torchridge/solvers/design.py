@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torchridge.solvers import blas, select
+from torchridge.solvers import select
 from torchridge.solvers.objective import Objective
 from torchridge.solvers.operators import Operator
 
@@ -109,7 +109,7 @@ def _along(form: Design, v: Tensor, part: Tensor, dtype: torch.dtype) -> Tensor:
     """Return Γᵀ v, (q, c)."""
     slopes = form.slopes.to(dtype)
     if form.sets == 1:
-        return blas.matmul(slopes[:, :, 0], v)
+        return slopes[:, :, 0] @ v
     return torch.stack([(slopes[k][:, part] * v).sum(0) for k in range(slopes.shape[0])])
 
 
@@ -117,7 +117,7 @@ def _against(form: Design, fitted: Tensor, part: Tensor) -> Tensor:
     """Return Γ fitted, (d, c), for fitted (q, c)."""
     slopes = form.slopes.to(fitted.dtype)
     if form.sets == 1:
-        return blas.matmul(slopes[:, :, 0].T, fitted)
+        return slopes[:, :, 0].T @ fitted
     out = slopes[0][:, part] * fitted[0]
     for k in range(1, slopes.shape[0]):
         out += slopes[k][:, part] * fitted[k]
@@ -134,11 +134,11 @@ def gram(form: Design, u: Tensor, part: Tensor) -> Tensor:
 
     def between(rows: slice, columns: slice, r: Tensor) -> Tensor:
         if shift is not None:
-            r = r - blas.matmul(fixed[rows], shift[:, columns])
+            r = r - (fixed[rows] @ shift[:, columns])
         if weight is not None:
             r = r * _of(weight[rows], part[columns])
         if q:
-            kept[:, columns] += blas.matmul(fixed[rows].T, r)
+            kept[:, columns] += fixed[rows].T @ r
         return r
 
     out = form.X.normal(v, between)
@@ -153,7 +153,7 @@ def dual_gram(form: Design, z: Tensor, part: Tensor) -> Tensor:
     s = z if root is None else z * root
     fixed, scale, slopes = form.fixed.to(z.dtype), _cast(form.scale, z.dtype), form.slopes.to(z.dtype)
     q = fixed.shape[1]
-    inner = blas.matmul(fixed.T, s)
+    inner = fixed.T @ s
     kept = z.new_zeros(q, z.shape[1])
 
     def between(features: slice, columns: slice, w: Tensor) -> Tensor:
@@ -168,7 +168,7 @@ def dual_gram(form: Design, z: Tensor, part: Tensor) -> Tensor:
 
     out = form.X.conormal(s, between)
     if q:
-        out -= blas.matmul(fixed, kept)
+        out -= fixed @ kept
     return out if root is None else out * root
 
 
@@ -191,7 +191,7 @@ def forward(form: Design, w: Tensor, part: Tensor) -> Tensor:
     """Return (X − Z Γᵀ) w for weights w (d, c) of the features that are penalized."""
     out = form.X.matmul(w)
     if form.fixed.shape[1]:
-        out -= blas.matmul(form.fixed, _along(form, w, part, torch.float64))
+        out -= form.fixed @ _along(form, w, part, torch.float64)
     return out
 
 
@@ -199,7 +199,7 @@ def backward(form: Design, r: Tensor, part: Tensor) -> Tensor:
     """Return diag(e) (X − Z Γᵀ)ᵀ r for r (n, c), which is weighted already."""
     out = form.X.rmatmul(r)
     if form.fixed.shape[1]:
-        out -= _against(form, blas.matmul(form.fixed.T, r), part)
+        out -= _against(form, form.fixed.T @ r, part)
     return _scaled(form, out, part)
 
 
@@ -210,7 +210,7 @@ def penalized(form: Design, u: Tensor, part: Tensor) -> Tensor:
 
 def on_fixed(form: Design, y: Tensor, part: Tensor) -> Tensor:
     """Return the coefficients of columns y (n, c) on Z, (q, c)."""
-    right = blas.matmul(form.fixed.T, weigh(form, y, part))
+    right = form.fixed.T @ weigh(form, y, part)
     return torch.einsum("cqr,rc->qc", form.inverse[part], right)
 
 

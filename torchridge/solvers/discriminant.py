@@ -14,7 +14,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torchridge.solvers import blas
 from torchridge.solvers.blocks import Block
 
 
@@ -41,7 +40,7 @@ def classes_of(block: Block) -> Classes:
     present = weight > 0.5 * torch.finfo(weight.dtype).eps * block.weight
     safe = torch.where(present, weight, torch.ones_like(weight))
     shift = torch.where(present, block.cross / safe, torch.zeros_like(block.cross))  # (d, k)
-    within = block.gram - blas.matmul(shift * weight.clamp_min(0), shift.T)
+    within = block.gram - ((shift * weight.clamp_min(0)) @ shift.T)
     return Classes(torch.where(present, weight, torch.zeros_like(weight)), block.mean_x + shift.T, within)
 
 
@@ -49,7 +48,7 @@ def discriminant(block: Block) -> Discriminant:
     """Diagonalize the covariance within classes. Cost 9 d³."""
     classes = classes_of(block)
     covariance = classes.within / block.weight
-    eigvals, vectors = blas.eigh((covariance + covariance.T) / 2)
+    eigvals, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
     return Discriminant(classes.weight / block.weight, classes.mean, eigvals.clamp_min(0), vectors)
 
 
@@ -66,10 +65,10 @@ def weights(model: Discriminant, shrinkage: Tensor) -> tuple[Tensor, Tensor]:
     Taken about x̄, which adds the same to every class and keeps the digits of classes far from zero. Cost L k d².
     """
     center = model.prior @ model.mean
-    rotated = blas.matmul(model.mean - center, model.vectors)  # (k, d)
+    rotated = (model.mean - center) @ model.vectors  # (k, d)
     inverse = 1 / spread(model, shrinkage).T  # (L, d)
-    weight = blas.matmul(rotated * inverse[:, None, :], model.vectors.T)  # (L, k, d)
-    bias = model.prior.log() - 0.5 * blas.matmul(inverse, (rotated**2).T)
+    weight = (rotated * inverse[:, None, :]) @ model.vectors.T  # (L, k, d)
+    bias = model.prior.log() - 0.5 * (inverse @ (rotated**2).T)
     return weight, bias - weight @ center
 
 
@@ -79,9 +78,9 @@ def heldout_log_likelihood(model: Discriminant, held: Block, shrinkage: Tensor) 
     Rows of a class that the model has not seen count by their scatter alone. Cost 2 d³.
     """
     seen = classes_of(held)
-    gap = blas.matmul(seen.mean - model.mean, model.vectors)  # (k, d)
+    gap = (seen.mean - model.mean) @ model.vectors  # (k, d)
     known = (seen.weight > 0) & (model.prior > 0)
-    inside = (model.vectors * blas.matmul(seen.within, model.vectors)).sum(0)  # (d,)
+    inside = (model.vectors * (seen.within @ model.vectors)).sum(0)  # (d,)
     squares = inside + torch.where(known, seen.weight, torch.zeros_like(seen.weight)) @ gap**2
     lam = spread(model, shrinkage)
     log_prior = torch.where(known, seen.weight * model.prior.log(), torch.zeros_like(seen.weight)).sum()

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torchridge.solvers import blas
+from torchridge.solvers import algebra
 from torchridge.solvers.blocks import CHUNK_BYTES
 from torchridge.solvers.objective import Objective
 from torchridge.solvers.rows import Rows
@@ -63,7 +63,7 @@ def dual(rows: Rows, objective: Objective, dtype: torch.dtype) -> Dual:
     target = target if prior_fit is None else target - prior_fit
     unpenalized = _unpenalized(X, center, root, free, objective.intercept)
     eigvals, basis = _complement_eigh(gram, unpenalized)
-    coef = blas.matmul(basis.T, target)
+    coef = basis.T @ target
     return Dual(
         eigvals, basis, target, coef, unpenalized, root, center, shift, target_center, scale, free, objective.intercept
     )
@@ -76,12 +76,12 @@ def column_statistics(X: Tensor, sample_weight: Tensor | None, dtype: torch.dtyp
     means, variances = [], []
     for part in column_chunks(X, dtype):
         x = X[:, part].to(dtype)
-        mean = blas.matmul(share, x)[0]
-        variance = blas.matmul(share, x * x)[0] - mean**2
+        mean = (share @ x)[0]
+        variance = (share @ (x * x))[0] - mean**2
         if bool((variance < 1e-4 * mean**2).any()):  # the difference has cancelled
             x = x - mean
-            mean = mean + blas.matmul(share, x)[0]
-            variance = blas.matmul(share, x * x)[0]
+            mean = mean + (share @ x)[0]
+            variance = (share @ (x * x))[0]
         means.append(mean)
         variances.append(variance)
     return torch.cat(means), torch.cat(variances)
@@ -123,9 +123,9 @@ def _row_products(
     for part in column_chunks(X, dtype):
         x = columns_of(X, part, shift, root, dtype)
         if fit is not None and prior is not None:
-            fit += blas.matmul(x, prior[part])
+            fit += x @ prior[part]
         x = x if scale is None else x * scale[part].sqrt()
-        gram += blas.gram(x.T)
+        gram += algebra.gram(x.T)
     return gram, fit
 
 
@@ -140,7 +140,7 @@ def _unpenalized(X: Tensor, center: Tensor, root: Tensor | None, free: Tensor | 
         columns.append(x if root is None else x * root[:, None])
     if not columns:
         return torch.zeros(n, 0, dtype=center.dtype, device=X.device)
-    left, sigma, _ = blas.svd(torch.cat(columns, 1))
+    left, sigma, _ = torch.linalg.svd(torch.cat(columns, 1), full_matrices=False)
     keep = sigma > n * torch.finfo(sigma.dtype).eps * sigma[0]
     independent: Tensor = left[:, keep]
     return independent
@@ -152,7 +152,7 @@ def _complement_eigh(gram: Tensor, unpenalized: Tensor) -> tuple[Tensor, Tensor]
     if q == n:  # nothing is left to be shrunk, as for a single row and an intercept
         return torch.zeros_like(gram[:1, 0]), torch.zeros_like(gram[:, :1])
     if q == 0:
-        eigvals, basis = blas.eigh(gram)
+        eigvals, basis = torch.linalg.eigh(gram)
         return eigvals.clamp_min(0), basis
     # Householder vectors of the unpenalized columns span the complement without an n × n factor of their own.
     reflected = gram
@@ -160,7 +160,7 @@ def _complement_eigh(gram: Tensor, unpenalized: Tensor) -> tuple[Tensor, Tensor]
     for v in vectors:
         reflected = reflected - 2 * torch.outer(v, v @ reflected)
         reflected = reflected - 2 * torch.outer(reflected @ v, v)
-    eigvals, inner = blas.eigh(reflected[q:, q:].contiguous())
+    eigvals, inner = torch.linalg.eigh(reflected[q:, q:].contiguous())
     basis = torch.cat([torch.zeros(q, inner.shape[1], dtype=gram.dtype, device=gram.device), inner])
     for v in reversed(vectors):
         basis -= 2 * torch.outer(v, v @ basis)
@@ -183,12 +183,12 @@ def _reflectors(columns: Tensor) -> list[Tensor]:
 def coefficients(problem: Dual, alpha: Tensor) -> Tensor:
     """Return dual coefficients for each strength and target, (n, L, t), for α of shape (L,)."""
     scaled = filters(problem.eigvals, alpha)[:, :, None] * problem.coef[:, None, :]
-    return blas.matmul(problem.basis, scaled.flatten(1)).reshape(-1, *scaled.shape[1:])
+    return (problem.basis @ scaled.flatten(1)).reshape(-1, *scaled.shape[1:])
 
 
 def coefficients_per_target(problem: Dual, alpha: Tensor) -> Tensor:
     """Return dual coefficients for one strength a target, alpha (t,), as (n, 1, t)."""
-    return blas.matmul(problem.basis, filters(problem.eigvals, alpha) * problem.coef)[:, None, :]
+    return (problem.basis @ (filters(problem.eigvals, alpha) * problem.coef))[:, None, :]
 
 
 def weights(problem: Dual, rows: Rows, objective: Objective, coef: Tensor) -> Tensor:
@@ -197,7 +197,7 @@ def weights(problem: Dual, rows: Rows, objective: Objective, coef: Tensor) -> Te
     parts = []
     for part in column_chunks(X, flat.dtype):
         x = columns_of(X, part, problem.shift, problem.root, flat.dtype)
-        w = blas.matmul(x.T, flat)
+        w = x.T @ flat
         parts.append(w if problem.scale is None else w * problem.scale[part, None])
     weight = torch.cat(parts)
     repeated = None if objective.prior is None else objective.prior[:, None, :].expand(-1, coef.shape[1], -1).flatten(1)
@@ -212,7 +212,7 @@ def _fit_free(weight: Tensor, problem: Dual, X: Tensor, L: int) -> None:
     assert problem.free is not None
     left = problem.target.repeat(1, L)
     for part in column_chunks(X, weight.dtype):
-        left = left - blas.matmul(columns_of(X, part, problem.shift, problem.root, weight.dtype), weight[part])
+        left = left - (columns_of(X, part, problem.shift, problem.root, weight.dtype) @ weight[part])
     x = X[:, problem.free].to(weight.dtype) - problem.center[problem.free]
     x = x if problem.root is None else x * problem.root[:, None]
     if problem.intercept:
@@ -254,8 +254,8 @@ def unit_variance(problem: Dual, rows: Rows, alpha: Tensor) -> Tensor:
     size = scale_of(problem.eigvals).sqrt()
     inner = (size * filters(problem.eigvals, alpha)) ** 2  # (m, L)
     for part in column_chunks(X, inner.dtype):
-        projected = blas.matmul(problem.basis.T, columns_of(X, part, problem.shift, problem.root, inner.dtype))
-        variance = blas.matmul(((projected / size) ** 2).T, inner)
+        projected = problem.basis.T @ columns_of(X, part, problem.shift, problem.root, inner.dtype)
+        variance = ((projected / size) ** 2).T @ inner
         parts.append(variance if problem.scale is None else variance * problem.scale[part, None] ** 2)
     variance = torch.cat(parts)
     if problem.free is not None:
@@ -271,12 +271,12 @@ def heldout_residuals(problem: Dual, alpha: Tensor, index: Tensor) -> Tensor:
     for j in range(alpha.shape[0]):
         root = filtered[:, j].sqrt()
         scaled = basis * root
-        block = blas.gram(scaled.T)  # H_FF
-        result.append(blas.solve(block, blas.matmul(scaled, root[:, None] * problem.coef)))
+        block = algebra.gram(scaled.T)  # H_FF
+        result.append(torch.linalg.solve(block, scaled @ (root[:, None] * problem.coef)))
     return torch.stack(result, 1)
 
 
 def leave_one_out(problem: Dual, alpha: Tensor) -> Tensor:
     """Return √s times the leave-one-out residuals, (n, L, t): a_i / H_ii."""
-    diagonal = blas.matmul(problem.basis**2, filters(problem.eigvals, alpha))  # (n, L)
+    diagonal = (problem.basis**2) @ filters(problem.eigvals, alpha)  # (n, L)
     return coefficients(problem, alpha) / diagonal.clamp_min(torch.finfo(diagonal.dtype).tiny)[:, :, None]

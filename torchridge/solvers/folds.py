@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from torchridge import _check
-from torchridge.solvers import blas
 
 Split = tuple[Tensor, Tensor]  # row numbers of the training part and of the held-out part
 
@@ -24,18 +22,18 @@ def contiguous_folds(n: int, k: int) -> Tensor:
 
 def group_folds(groups: Tensor, k: int) -> Tensor:
     """Return fold ids (n,) that keep every group whole: largest group first, to the lightest fold (`GroupKFold`)."""
-    _, inverse, counts = np.unique(groups.cpu().numpy(), return_inverse=True, return_counts=True)
-    return torch.from_numpy(folds_of_groups(counts, k)[inverse])
+    _, inverse, counts = torch.unique(groups.cpu(), return_inverse=True, return_counts=True)
+    return folds_of_groups(counts, k)[inverse]
 
 
-def folds_of_groups(counts: Any, k: int) -> Any:
+def folds_of_groups(counts: Tensor, k: int) -> Tensor:
     """Return the fold of each group, (g,), from how many rows each has, in the order of sorted labels."""
-    load, fold_of = np.zeros(k), np.zeros(len(counts), dtype=np.int64)
-    for group in np.argsort(counts, kind="stable")[::-1]:  # the sort, and so the order of ties, is scikit-learn's
-        lightest = int(load.argmin())
-        load[lightest] += counts[group]
+    load, fold_of, sizes = [0] * k, [0] * len(counts), counts.tolist()
+    for group in counts.argsort(stable=True).flip(0).tolist():  # the sort, and so the order of ties, is scikit-learn's
+        lightest = load.index(min(load))
+        load[lightest] += sizes[group]
         fold_of[group] = lightest
-    return fold_of
+    return torch.tensor(fold_of)
 
 
 def fold_ids(cv: int | Tensor, n: int, groups: Any = None) -> Tensor:
@@ -47,10 +45,11 @@ def fold_ids(cv: int | Tensor, n: int, groups: Any = None) -> Tensor:
             raise ValueError(f"`cv`: fold ids should not be negative, got {int(cv.min())}.")
         if groups is not None:
             raise ValueError("`groups` has no use beside fold ids in `cv`. Leave it out, or pass a number of folds.")
-        values, inverse = np.unique(cv.cpu().numpy(), return_inverse=True)
+        values, inverse = torch.unique(cv.cpu(), return_inverse=True)
         if len(values) < 2:
             raise ValueError("`cv`: fold ids name a single fold; expected at least two.")
-        return torch.from_numpy(inverse)
+        ids: Tensor = inverse
+        return ids
     k = _check.integer(cv, "cv", minimum=2)
     if k > n:
         raise ValueError(f"`cv`={k} folds cannot be made of {n} rows. Use at most {n}, or cv='loo'.")
@@ -62,15 +61,24 @@ def fold_ids(cv: int | Tensor, n: int, groups: Any = None) -> Tensor:
     return group_folds(labels, k)
 
 
+def as_ids(cv: Any) -> Any:
+    """Return an array of fold ids as a tensor, and anything else as it is."""
+    return torch.as_tensor(cv) if getattr(getattr(cv, "dtype", None), "kind", "") in ("i", "u", "b") else cv
+
+
 def check_groups(groups: Any, n: int) -> Tensor:
     """Return group labels as integers (n,); strings and other labels are numbered."""
     if isinstance(groups, Tensor):
         labels = groups
     else:
         try:
-            labels = torch.from_numpy(np.unique(np.asarray(groups), return_inverse=True)[1].reshape(-1))
+            listed = groups.tolist() if hasattr(groups, "tolist") else list(groups)
+            number = {label: i for i, label in enumerate(sorted({*listed}))}
+            if None in number:
+                raise TypeError
         except TypeError:
             raise TypeError(f"`groups` should hold labels of one kind that can be sorted, got {groups!r}.") from None
+        labels = torch.tensor([number[label] for label in listed])
     if labels.shape != (n,):
         raise ValueError(f"`groups` should hold one label a row, shape ({n},), got {tuple(labels.shape)}.")
     return labels
@@ -79,9 +87,9 @@ def check_groups(groups: Any, n: int) -> Tensor:
 def splits(cv: Any, n: int, y: Tensor, groups: Any) -> list[Split]:
     """Return the splits of a splitter or of an iterable of (train, test) row numbers."""
     if hasattr(cv, "split"):
-        target = blas.array(y.cpu().squeeze(-1))
+        target = (y.float() if y.dtype is torch.bfloat16 else y).detach().cpu().squeeze(-1).numpy()
         labels = groups.cpu().numpy() if isinstance(groups, Tensor) else groups
-        pairs: Iterable[Any] = cv.split(np.zeros((n, 1)), target, labels)
+        pairs: Iterable[Any] = cv.split(torch.zeros(n, 1).numpy(), target, labels)
     elif isinstance(cv, Iterable) and not isinstance(cv, (str, bytes, dict)):
         if groups is not None:
             raise ValueError("`groups` has no use beside given splits in `cv`. Leave it out, or pass a splitter.")
@@ -102,7 +110,7 @@ def splits(cv: Any, n: int, y: Tensor, groups: Any) -> list[Split]:
 
 
 def _row_numbers(values: Any, n: int) -> Tensor:
-    rows = values if isinstance(values, Tensor) else torch.from_numpy(np.asarray(values))
+    rows = values if isinstance(values, Tensor) else torch.as_tensor(values)
     if rows.dtype is torch.bool:
         if rows.shape != (n,):
             raise ValueError(f"`cv`: a mask should have shape ({n},), got {tuple(rows.shape)}.")

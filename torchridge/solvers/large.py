@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torchridge.solvers import blas, design, krylov, nystrom, select
+from torchridge.solvers import design, krylov, nystrom, select
 from torchridge.solvers.design import Design
 from torchridge.solvers.krylov import Solved, System
 from torchridge.solvers.nystrom import Nystrom
@@ -114,7 +114,7 @@ def solve(form: Design, approximation: Nystrom, share: Tensor, y: Tensor, column
     target = y[:, columns.target]
     fixed = design.on_fixed(form, target, part)
     if form.fixed.shape[1]:
-        target = target - blas.matmul(form.fixed, fixed)
+        target = target - (form.fixed @ fixed)
     system = system_of(form, approximation, share, columns)
     if form.dual:
         weight, solved = _dual(form, system, target, columns, rule)
@@ -177,6 +177,6 @@ def residual_squares(form: Design, y: Tensor, block: Block, columns: Columns) ->
     """Return Σ s (y − ŷ)² over the rows that were fitted, (c,)."""
     target = y[:, columns.target]
     if form.fixed.shape[1]:
-        target = target - blas.matmul(form.fixed, block.fixed)
+        target = target - (form.fixed @ block.fixed)
     left = target - design.forward(form, block.weight, columns.part)
     return design.weigh(form, left**2, columns.part).sum(0)

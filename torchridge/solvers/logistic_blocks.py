@@ -20,7 +20,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from torchridge.solvers import blas
+from torchridge.solvers import algebra
 from torchridge.solvers.logistic_basis import Basis
 from torchridge.solvers.logistic_loss import Rows, chunks
 
@@ -112,8 +112,7 @@ def blocks_or_price(
     price = (2 * float(matters.sum()) * q * q + c * q**3 / 3) / unit
     if price > patience:
         return price
-    with blas.one_pool(rows.features.device):
-        gram = _grams(rows, curvature, matters, total[:, 0])
+    gram = _grams(rows, curvature, matters, total[:, 0])
     mixing = _mixing(weighted @ proba.mT, total)
     return Blocks(gram, _diagonal(gram, basis, penalty), mixing, _open(rows, head, group, c))
 
@@ -194,7 +193,7 @@ def _grams(rows: Rows, curvature: Tensor, matters: Tensor, total: Tensor) -> Ten
         weight = weight[index]
         scale = torch.where(whole > 0, whole / weight.sum(), 0)  # the rows left out count like those that are kept
         scaled = rows.features[index] * (weight * scale).sqrt()[:, None]
-        blas.gram_into(blas.array(scaled), blas.array(gram))
+        gram.copy_(algebra.gram(scaled))
     return grams
 
 

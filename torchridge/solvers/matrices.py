@@ -9,7 +9,6 @@ from torch import Tensor
 
 from torchridge import _check
 from torchridge.solvers import operators
-from torchridge.solvers.blas import tensor as as_tensor
 from torchridge.solvers.operators import Dense, LinearOperator, Operator
 from torchridge.solvers.sparse import SparseArray, SparseTensor
 
@@ -45,7 +44,7 @@ def dense_of(X: Any) -> Tensor:
         return X.to_dense()
     _real(X)
     array = X.toarray()
-    return as_tensor(array if array.dtype.kind in "iufb" and array.dtype.isnative else array.astype("f8"))
+    return torch.from_numpy(array if array.dtype.kind in "iufb" and array.dtype.isnative else array.astype("f8"))
 
 
 def operator_of(X: Any, kind: str) -> Operator:
@@ -66,7 +65,7 @@ def operator_of(X: Any, kind: str) -> Operator:
         rows.sum_duplicates()
     if rows.data.dtype.kind not in "f" or rows.data.dtype.itemsize not in (4, 8):
         rows = rows.astype("f8")
-    _finite_entries(as_tensor(rows.data), as_tensor(rows.indptr))
+    _finite_entries(torch.from_numpy(rows.data), torch.from_numpy(rows.indptr))
     return SparseArray(rows)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from torchridge import _check
-from torchridge.solvers import blas, blocks
+from torchridge.solvers import blocks
 from torchridge.solvers.blocks import Block, Workspace
 from torchridge.solvers.rows import Rows, check_rows, result_dtype
 
@@ -83,8 +83,7 @@ class Moments:
                 fit what is held: other d or t, folds with rows that had none.
             TypeError: where a tensor is expected and something else came.
         """
-        with blas.one_pool(X.device if isinstance(X, Tensor) else torch.device("cpu")):
-            return self._update(check_rows(X, y, sample_weight, flatten=flatten), fold, flatten)
+        return self._update(check_rows(X, y, sample_weight, flatten=flatten), fold, flatten)
 
     def _update(
         self, rows: Rows, fold: int | Tensor | None, flatten: bool = False, work: Workspace | None = None

@@ -6,16 +6,15 @@ that span the grid, and so are the weights (gram + αD)⁻¹ cross of the weight
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from torchridge.solvers import blas
 from torchridge.solvers.blocks import Block, about
+from torchridge.solvers.device import NODE_BYTES, NODE_TOLERANCE
 from torchridge.solvers.objective import Objective, System, located, residual_moments, system
-from torchridge.solvers.rules import NODE_BYTES, NODE_TOLERANCE
 
 # Points of s per decade that the combinations are fitted at, and decades that they reach beyond the grid.
 _POINTS, _BEYOND = 64, 4
@@ -43,17 +42,18 @@ def nodes(alpha: Tensor, most: int) -> Nodes | None:
 
 def chebyshev(alpha: Tensor, count: int) -> Nodes:
     """Return Chebyshev nodes in log α and the combinations that give each of `alpha` (L,), positive."""
-    grid = alpha.detach().cpu().double().numpy()
+    grid = alpha.detach().cpu().double()
     low, high = float(grid.min()), float(grid.max())
-    u = np.cos((2 * np.arange(count) + 1) * np.pi / (2 * count))
-    center, half = np.log(low * high) / 2, np.log(high / low) / 2
-    at = np.exp(center + half * u / u.max()) if count > 1 and half > 0 else np.array([low])
-    ends = np.log10(low) - _BEYOND, np.log10(high) + _BEYOND
-    s = np.concatenate([[0.0], np.logspace(*ends, int(_POINTS * (ends[1] - ends[0])))])[:, None]
+    u = torch.cos((2 * torch.arange(count, dtype=torch.float64) + 1) * (torch.pi / (2 * count)))
+    center, half = math.log(low * high) / 2, math.log(high / low) / 2
+    at = (center + half * u / u.max()).exp() if count > 1 and half > 0 else torch.tensor([low], dtype=torch.float64)
+    ends = math.log10(low) - _BEYOND, math.log10(high) + _BEYOND
+    points = torch.logspace(*ends, int(_POINTS * (ends[1] - ends[0])), dtype=torch.float64)
+    s = torch.cat([points.new_zeros(1), points])[:, None]
     basis, wanted = (s + low) / (s + at), (s + low) / (s + grid)
-    mix = np.linalg.lstsq(basis, wanted, rcond=1e-15)[0]
-    error = float(np.abs(basis @ mix - wanted).max())
-    return Nodes(torch.from_numpy(at).to(alpha), torch.from_numpy(mix).to(alpha), error)
+    mix = torch.linalg.lstsq(basis, wanted, rcond=1e-15, driver="gelsd").solution  # on the CPU, whatever the device
+    error = float((basis @ mix - wanted).abs().max())
+    return Nodes(at.to(alpha), mix.to(alpha), error)
 
 
 def heldout_squares(chosen: Nodes, train: Block, held: Block, objective: Objective) -> Tensor | None:
@@ -69,10 +69,10 @@ def heldout_squares(chosen: Nodes, train: Block, held: Block, objective: Objecti
     seen = about(held, center.mean_x, center.mean_y)
     cross, yy = (seen.cross, seen.yy) if problem.prior is None else residual_moments(seen, problem.prior)
     linear = (weight * cross).sum(1)  # (r, t)
-    product = blas.matmul(seen.gram, weight)  # (r, d, t)
-    pairs = blas.matmul(weight.permute(2, 0, 1), product.permute(2, 1, 0))  # (t, r, r)
-    mixed = blas.matmul(pairs, chosen.mix)  # (t, r, L)
-    squares = yy - 2 * blas.matmul(chosen.mix.T, linear) + (mixed * chosen.mix).sum(1).T
+    product = seen.gram @ weight  # (r, d, t)
+    pairs = weight.permute(2, 0, 1) @ product.permute(2, 1, 0)  # (t, r, r)
+    mixed = pairs @ chosen.mix  # (t, r, L)
+    squares = yy - 2 * (chosen.mix.T @ linear) + (mixed * chosen.mix).sum(1).T
     return squares.clamp_min(0)
 
 

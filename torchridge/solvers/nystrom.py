@@ -12,8 +12,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torchridge.solvers import blas
-
 # Columns that are sketched at once; those that tell whether a sketch is worth its cost, and those of the first one.
 _WIDTH = 64
 PROBE = 4
@@ -71,7 +69,7 @@ class Sketch:
         omega = torch.randn(self.m, columns, generator=self.generator, dtype=torch.float32, device=device)
         image = self.product(omega.to(self.dtype)).double()
         omega = omega.double()
-        across = [blas.matmul(omega.T, other) for other in [*self.images, image]]
+        across = [omega.T @ other for other in [*self.images, image]]
         core = torch.zeros(k + columns, k + columns, dtype=torch.float64, device=device)
         core[:k, :k] = self.core
         core[k:] = torch.cat(across, 1)
@@ -82,16 +80,17 @@ class Sketch:
 
     def _root(self) -> Tensor:
         """Return C with C Cᵀ = (ΩᵀGΩ)⁻¹ over the directions that rounding leaves, (k, r)."""
-        eigvals, eigvecs = blas.eigh(self.core)
+        eigvals, eigvecs = torch.linalg.eigh(self.core)
         rounding = torch.finfo(self.dtype).eps * max(10, self.rank)
         kept = eigvals > rounding * eigvals.abs().amax()
-        return eigvecs[:, kept] * eigvals[kept].rsqrt()
+        root: Tensor = eigvecs[:, kept] * eigvals[kept].rsqrt()
+        return root
 
     def eigvals(self) -> Tensor:
         """Return the eigenvalues of the approximation, descending, from products of the sketch alone."""
         root = self._root()
-        squares = torch.cat([torch.cat([blas.matmul(a.T, b) for b in self.images], 1) for a in self.images])
-        values, _ = blas.eigh(blas.matmul(root.T, blas.matmul(squares, root)))
+        squares = torch.cat([torch.cat([a.T @ b for b in self.images], 1) for a in self.images])
+        values: Tensor = torch.linalg.eigvalsh(root.T @ (squares @ root))
         return values.clamp_min(0).flip(0)
 
     def finish(self) -> Nystrom:
@@ -100,7 +99,7 @@ class Sketch:
         factor = torch.cat(self.images, 1) if len(self.images) > 1 else self.images[0]
         self.images = []
         factor = _times(factor, root)
-        eigvals, right = blas.eigh(blas.matmul(factor.T, factor))
+        eigvals, right = torch.linalg.eigh(factor.T @ factor)
         eigvals, right = eigvals.flip(0), right.flip(1)
         kept = eigvals > torch.finfo(torch.float64).eps * 1e2 * eigvals[:1]
         eigvals = eigvals[kept]
@@ -111,7 +110,7 @@ def _times(left: Tensor, right: Tensor) -> Tensor:
     """Return left @ right in the memory of left, where right is no wider."""
     for start in range(0, left.shape[0], _ROWS):
         rows = slice(start, start + _ROWS)
-        left[rows, : right.shape[1]] = blas.matmul(left[rows], right)
+        left[rows, : right.shape[1]] = left[rows] @ right
     return left[:, : right.shape[1]]
 
 
@@ -133,5 +132,5 @@ def precondition(approximation: Nystrom, alpha: Tensor, share: Tensor, r: Tensor
     vectors, eigvals = approximation
     spectrum = eigvals[:, None] * share  # (k, c)
     gain = 1 - (spectrum[-1] + alpha) / (spectrum + alpha).clamp_min(1e-300)
-    inner = blas.matmul(vectors.T, r.to(vectors.dtype))
-    return r - blas.matmul(vectors, (gain * inner).to(vectors.dtype))
+    inner = vectors.T @ r.to(vectors.dtype)
+    return r - (vectors @ (gain * inner).to(vectors.dtype))

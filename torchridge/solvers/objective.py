@@ -10,7 +10,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torchridge.solvers import blas
 from torchridge.solvers.blocks import Block, about_origin
 
 
@@ -70,7 +69,7 @@ def system(block: Block, objective: Objective) -> System:
 
 def residual_moments(block: Block, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Return cross and yy of the targets y − wᵀx, for weights (d, t)."""
-    fitted = blas.matmul(block.gram, weight)  # (d, t)
+    fitted = block.gram @ weight  # (d, t)
     yy = block.yy - (weight * (2 * block.cross - fitted)).sum(0)
     return block.cross - fitted, yy.clamp_min(0)
 

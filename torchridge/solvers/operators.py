@@ -14,8 +14,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from torchridge.solvers import blas
-
 # What happens between the halves of a product: (rows, or columns, of X; columns of the block; X v there) → the same.
 Between = Callable[[slice, slice, Tensor], Tensor]
 
@@ -82,33 +80,33 @@ class Dense:
     def matmul(self, v: Tensor) -> Tensor:
         """Return X v."""
         if self.dtype is v.dtype:
-            return blas.matmul(self.X, v)
+            return self.X @ v
         out = v.new_empty(self.shape[0], v.shape[1])
         for part, piece in self._pieces(0, v.shape[1], v.dtype):
-            out[part] = blas.matmul(piece, v)
+            out[part] = piece @ v
         return out
 
     def rmatmul(self, r: Tensor) -> Tensor:
         """Return Xᵀ r."""
         if self.dtype is r.dtype:
-            return blas.matmul(self.X.T, r)
+            return self.X.T @ r
         out = r.new_zeros(self.shape[1], r.shape[1])
         for part, piece in self._pieces(0, r.shape[1], r.dtype):
-            out += blas.matmul(piece.T, r[part])
+            out += piece.T @ r[part]
         return out
 
     def normal(self, v: Tensor, between: Between) -> Tensor:
         """Return Xᵀ between(X v)."""
         every, out = slice(0, v.shape[1]), torch.zeros_like(v)
         for part, piece in self._pieces(0, v.shape[1], v.dtype):
-            out += blas.matmul(piece.T, between(part, every, blas.matmul(piece, v)))
+            out += piece.T @ between(part, every, piece @ v)
         return out
 
     def conormal(self, r: Tensor, between: Between) -> Tensor:
         """Return X between(Xᵀ r)."""
         every, out = slice(0, r.shape[1]), torch.zeros_like(r)
         for part, piece in self._pieces(1, r.shape[1], r.dtype):
-            out += blas.matmul(piece, between(part, every, blas.matmul(piece.T, r)))
+            out += piece @ between(part, every, piece.T @ r)
         return out
 
     def columns(self, index: Tensor) -> Tensor:
@@ -119,7 +117,7 @@ class Dense:
         """Return Σ s (x − center)²."""
         out = weight.new_zeros(self.shape[1], weight.shape[1])
         for part, piece in self._pieces(0, weight.shape[1], torch.float64):
-            out += blas.matmul(((piece - center) ** 2).T, weight[part])
+            out += ((piece - center) ** 2).T @ weight[part]
         return out
 
 
@@ -239,7 +237,7 @@ def from_scipy(operator: Any) -> LinearOperator:
     double = operator.dtype is None or operator.dtype.itemsize > 4
 
     def apply(product: Callable[[Any], Any], v: Tensor) -> Tensor:
-        return blas.tensor(product(v.numpy()))
+        return torch.from_numpy(product(v.numpy()))
 
     return LinearOperator(
         (int(operator.shape[0]), int(operator.shape[1])),

@@ -8,7 +8,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from torchridge.solvers import blas
 from torchridge.solvers.blocks import CHUNK_BYTES
 from torchridge.solvers.objective import Frame
 from torchridge.solvers.rows import Rows
@@ -25,17 +24,17 @@ def svd_spectrum(rows: Rows, frame: Frame, cross: Tensor) -> Spectrum:
     root, center = None if frame.penalty is None else frame.penalty.rsqrt(), frame.center
     n, d = rows.X.shape
     if n > d:
-        _, sigma, right = blas.svd(_triangle(rows, center, root))
+        _, sigma, right = torch.linalg.svd(_triangle(rows, center, root), full_matrices=False)
         right = right.T
     else:
-        q, r = blas.qr(scaled_rows(rows, slice(None), center, root).T)
-        left, sigma, _ = blas.svd(r)
-        right = blas.matmul(q, left)
+        q, r = torch.linalg.qr(scaled_rows(rows, slice(None), center, root).T)
+        left, sigma, _ = torch.linalg.svd(r, full_matrices=False)
+        right = q @ left
     keep = sigma > max(n, d) * torch.finfo(sigma.dtype).eps * sigma[0]
     floor = sigma.new_zeros(())  # the cut is made here, where the rows resolve far smaller values than their gram
     transform = right[:, keep].flip(1)  # ascending, as `eigh` orders
     transform = transform if root is None else transform * root[:, None]
-    return Spectrum(sigma[keep].flip(0) ** 2, transform, blas.matmul(transform.T, cross), frame.prior, None, floor)
+    return Spectrum(sigma[keep].flip(0) ** 2, transform, transform.T @ cross, frame.prior, None, floor)
 
 
 def scaled_rows(rows: Rows, part: slice, center: Tensor, root: Tensor | None) -> Tensor:
@@ -52,5 +51,5 @@ def _triangle(rows: Rows, center: Tensor, root: Tensor | None) -> Tensor:
     factor = torch.zeros(0, d, dtype=center.dtype, device=center.device)
     for start in range(0, n, size):
         chunk = scaled_rows(rows, slice(start, start + size), center, root)
-        factor = blas.triangle(torch.cat([factor, chunk]))
+        factor = torch.linalg.qr(torch.cat([factor, chunk]), mode="r")[1]
     return factor

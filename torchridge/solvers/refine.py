@@ -11,7 +11,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from torchridge.solvers import blas
 from torchridge.solvers.objective import Frame
 from torchridge.solvers.rows import Rows
 from torchridge.solvers.spectral import Spectrum, filters
@@ -28,9 +27,9 @@ def refine(rows: Rows, frame: Frame, spec: Spectrum, alpha: Tensor, weight: Tens
     best, size = weight, torch.full_like(alpha, torch.inf)
     for _ in range(_STEPS):
         gradient = _gradient(rows, frame, alpha, weight)
-        step = blas.matmul(spec.transform, filtered * blas.matmul(spec.transform.T, gradient))
+        step = spec.transform @ (filtered * (spec.transform.T @ gradient))
         if spec.free:
-            step[spec.free.columns] += blas.matmul(spec.free.inverse, gradient[spec.free.columns])
+            step[spec.free.columns] += spec.free.inverse @ gradient[spec.free.columns]
         length = torch.linalg.vector_norm(step, dim=0)
         shrinking = length < size / 2  # a column that no longer improves keeps what it has
         weight = torch.where(shrinking, weight + step, weight)
@@ -48,10 +47,10 @@ def _gradient(rows: Rows, frame: Frame, alpha: Tensor, weight: Tensor) -> Tensor
         part = slice(start, start + _ROWS)
         x, x_low = _two_difference(rows.X[part].detach().to(weight), frame.center)
         y = rows.y[part].detach().to(weight) - frame.target_center
-        residual = y[:, targets] - blas.matmul(x, weight)
+        residual = y[:, targets] - (x @ weight)
         if rows.sample_weight is not None:
             residual = residual * rows.sample_weight[part].detach().to(weight)[:, None]
-        for term in (*_exact_products(x, residual), blas.matmul(x_low.T, residual)):
+        for term in (*_exact_products(x, residual), x_low.T @ residual):
             high, low = _add(high, low, term)
     shrunk = weight if frame.prior is None else weight - frame.prior[:, targets]
     for p in _two_product(alpha if frame.penalty is None else alpha * frame.penalty[:, None], shrunk):
@@ -87,7 +86,7 @@ def _halves(a: Tensor) -> tuple[Tensor, Tensor]:
 def _exact_products(x: Tensor, r: Tensor) -> list[Tensor]:
     """Return terms whose sum is xᵀ r to some 60 bits; the leading ones are exact."""
     xs, rs = _slices(x), _slices(r)
-    return [blas.matmul(xs[i].T, rs[j]) for i in range(3) for j in range(3) if i + j < 3]
+    return [(xs[i].T @ rs[j]) for i in range(3) for j in range(3) if i + j < 3]
 
 
 def _slices(a: Tensor) -> list[Tensor]:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torchridge.solvers import blas, spectral
+from torchridge.solvers import spectral
 from torchridge.solvers.blocks import Block, about, chunk_rows
 from torchridge.solvers.objective import Objective, feature_variance, located, residual_moments, system
 from torchridge.solvers.rows import Rows
@@ -54,7 +54,7 @@ def paths(spec: Spectrum, alpha: Tensor) -> Paths:
     L, t = alpha.shape[0], spec.coef.shape[1]
     if L * t <= _DIRECT_COLUMNS:
         return Paths(ratio, None, start)
-    left, sigma, right = blas.svd(ratio)
+    left, sigma, right = torch.linalg.svd(ratio, full_matrices=False)
     r = max(1, int((sigma > _BASIS_TOLERANCE * sigma[0]).sum()))
     return Paths(left[:, :r] * sigma[:r], right[:r], start)
 
@@ -70,12 +70,12 @@ def heldout_squares(spec: Spectrum, train: Block, held: Block, objective: Object
     cross, yy = (seen.cross, seen.yy) if spec.base is None else residual_moments(seen, spec.base)
     if len(spec.eigvals) == 0:  # every feature is free: one answer for all strengths
         return yy.clamp_min(0).repeat(len(alpha), 1)
-    cross = blas.matmul(spec.transform.T, cross)  # (m, t)
+    cross = spec.transform.T @ cross  # (m, t)
     path = paths(spec, alpha)
     transform: Tensor | None = spec.transform
     inner = seen.gram
     if path.basis.shape[1] * cross.shape[1] > spec.transform.shape[1]:  # more columns than eigenvectors: rotate once
-        transform, inner = None, blas.matmul(spec.transform.T, blas.matmul(seen.gram, spec.transform))  # (m, m)
+        transform, inner = None, (spec.transform.T @ (seen.gram @ spec.transform))  # (m, m)
     result = []
     for i in range(0, cross.shape[1], _TARGET_BLOCK):
         block = slice(i, i + _TARGET_BLOCK)
@@ -87,17 +87,17 @@ def heldout_squares(spec: Spectrum, train: Block, held: Block, objective: Object
 
 def _quadratic(path: Paths, transform: Tensor | None, inner: Tensor, cross: Tensor) -> Tensor:
     """Return −2 wᵀ cross + wᵀ inner w for every strength and target, (L, t); `inner` is in the space of `transform`."""
-    linear = blas.matmul(path.basis.T, path.start * cross)  # (r, t)
+    linear = path.basis.T @ (path.start * cross)  # (r, t)
     # Target-major, so that the r weights of one target lie together for the small products below.
     weight = path.start.T[:, None, :] * path.basis.T.contiguous()  # (t, r, m)
     if transform is not None:
-        weight = blas.matmul(weight.flatten(0, 1), transform.T).reshape(*weight.shape[:2], -1)  # (t, r, d)
-    product = blas.matmul(weight.flatten(0, 1), inner).view_as(weight)
+        weight = (weight.flatten(0, 1) @ transform.T).reshape(*weight.shape[:2], -1)  # (t, r, d)
+    product = (weight.flatten(0, 1) @ inner).view_as(weight)
     if path.mix is None:
         return (weight * product).sum(2).T - 2 * linear
-    pairs = blas.matmul(weight, product.mT)  # (t, r, r)
+    pairs = weight @ product.mT  # (t, r, r)
     both = (path.mix[:, None, :] * path.mix[None, :, :]).flatten(0, 1)  # (r², L)
-    return blas.matmul(both.T, pairs.flatten(1).T) - 2 * blas.matmul(path.mix.T, linear)
+    return (both.T @ pairs.flatten(1).T) - 2 * (path.mix.T @ linear)
 
 
 def heldout_squares_by_prediction(
@@ -112,7 +112,7 @@ def heldout_squares_by_prediction(
         part = index[start : start + size]
         x = rows.X[part].detach().to(weight) - center
         y = rows.y[part].detach().to(weight) - target_center
-        error = y[:, None, :] - blas.matmul(x, flat).reshape(-1, L, t)
+        error = y[:, None, :] - (x @ flat).reshape(-1, L, t)
         square = (
             error**2 if rows.sample_weight is None else error**2 * rows.sample_weight[part].to(weight)[:, None, None]
         )
@@ -124,7 +124,7 @@ def residual_squares(spec: Spectrum, block: Block, objective: Objective, alpha: 
     """Return Σ s (y − ŷ)² over the training rows, (L, t). Cost m t L."""
     filtered, top = filters(spec.eigvals, alpha, spec.floor), spectral.scale_of(spec.eigvals)
     # Scaled by the largest eigenvalue, so that no square leaves the range of numbers.
-    explained = blas.matmul((top * filtered * (1 + alpha * filtered)).T, (spec.coef / top.sqrt()) ** 2)
+    explained = (top * filtered * (1 + alpha * filtered)).T @ ((spec.coef / top.sqrt()) ** 2)
     return (explainable(spec, block, objective) - explained).clamp_min(0)
 
 
@@ -141,7 +141,7 @@ def explainable(spec: Spectrum, block: Block, objective: Objective) -> Tensor:
     if spec.free is None:
         return problem.yy
     cross = problem.cross[spec.free.columns]
-    return problem.yy - (cross * blas.matmul(spec.free.inverse, cross)).sum(0)
+    return problem.yy - (cross * (spec.free.inverse @ cross)).sum(0)
 
 
 def gcv(squares: Tensor, dof: Tensor, rows: int, weight: Tensor, whole: Tensor | None = None) -> Tensor:
@@ -191,18 +191,18 @@ def leave_one_out_residuals(
     inner = (filtered[:, :, None] * spec.coef[:, None, :]).reshape(-1, L * t)
     # Small means are taken off after the product: off z rather than off a copy of x.
     shifted = spec.base is not None or bool((center.mean_x**2 > feature_variance(block)).any())
-    offset = blas.matmul(center.mean_x[None], spec.transform)
+    offset = center.mean_x[None] @ spec.transform
     size = max(256, _CACHED_NUMBERS // (spec.transform.shape[0] + L * t))
     for start in range(0, rows.X.shape[0], size):
         part = slice(start, start + size)
         x = rows.X[part].detach().to(inner)
         x = x - center.mean_x if shifted else x
         y = rows.y[part].detach().to(inner) - center.mean_y
-        y = y if spec.base is None else y - blas.matmul(x, spec.base)
-        z = blas.matmul(x, spec.transform)  # (chunk, m)
+        y = y if spec.base is None else y - (x @ spec.base)
+        z = x @ spec.transform  # (chunk, m)
         z = z if shifted else z.sub_(offset)
-        error = y[:, None, :] - blas.matmul(z, inner).reshape(-1, L, t)
-        leverage = blas.matmul(z.mul_(z), filtered) + _fixed_leverage(spec, block, objective, x)
+        error = y[:, None, :] - (z @ inner).reshape(-1, L, t)
+        leverage = (z.mul_(z) @ filtered) + _fixed_leverage(spec, block, objective, x)
         if rows.sample_weight is not None:
             leverage = leverage * rows.sample_weight[part].detach().to(inner)[:, None]
         yield part, error / (1 - leverage).clamp_min(torch.finfo(inner.dtype).eps)[:, :, None]

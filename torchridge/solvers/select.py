@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torchridge.solvers import rules
+from torchridge.solvers.device import strengths_per_eigh
 from torchridge.solvers.spectral import tolerance
 
 SOLVERS = ("auto", "cholesky", "spectral", "dual", "svd", "cg")
@@ -57,7 +57,7 @@ def choose(
         return Choice(solver, "asked for")
     if rows_at_hand and n < d:
         return Choice("dual", f"{n} rows are fewer than {d} features: the gram matrix of the rows is the smaller one")
-    if per_target or strengths > rules.strengths_per_eigh(cuda):
+    if per_target or strengths > strengths_per_eigh(cuda):
         return Choice("spectral", "one eigendecomposition serves all strengths")
     if d <= _SMALL and not cuda:
         return Choice("spectral", f"for {d} features an eigendecomposition costs little beside the gram matrix")

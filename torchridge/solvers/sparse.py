@@ -10,11 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from torchridge.solvers import blas
 from torchridge.solvers.operators import Between, TwoProducts
 
 # Entries that are converted to another dtype at a time.
@@ -86,10 +84,10 @@ class SparseArray:
 
 def _by_columns(matrix: Any, v: Tensor, out: Tensor, add: bool = False) -> None:
     """Write, or add, matrix @ v to `out`, some columns at a time."""
-    source, target = blas.array(v), blas.array(out)
+    source, target = v.numpy(), out.numpy()
     for start in range(0, v.shape[1], _COLUMNS):
         some = slice(start, start + _COLUMNS)
-        values = np.ascontiguousarray(source[:, some])
+        values = source[:, some].copy()
         product = (matrix @ values[:, 0])[:, None] if values.shape[1] == 1 else matrix @ values
         if add:
             target[:, some] += product

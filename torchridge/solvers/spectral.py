@@ -14,7 +14,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torchridge.solvers import blas
 from torchridge.solvers.objective import System
 
 
@@ -42,15 +41,15 @@ def spectrum(system: System) -> Spectrum:
     if system.penalty is not None and bool((system.penalty == 0).any()):
         return _with_free_features(system, system.penalty)
     eigvals, transform = _diagonalize(system.gram, system.penalty)
-    return Spectrum(eigvals, transform, blas.matmul(transform.T, system.cross), system.prior, None)
+    return Spectrum(eigvals, transform, transform.T @ system.cross, system.prior, None)
 
 
 def _diagonalize(gram: Tensor, penalty: Tensor | None) -> tuple[Tensor, Tensor]:
     if penalty is None:
-        eigvals, transform = blas.eigh(gram)
+        eigvals, transform = torch.linalg.eigh(gram)
     else:
         root = penalty.rsqrt()
-        eigvals, transform = blas.eigh(gram * root[:, None] * root)
+        eigvals, transform = torch.linalg.eigh(gram * root[:, None] * root)
         transform = transform * root[:, None]
     return eigvals.clamp_min(0), transform
 
@@ -60,21 +59,21 @@ def _with_free_features(system: System, penalty: Tensor) -> Spectrum:
     u, p = (~held).nonzero()[:, 0], held.nonzero()[:, 0]
     gram, cross = system.gram, system.cross
     inverse, rank = pseudoinverse(gram[u][:, u])
-    share = blas.matmul(inverse, gram[u][:, p])  # (q, m): what the free features explain of the others
-    eigvals, inner = _diagonalize(gram[p][:, p] - blas.matmul(gram[p][:, u], share), penalty[p])
+    share = inverse @ gram[u][:, p]  # (q, m): what the free features explain of the others
+    eigvals, inner = _diagonalize(gram[p][:, p] - (gram[p][:, u] @ share), penalty[p])
     transform = torch.zeros(gram.shape[0], len(p), dtype=gram.dtype, device=gram.device)
-    transform[p], transform[u] = inner, -blas.matmul(share, inner)
+    transform[p], transform[u] = inner, -(share @ inner)
     base = torch.zeros_like(cross) if system.prior is None else system.prior.clone()
-    base[u] += blas.matmul(inverse, cross[u])
-    return Spectrum(eigvals, transform, blas.matmul(transform.T, cross), base, Free(u, inverse, rank))
+    base[u] += inverse @ cross[u]
+    return Spectrum(eigvals, transform, transform.T @ cross, base, Free(u, inverse, rank))
 
 
 def pseudoinverse(gram: Tensor) -> tuple[Tensor, int]:
     """Return the pseudoinverse of a symmetric matrix and its numerical rank."""
-    eigvals, eigvecs = blas.eigh(gram)
+    eigvals, eigvecs = torch.linalg.eigh(gram)
     keep = eigvals > tolerance(eigvals)
     scaled = eigvecs[:, keep] / eigvals[keep]
-    return blas.matmul(scaled, eigvecs[:, keep].T), int(keep.sum())
+    return scaled @ eigvecs[:, keep].T, int(keep.sum())
 
 
 def tolerance(eigvals: Tensor) -> Tensor:
@@ -115,7 +114,7 @@ def weights_per_target(spec: Spectrum, alpha: Tensor) -> Tensor:
 
 def _back(spec: Spectrum, scaled: Tensor) -> Tensor:
     m, L, t = scaled.shape
-    weight = blas.matmul(spec.transform, scaled.reshape(m, L * t)).reshape(-1, L, t)
+    weight = (spec.transform @ scaled.reshape(m, L * t)).reshape(-1, L, t)
     return weight if spec.base is None else weight + spec.base[:, None, :]
 
 
@@ -129,7 +128,7 @@ def dof(spec: Spectrum, alpha: Tensor) -> Tensor:
 def unit_variance(spec: Spectrum, alpha: Tensor) -> Tensor:
     """Return the sampling variance of each weight for unit noise, diag(A⁻¹ gram A⁻¹), (d, L)."""
     kept = filters(spec.eigvals, alpha, spec.floor)
-    variance = blas.matmul(spec.transform**2, spec.eigvals[:, None] * kept * kept)  # s / (s + α) first: no overflow
+    variance = (spec.transform**2) @ (spec.eigvals[:, None] * kept * kept)  # s / (s + α) first: no overflow
     if spec.free:
         variance[spec.free.columns] += spec.free.inverse.diagonal()[:, None]
     return variance

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torchridge.solvers import blas, krylov
+from torchridge.solvers import krylov
 from torchridge.solvers.design import Design
 from torchridge.solvers.large import Columns, Rule, blocks, norm, ratio, system_of
 from torchridge.solvers.nystrom import Nystrom
@@ -70,9 +70,9 @@ def _solve(form: Design, approximation: Nystrom, rhs: Tensor, columns: Columns, 
 def _corrected(samples: Tensor, signs: Tensor, approximation: Nystrom, alpha: Tensor) -> tuple[Tensor, Tensor]:
     """Return the mean of samples (L, probes) and its standard error, both corrected by the approximation."""
     vectors, eigvals = approximation
-    inner = blas.matmul(vectors.T, signs.to(vectors.dtype)).double() ** 2  # (k, probes)
+    inner = (vectors.T @ signs.to(vectors.dtype)).double() ** 2  # (k, probes)
     shrunk = eigvals / (eigvals + alpha[:, None])  # (L, k)
-    left = samples - blas.matmul(shrunk, inner)
+    left = samples - (shrunk @ inner)
     # The eigenvalues beyond the rank may be shrunk by one more constant: its coefficient is fitted, its mean is zero.
     spread = inner.sum(0) - approximation.rank
     if approximation.rank and bool((size := (spread**2).sum()) > 0):

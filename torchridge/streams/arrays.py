@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchridge.solvers import blas
 from torchridge.streams.columns import select
 from torchridge.streams.direct import Direct, Slot, direct_of
+from torchridge.streams.shared import shared
 from torchridge.streams.source import Batch, RowSource, file_identity, fold_ids
 
 _BATCH_BYTES = 2**24
@@ -124,7 +124,7 @@ def _tensor_of(values: Any, dtype: torch.dtype | None) -> Tensor | None:
     kept = values.dtype.isnative and values.dtype.itemsize <= 8 and values.flags.c_contiguous and values.flags.aligned
     if not kept or values.size == 0:
         return None
-    whole = blas.shared(values)
+    whole = shared(values)
     return whole if dtype is None else whole.view(dtype)
 
 

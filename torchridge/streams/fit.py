@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from torchridge import _check, _files
-from torchridge.solvers import blas, blocks
+from torchridge.solvers import blocks
 from torchridge.solvers.blocks import Workspace
 from torchridge.solvers.moments import Moments
 from torchridge.solvers.rows import check_rows
@@ -155,8 +155,7 @@ class _Plan:
         if self.work is None:
             n = self.rows or blocks.chunk_rows(rows.X.shape[1], rows.y.shape[1], moments.dtype.itemsize)
             self.work = blocks.workspace(n, rows.X.shape[1], rows.y.shape[1], moments.dtype, device)
-        with blas.one_pool(device):
-            moments._update(rows, fold, work=self.work)
+        moments._update(rows, fold, work=self.work)
 
     def check_filled(self, moments: Moments, n: int) -> None:
         """Raise where folds stayed empty."""

@@ -1,6 +1,6 @@
-"""The one place that holds what CUDA devices do otherwise: precision of sums, sizes of chunks, eigenvectors or nodes.
+"""The one place that holds what differs between devices: precision of sums, sizes of chunks, eigenvectors or nodes.
 
-None of these numbers was measured by this project; each has its source beside it. The CPU takes the plain road always.
+None of the numbers for CUDA was measured by this project; each has its source with it.
 """
 
 from __future__ import annotations
@@ -44,6 +44,16 @@ def slices(device: torch.device, rows: torch.dtype, sums: torch.dtype) -> int:
     if device.type != "cuda" or sums is not torch.float64 or torch.cuda.get_device_capability(device) in _FULL_RATE:
         return 0
     return _SLICES.get(rows, 0)
+
+
+# Columns of a block of a symmetric product: on CUDA wide enough to fill the device, narrow enough that the skipped half
+# of the blocks is close to half of the work. On the CPU measured; see `algebra`.
+_CPU_GRAM_COLUMNS, _CUDA_GRAM_COLUMNS = 256, 1024
+
+
+def gram_columns(device: torch.device) -> int:
+    """Return how many columns one block of a symmetric product takes."""
+    return _CUDA_GRAM_COLUMNS if device.type == "cuda" else _CPU_GRAM_COLUMNS
 
 
 def chunks(device: torch.device) -> int:
