@@ -14,13 +14,13 @@ from torchridge._warnings import (
     TorchridgeWarning,
 )
 from torchridge.distributed import MomentsFolder, RankError, all_reduce, column_moments
+from torchridge.linear.ridge.ridge import ridge, ridge_cv, ridge_path
+from torchridge.linear.ridge.solution import Solution
 from torchridge.logistic import logistic, logistic_cv
 from torchridge.probing import ContinualProbe, LinearProbe, OnlineProbe, Probe, ProbeReport, fit_head_, probe_layers
-from torchridge.ridge import ridge, ridge_cv, ridge_path
 from torchridge.solvers.logistic_solution import LogisticSolution
 from torchridge.solvers.moments import Moments
 from torchridge.solvers.operators import LinearOperator
-from torchridge.solvers.solution import Solution
 from torchridge.streams import RowSource, open_rows, stream_moments
 from torchridge.strength import convert_strength
 from torchridge.training.attach import clear_regularizers, penalties, penalty, regularize

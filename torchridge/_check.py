@@ -143,10 +143,20 @@ def shape(value: Tensor, expected: Sequence[tuple[int, ...]], name: str) -> None
         raise ValueError(f"`{name}` should have shape {listed}, got {tuple(value.shape)}.")
 
 
-def non_negative(value: Tensor, name: str) -> None:
-    """Raise if `value` holds a negative number or NaN, or infinity."""
+def ends(value: Tensor) -> tuple[float, float]:
+    """Return the smallest and the largest value, NaN if there is one; for a device, one wait."""
+    low, high = torch.stack(torch.aminmax(value.detach())).tolist()
+    return float(low), float(high)
+
+
+def non_negative(value: Tensor, name: str) -> float:
+    """Raise if `value` holds a negative number, NaN or infinity; return the smallest, NaN if values are not visible."""
+    if not values_visible(value) or value.numel() == 0:
+        return math.nan
+    low, high = ends(value)
+    if low >= 0 and high < math.inf:
+        return low
     finite(value, name)
-    if values_visible(value) and bool((value.detach() < 0).any()):
-        first = int((value.detach() < 0).reshape(-1).nonzero()[0, 0])
-        got = value.detach().reshape(-1)[first].item()
-        raise ValueError(f"`{name}` should not be negative, got {got} at position {first}.")
+    first = int((value.detach() < 0).reshape(-1).nonzero()[0, 0])
+    got = value.detach().reshape(-1)[first].item()
+    raise ValueError(f"`{name}` should not be negative, got {got} at position {first}.")

@@ -18,8 +18,8 @@ from torchridge._logistic_arguments import (
     class_counts,
     folds_that_fit,
 )
-from torchridge._rank_folds import fold_plan
 from torchridge._ranks import Ranks, brief
+from torchridge.linear.rank_folds import fold_plan
 from torchridge.solvers.stratified import stratified_folds
 
 

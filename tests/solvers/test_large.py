@@ -16,7 +16,8 @@ from tolerances import FOLD_SCORES, ITERATED, ROUNDED_ONCE
 
 import torchridge
 from torchridge import ConvergenceWarning, GridEdgeWarning, LinearOperator, Moments, ridge, ridge_cv, ridge_path
-from torchridge.solvers import krylov, large, nystrom, select, trace
+from torchridge.linear.ridge import choose as select
+from torchridge.solvers import krylov, large, nystrom, trace
 from torchridge.solvers.design import design
 from torchridge.solvers.objective import Objective
 from torchridge.solvers.operators import Dense

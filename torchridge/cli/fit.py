@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from torchridge.cli import model, output, rows
-from torchridge.ridge import ridge, ridge_cv
-from torchridge.solvers.solution import Solution
+from torchridge.linear.ridge.ridge import ridge, ridge_cv
+from torchridge.linear.ridge.solution import Solution
 from torchridge.strength import convert_strength
 
 _ABOUT = """\

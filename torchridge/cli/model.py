@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from torchridge import _files
-from torchridge.solvers.solution import Solution
+from torchridge.linear.ridge.solution import Solution
 
 KIND = "torchridge.model/1"
 

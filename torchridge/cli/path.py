@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from torchridge.cli import model, output, rows
-from torchridge.ridge import ridge_cv, ridge_path
-from torchridge.solvers.solution import Solution
+from torchridge.linear.ridge.ridge import ridge_cv, ridge_path
+from torchridge.linear.ridge.solution import Solution
 
 _ABOUT = """\
 Print the weight of every feature at every strength, one line a strength and target, and draw them with -o. The line of

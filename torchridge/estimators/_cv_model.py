@@ -17,8 +17,8 @@ from torchridge.estimators._linear import LinearModel
 from torchridge.estimators._route import Routed
 from torchridge.estimators._scorers import resolve
 from torchridge.estimators._search import Found, ScoreRows, by_folds, follows_from_squares, leave_one_out
-from torchridge.ridge import ridge_cv
-from torchridge.solvers.solution import Solution
+from torchridge.linear.ridge.ridge import ridge_cv
+from torchridge.linear.ridge.solution import Solution
 
 # Scores of folds that products give from squared errors.
 _SQUARES = (None, "r2", "neg_mean_squared_error")

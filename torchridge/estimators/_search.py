@@ -10,16 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchridge._ridge_cv import Prepared, prepare_rows
-from torchridge._ridge_options import Options
-from torchridge._ridge_solve import to_solution
 from torchridge.estimators._metrics import r2_by_target
-from torchridge.ridge import ridge_path
+from torchridge.linear.arguments import Options, Strengths
+from torchridge.linear.ridge.cross_validation import Prepared, prepare_rows
+from torchridge.linear.ridge.ridge import ridge_path
+from torchridge.linear.ridge.solution import Solution
 from torchridge.solvers.cross_validation import FoldMoments, Whole, WholeDual, fold_weights, leave_one_out_errors
-from torchridge.solvers.fit import Strengths
 from torchridge.solvers.folds import Split
 from torchridge.solvers.rows import Rows, check_rows
-from torchridge.solvers.solution import Solution
 
 # Scores of a fold that follow from its squared errors and its variance, (K, L, t) and (K, t), without a prediction.
 _FROM_SQUARES: Mapping[Any, Callable[[Tensor, Tensor], Tensor]] = {
@@ -62,9 +60,8 @@ def first_best(scores: Any) -> Any:
 
 def _fit(prepared: Prepared, alphas: Tensor, best: Any, intercept: bool) -> Solution:
     index = torch.as_tensor(best, device=alphas.device).reshape(-1)
-    strengths = Strengths(alphas[index], len(index) > 1)
-    fit = prepared.fit(strengths, _options(intercept))
-    return to_solution(fit, strengths, False, prepared.objective, prepared.source)
+    chosen = alphas[index]
+    return prepared.solution(Strengths(chosen, len(index) > 1, float(chosen.min())))
 
 
 def _found(prepared: Prepared, alphas: Tensor, scores: Any, intercept: bool, results: Tensor | None) -> Found:

@@ -12,13 +12,13 @@ from torch import Tensor
 from torchridge import _check
 from torchridge.estimators._input import Table, as_tensor, too_large
 from torchridge.estimators._protocol import convergence_warning
-from torchridge.ridge import ridge
+from torchridge.linear.ridge.ridge import ridge
+from torchridge.linear.ridge.solution import Solution
 from torchridge.solvers import blocks
 from torchridge.solvers.blocks import Block
 from torchridge.solvers.moments import Moments
 from torchridge.solvers.nonnegative import nonnegative
 from torchridge.solvers.objective import Objective, frame, system
-from torchridge.solvers.solution import Solution
 
 SOLVERS = ("auto", "svd", "cholesky", "lsqr", "sparse_cg", "sag", "saga", "lbfgs")
 

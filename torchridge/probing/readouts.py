@@ -11,11 +11,16 @@ import torch
 from torch import Tensor
 
 from torchridge._warnings import GridEdgeWarning
-from torchridge.solvers import discriminant, select, spectral, targets
+from torchridge.linear.arguments import Strengths
+from torchridge.linear.ridge.choose import choose
+from torchridge.linear.ridge.fits import Dense
+from torchridge.linear.ridge.solve import SOLVERS
+from torchridge.linear.search import best_index
+from torchridge.solvers import discriminant, spectral, targets
 from torchridge.solvers.blocks import Block
 from torchridge.solvers.cross_validation import fold_moments
 from torchridge.solvers.discriminant import as_difference
-from torchridge.solvers.fit import Strengths, fit_block
+from torchridge.solvers.grid import coarse_grid
 from torchridge.solvers.objective import Objective, feature_variance, frame
 
 SIZE = 100  # strengths of an automatic grid
@@ -71,7 +76,7 @@ def ridge(parts: Parts, alphas: Tensor | None, standardize: bool) -> Fitted:
     """
     objective = Objective(standardize=standardize)
     folds = fold_moments(parts.train, parts.held, objective, None, None)
-    grid = select.coarse_grid(folds.eigvals, SIZE) if alphas is None else alphas.to(folds.eigvals)
+    grid = coarse_grid(folds.eigvals, SIZE).to(folds.eigvals) if alphas is None else alphas.to(folds.eigvals)
     squares = folds.squares(grid)  # (K, L, t)
     curve = squares.mean(2)
     best = _best(curve, grid, False, given=alphas is not None)
@@ -91,7 +96,7 @@ def ridge(parts: Parts, alphas: Tensor | None, standardize: bool) -> Fitted:
 
 def _best(curve: Tensor, grid: Tensor, higher_is_better: bool, *, given: bool) -> int:
     """Return the strength of the best mean over folds; warn where it ends a given grid."""
-    best = int(select.best_strength(curve.mean(0)[:, None], grid, higher_is_better)[0])
+    best = int(best_index(curve.mean(0)[:, None], grid, higher_is_better)[0])
     if given and len(grid) > 1 and float(grid[best]) in (float(grid.min()), float(grid.max())):
         warnings.warn(
             f"the best strength, {float(grid[best]):g}, lies at the edge of the grid from {float(grid.min()):g} to "
@@ -104,20 +109,11 @@ def _best(curve: Tensor, grid: Tensor, higher_is_better: bool, *, given: bool) -
 
 def ridge_weights(block: Block, alpha: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
     """Return weights (t, d) and biases (t,) at one strength, alpha (1,)."""
-    d = block.gram.shape[0]
-    choice = select.choose(
-        "auto",
-        n=max(block.rows, d),
-        d=d,
-        strengths=1,
-        per_target=False,
-        free=False,
-        rows_at_hand=False,
-        cuda=block.gram.is_cuda,
-    )
-    fit = fit_block(block, None, objective, Strengths(alpha, False), choice, torch.float64)
-    weight = fit.weight[:, 0].T
-    return weight, fit.target_center - weight @ fit.center
+    d, strengths = block.gram.shape[0], Strengths(alpha, False, float(alpha.min()))
+    device = block.gram.device
+    choice = choose("auto", n=block.rows, d=d, strengths=strengths, device=device, rows_at_hand=False)
+    fit = SOLVERS[choice.solver](Dense(objective, strengths, torch.float64, lambda: block, None), choice)
+    return fit.weight[:, 0].T, fit.bias[0]
 
 
 def lda(parts: Parts, shrinkages: Tensor | None, standardize: bool) -> Fitted:

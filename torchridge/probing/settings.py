@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from torchridge import _check
+from torchridge.linear.arguments import check_strengths
 from torchridge.probing.table import Plan
-from torchridge.solvers.arguments import check_strengths
 
 READOUTS = ("ridge", "lda", "logistic")
 _KEPT = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -123,7 +123,7 @@ class Settings:
         given = getattr(self, name)
         if isinstance(given, str) and given == "auto":
             return None
-        values = check_strengths(given, name, like=torch.empty(0)).reshape(-1)
+        values = check_strengths(given, name, like=torch.empty(0))[0].reshape(-1)
         if name == "shrinkages" and bool((values > 1).any()):
             raise ValueError(f"`shrinkages` should lie between 0 and 1, got {float(values.max()):g}.")
         return values

@@ -85,8 +85,10 @@ class Factor(NamedTuple):
 
 
 def cholesky(matrix: Tensor) -> Factor:
-    """Factor symmetric positive definite matrices (*b, m, m). Cost m³ / 3."""
-    scale = matrix.diagonal(dim1=-2, dim2=-1).rsqrt().unsqueeze(-1)
+    """Factor symmetric positive definite matrices (*b, m, m); NaN if one is not, or too small. Cost m³ / 3."""
+    finfo, diagonal = torch.finfo(matrix.dtype), matrix.diagonal(dim1=-2, dim2=-1)
+    scale = torch.where(diagonal > finfo.tiny / finfo.eps, diagonal, torch.nan).rsqrt().unsqueeze(-1)
     scaled = matrix * scale * scale.mT
     lower, info = torch.linalg.cholesky_ex(scaled)
+    lower = lower.masked_fill((info > 0)[..., None, None], torch.nan)
     return Factor(lower, scale, info, torch.linalg.matrix_norm(scaled, 1))

@@ -115,6 +115,11 @@ class LeaveOneOut(NamedTuple):
         """Those of all rows."""
         return self.spectrum.eigvals
 
+    @property
+    def like(self) -> Tensor:
+        """Those eigenvalues."""
+        return self.spectrum.eigvals
+
     def squares(self, alpha: Tensor) -> Tensor:
         """Return mean squared errors (1, L, t)."""
         total = self.block.yy.new_zeros(len(alpha), len(self.block.yy))

@@ -17,7 +17,6 @@ from torchridge.solvers.folds import Split
 from torchridge.solvers.nodes import Nodes
 from torchridge.solvers.objective import Objective, frame, system
 from torchridge.solvers.rows import Rows
-from torchridge.solvers.scoring import train_spectrum
 from torchridge.solvers.spectral import Spectrum
 
 # Where a held-out error is under this share of the variance, the difference of moments that gives it has lost its
@@ -34,6 +33,10 @@ class Scorer(Protocol):
     @property
     def eigvals(self) -> Tensor:
         """Eigenvalues that tell which strengths are worth trying."""
+
+    @property
+    def like(self) -> Tensor:
+        """A tensor of the dtype that is scored in, on the device of the rows."""
 
     def squares(self, alpha: Tensor) -> Tensor:
         """Return mean squared errors (K, L, t), or what stands in for them."""
@@ -55,7 +58,7 @@ class FoldMoments:
     @cached_property
     def spectra(self) -> list[Spectrum]:
         """Eigendecompositions of the training parts, when something first asks for them."""
-        return [train_spectrum(b, self.objective) for b in self.train]
+        return spectral.spectra([system(b, self.objective) for b in self.train])
 
     @property
     def like(self) -> Tensor:
@@ -69,25 +72,32 @@ class FoldMoments:
 
     def squares(self, alpha: Tensor) -> Tensor:
         """Return mean squared errors (K, L, t)."""
+        squares = self._from_moments(alpha)
+        if self.rows is not None and self.held_rows is not None:
+            yy = torch.stack([b.yy for b in self.held])[:, None]
+            lost = (squares < _NEARLY_PERFECT * yy).flatten(1).any(1)
+            for k, again in enumerate(lost.tolist()):  # one wait for all folds
+                if again:
+                    squares[k] = self._predicted(k, alpha)
+        return squares / torch.stack([b.weight for b in self.held])[:, None, None]
+
+    def _from_moments(self, alpha: Tensor) -> Tensor:
         chosen = self._nodes(alpha)
-        return torch.stack([self._fold(k, alpha, chosen) / self.held[k].weight for k in range(len(self.held))])
+        if chosen is not None:
+            parts = [
+                nodes.heldout_squares(chosen, a, b, self.objective) for a, b in zip(self.train, self.held, strict=True)
+            ]
+            found = torch.stack([p for p, _ in parts])
+            if not bool(torch.stack([poor for _, poor in parts]).any()):
+                return found
+        return scoring.heldout_squares(self.spectra, self.train, self.held, self.objective, alpha)
 
     def _nodes(self, alpha: Tensor) -> Nodes | None:
         """Return what to score by where an eigendecomposition of every fold costs more; None for those."""
-        free = self.objective.penalty is not None and bool((self.objective.penalty == 0).any())
-        if free or "spectra" in self.__dict__:
+        if self.objective.free is not None or "spectra" in self.__dict__:
             return None
         most = device_constants.most_nodes(self.like.device, self.like.shape[0])
         return nodes.nodes(alpha, most) if most and bool(alpha.min() > 0) else None
-
-    def _fold(self, k: int, alpha: Tensor, chosen: Nodes | None) -> Tensor:
-        train, held = self.train[k], self.held[k]
-        squares = None if chosen is None else nodes.heldout_squares(chosen, train, held, self.objective)
-        if squares is None:
-            squares = scoring.heldout_squares(self.spectra[k], train, held, self.objective, alpha)
-        if self.rows is None or self.held_rows is None or not bool((squares < _NEARLY_PERFECT * held.yy).any()):
-            return squares
-        return self._predicted(k, alpha)
 
     def _predicted(self, k: int, alpha: Tensor) -> Tensor:
         assert self.rows is not None
@@ -99,7 +109,7 @@ class FoldMoments:
             weight = spectral.weights(self.spectra[k], some)
             parts.append(
                 scoring.heldout_squares_by_prediction(
-                    weight, place.center, place.target_center, self.rows, self.held_rows[k]
+                    weight, place.center, place.target_center, self.rows, self.held_rows[k].to(self.like.device)
                 )
             )
         return torch.cat(parts)
@@ -127,6 +137,11 @@ class DualFolds(NamedTuple):
     @property
     def eigvals(self) -> Tensor:
         """Those of all rows."""
+        return self.problem.eigvals
+
+    @property
+    def like(self) -> Tensor:
+        """Those eigenvalues."""
         return self.problem.eigvals
 
     def squares(self, alpha: Tensor) -> Tensor:
@@ -161,6 +176,11 @@ class DualSplits(NamedTuple):
     @property
     def eigvals(self) -> Tensor:
         """Those of the first training part."""
+        return self.problems[0].eigvals
+
+    @property
+    def like(self) -> Tensor:
+        """Those eigenvalues."""
         return self.problems[0].eigvals
 
     def squares(self, alpha: Tensor) -> Tensor:
@@ -204,6 +224,11 @@ class Whole(NamedTuple):
         """Those of all rows."""
         return self.spectrum.eigvals
 
+    @property
+    def like(self) -> Tensor:
+        """Those eigenvalues."""
+        return self.spectrum.eigvals
+
     def squares(self, alpha: Tensor) -> Tensor:
         """Return the criterion, (1, L, t)."""
         spec, block, fixed = self.spectrum, self.block, int(self.objective.intercept)
@@ -234,6 +259,11 @@ class WholeDual(NamedTuple):
     @property
     def eigvals(self) -> Tensor:
         """Those of all rows."""
+        return self.problem.eigvals
+
+    @property
+    def like(self) -> Tensor:
+        """Those eigenvalues."""
         return self.problem.eigvals
 
     def squares(self, alpha: Tensor) -> Tensor:
@@ -282,7 +312,7 @@ def target_variance(rows: Rows, index: Tensor | slice) -> Tensor:
 
 
 def fold_blocks(rows: Rows, index: list[Tensor], dtype: torch.dtype) -> list[Block]:
-    """Return the moments of each fold, in one pass over the rows; runs of rows are read without a copy."""
+    """Return the moments of each fold, `index` on the host, in one pass; runs of rows are read without a copy."""
     (_, d), (_, t), device = rows.X.shape, rows.y.shape, rows.X.device
     work = blocks.workspace(max(len(i) for i in index), d, t, dtype, device)
     result = []
@@ -292,7 +322,7 @@ def fold_blocks(rows: Rows, index: list[Tensor], dtype: torch.dtype) -> list[Blo
             weight = None if rows.sample_weight is None else rows.sample_weight[run]
             result.append(blocks.block_of(rows.X[run], rows.y[run], weight, None, dtype, device, work))
         else:
-            result.append(blocks.block_of(*rows[:3], i, dtype, device, work))
+            result.append(blocks.block_of(*rows[:3], i.to(device), dtype, device, work))
     return result
 
 

@@ -17,9 +17,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torchridge.solvers import select
 from torchridge.solvers.objective import Objective
 from torchridge.solvers.operators import Operator
+from torchridge.solvers.sketch_rank import choose_dual
 
 
 class Design(NamedTuple):
@@ -42,7 +42,7 @@ class Design(NamedTuple):
     @property
     def dual(self) -> bool:
         """Whether rows are the unknowns."""
-        return select.choose_dual(*self.X.shape)
+        return choose_dual(*self.X.shape)
 
     def size(self, dual: bool) -> int:
         """Return how many unknowns a column has."""

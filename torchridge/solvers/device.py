@@ -61,9 +61,9 @@ def chunks(device: torch.device) -> int:
     return _CUDA_CHUNKS if device.type == "cuda" else 1
 
 
-def strengths_per_eigh(cuda: bool) -> int:
+def strengths_per_eigh(device: torch.device) -> int:
     """Return the number of strengths up to which Cholesky factors are cheaper."""
-    return _CUDA_STRENGTHS if cuda else _CPU_STRENGTHS
+    return _CUDA_STRENGTHS if device.type == "cuda" else _CPU_STRENGTHS
 
 
 def most_nodes(device: torch.device, d: int) -> int:

@@ -23,8 +23,18 @@ from torchridge.solvers.objective import Objective
 from torchridge.solvers.rows import Rows
 from torchridge.solvers.spectral import filters, scale_of, tolerance
 
-# Squared means under this share of the variance cost the gram matrix no digits.
-_SMALL_MEAN = 1.0
+
+class Kernel(NamedTuple):
+    """The gram matrix of the rows, and what was taken off them."""
+
+    gram: Tensor  # (n, n) Z Zᵀ
+    target: Tensor  # (n, t) √s (y − ȳ − priorᵀ x)
+    root: Tensor | None  # (n,) √s
+    center: Tensor  # (d,) x̄, or zero without intercept
+    target_center: Tensor  # (t,)
+    scale: Tensor | None  # (d,) 1 / p, zero for a feature that is not penalized
+    free: Tensor | None  # (q',) the features that are not penalized
+    intercept: bool
 
 
 class Dual(NamedTuple):
@@ -37,54 +47,69 @@ class Dual(NamedTuple):
     unpenalized: Tensor  # (n, q) orthonormal basis of N
     root: Tensor | None  # (n,) √s
     center: Tensor  # (d,) x̄, or zero without intercept
-    shift: Tensor | None  # (d,) what Z is shifted by: x̄, or nothing where it is small, for `basis` annuls it anyway
     target_center: Tensor  # (t,)
     scale: Tensor | None  # (d,) 1 / p, zero for a feature that is not penalized
     free: Tensor | None  # (q',) the features that are not penalized
     intercept: bool
 
 
-def dual(rows: Rows, objective: Objective, dtype: torch.dtype) -> Dual:
-    """Diagonalize the problem. Cost n² d / 2 and about 10 n³; memory 4 n² numbers and 40 MiB above the rows."""
+def kernel(rows: Rows, objective: Objective, dtype: torch.dtype) -> Kernel:
+    """Return the gram matrix of the rows. Cost n² d / 2; memory n² numbers and 80 MiB above the rows."""
     X, y = rows.X.detach(), rows.y.detach().to(dtype)
-    root = None if rows.sample_weight is None else rows.sample_weight.detach().to(dtype).sqrt()
-    center, variance = column_statistics(X, rows.sample_weight, dtype)
-    scale, free = _scale(objective, variance)
-    target_center = torch.zeros_like(y[0])
-    if objective.intercept:
-        target_center = y.mean(0) if root is None else (root**2 @ y) / (root**2).sum()
-    else:
-        center = torch.zeros_like(center)
-    large = objective.prior is not None or bool((center**2 > _SMALL_MEAN * variance).any())
-    shift = center if large and objective.intercept else None
-    gram, prior_fit = _row_products(X, shift, root, scale, objective.prior, dtype)
-    target = y - target_center
-    target = target if root is None else target * root[:, None]
-    target = target if prior_fit is None else target - prior_fit
-    unpenalized = _unpenalized(X, center, root, free, objective.intercept)
-    eigvals, basis = _complement_eigh(gram, unpenalized)
-    coef = basis.T @ target
-    return Dual(
-        eigvals, basis, target, coef, unpenalized, root, center, shift, target_center, scale, free, objective.intercept
-    )
-
-
-def column_statistics(X: Tensor, sample_weight: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return the weighted mean and variance of each column, over chunks of columns."""
-    share = torch.ones(X.shape[0], dtype=dtype, device=X.device) if sample_weight is None else sample_weight.to(dtype)
-    share = (share / share.sum())[None]
-    means, variances = [], []
+    n = X.shape[0]
+    weight = None if rows.sample_weight is None else rows.sample_weight.detach().to(dtype)
+    root = None if weight is None else weight.sqrt()
+    share = torch.full((n,), 1 / n, dtype=dtype, device=X.device) if weight is None else weight / weight.sum()
+    gram, fitted = y.new_zeros(n, n), torch.zeros_like(y)
+    centers, scales = [], []
     for part in column_chunks(X, dtype):
-        x = X[:, part].to(dtype)
-        mean = (share @ x)[0]
-        variance = (share @ (x * x))[0] - mean**2
-        if bool((variance < 1e-4 * mean**2).any()):  # the difference has cancelled
-            x = x - mean
-            mean = mean + (share @ x)[0]
-            variance = (share @ (x * x))[0]
-        means.append(mean)
-        variances.append(variance)
-    return torch.cat(means), torch.cat(variances)
+        center, x = _centered(X[:, part].to(dtype), share, objective.intercept)
+        scale = _scale(objective, part, x, center, share)
+        x = x if root is None else x * root[:, None]
+        if objective.prior is not None:
+            fitted += x @ objective.prior[part]
+        algebra.add_gram(gram, (x if scale is None else x * scale.sqrt()).T)
+        centers.append(center)
+        scales.append(scale)
+    target_center, target = _centered(y, share, objective.intercept)
+    target = target if root is None else target * root[:, None]
+    target = target if objective.prior is None else target - fitted
+    scale = None if scales[0] is None else torch.cat([s for s in scales if s is not None])
+    center = centers[0] if len(centers) == 1 else torch.cat(centers)
+    return Kernel(algebra.mirror(gram), target, root, center, target_center, scale, objective.free, objective.intercept)
+
+
+def _centered(x: Tensor, share: Tensor, intercept: bool) -> tuple[Tensor, Tensor]:
+    """Return the weighted mean of the columns and what it leaves of them; zero and the columns without intercept."""
+    if not intercept:
+        return torch.zeros_like(x[0]), x
+    center = share @ x
+    x = x - center
+    rest = share @ x  # what rounding left of a large mean
+    return center + rest, x.sub_(rest)
+
+
+def _scale(objective: Objective, part: slice, x: Tensor, center: Tensor, share: Tensor) -> Tensor | None:
+    """Return 1 / p of some features, zero for those that are not penalized; None if all are one."""
+    penalty = None if objective.penalty is None else objective.penalty[part]
+    if objective.standardize:
+        x = x if objective.intercept else x - share @ x
+        spread = share @ (x * x)
+        spread = torch.where(spread > 0, spread, 1)
+        penalty = spread if penalty is None else penalty * spread
+    return None if penalty is None else torch.where(penalty > 0, 1 / penalty, 0)
+
+
+def dual(rows: Rows, objective: Objective, dtype: torch.dtype) -> Dual:
+    """Diagonalize the problem. Cost n² d / 2 and about 10 n³; memory 4 n² numbers and 80 MiB above the rows."""
+    return diagonalized(kernel(rows, objective, dtype), rows)
+
+
+def diagonalized(problem: Kernel, rows: Rows) -> Dual:
+    """Diagonalize a gram matrix of rows. Cost about 10 n³."""
+    unpenalized = _unpenalized(rows.X.detach(), problem.center, problem.root, problem.free, problem.intercept)
+    eigvals, basis = _complement_eigh(problem.gram, unpenalized)
+    return Dual(eigvals, basis, problem.target, basis.T @ problem.target, unpenalized, *problem[2:])
 
 
 def column_chunks(X: Tensor, dtype: torch.dtype) -> list[slice]:
@@ -94,43 +119,17 @@ def column_chunks(X: Tensor, dtype: torch.dtype) -> list[slice]:
     return [slice(i, min(i + size, d)) for i in range(0, d, size)]
 
 
-def _scale(objective: Objective, variance: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    penalty = objective.penalty
-    if objective.standardize:
-        spread = torch.where(variance > 0, variance, torch.ones_like(variance))
-        penalty = spread if penalty is None else penalty * spread
-    if penalty is None:
-        return None, None
-    held = penalty > 0
-    free = None if bool(held.all()) else (~held).nonzero()[:, 0]
-    return torch.where(held, 1 / penalty, torch.zeros_like(penalty)), free
-
-
-def columns_of(X: Tensor, part: slice, shift: Tensor | None, root: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """Return some columns of X, shifted, times √s; (n, columns); a view where neither is asked for."""
+def columns_of(X: Tensor, part: slice, problem: Dual | Kernel, dtype: torch.dtype) -> Tensor:
+    """Return some columns of X, centred, times √s; (n, columns)."""
     x = X[:, part].to(dtype)
-    x = x if shift is None else x - shift[part]
-    return x if root is None else x * root[:, None]
-
-
-def _row_products(
-    X: Tensor, shift: Tensor | None, root: Tensor | None, scale: Tensor | None, prior: Tensor | None, dtype: torch.dtype
-) -> tuple[Tensor, Tensor | None]:
-    """Return Z Zᵀ, and the targets that the prior explains."""
-    n = X.shape[0]
-    gram = torch.zeros(n, n, dtype=dtype, device=X.device)
-    fit = None if prior is None else torch.zeros(n, prior.shape[1], dtype=dtype, device=X.device)
-    for part in column_chunks(X, dtype):
-        x = columns_of(X, part, shift, root, dtype)
-        if fit is not None and prior is not None:
-            fit += x @ prior[part]
-        x = x if scale is None else x * scale[part].sqrt()
-        gram += algebra.gram(x.T)
-    return gram, fit
+    x = x - problem.center[part] if problem.intercept else x
+    return x if problem.root is None else x * problem.root[:, None]
 
 
 def _unpenalized(X: Tensor, center: Tensor, root: Tensor | None, free: Tensor | None, intercept: bool) -> Tensor:
     n = X.shape[0]
+    if free is None and intercept:
+        return torch.full_like(X[:, :1], n**-0.5, dtype=center.dtype) if root is None else root[:, None] / root.norm()
     columns = []
     if intercept:
         ones = torch.ones(n, 1, dtype=center.dtype, device=X.device)
@@ -191,12 +190,12 @@ def coefficients_per_target(problem: Dual, alpha: Tensor) -> Tensor:
     return (problem.basis @ (filters(problem.eigvals, alpha) * problem.coef))[:, None, :]
 
 
-def weights(problem: Dual, rows: Rows, objective: Objective, coef: Tensor) -> Tensor:
+def weights(problem: Dual | Kernel, rows: Rows, objective: Objective, coef: Tensor) -> Tensor:
     """Return weights (d, L, t) of dual coefficients (n, L, t). Cost n d L t."""
     X, flat = rows.X.detach(), coef.flatten(1)
     parts = []
     for part in column_chunks(X, flat.dtype):
-        x = columns_of(X, part, problem.shift, problem.root, flat.dtype)
+        x = columns_of(X, part, problem, flat.dtype)
         w = x.T @ flat
         parts.append(w if problem.scale is None else w * problem.scale[part, None])
     weight = torch.cat(parts)
@@ -207,12 +206,12 @@ def weights(problem: Dual, rows: Rows, objective: Objective, coef: Tensor) -> Te
     return weight.reshape(-1, *coef.shape[1:])
 
 
-def _fit_free(weight: Tensor, problem: Dual, X: Tensor, L: int) -> None:
+def _fit_free(weight: Tensor, problem: Dual | Kernel, X: Tensor, L: int) -> None:
     """Set the weights of the features that are not penalized to the least-squares fit of what the others leave."""
     assert problem.free is not None
     left = problem.target.repeat(1, L)
     for part in column_chunks(X, weight.dtype):
-        left = left - (columns_of(X, part, problem.shift, problem.root, weight.dtype) @ weight[part])
+        left = left - (columns_of(X, part, problem, weight.dtype) @ weight[part])
     x = X[:, problem.free].to(weight.dtype) - problem.center[problem.free]
     x = x if problem.root is None else x * problem.root[:, None]
     if problem.intercept:
@@ -254,7 +253,7 @@ def unit_variance(problem: Dual, rows: Rows, alpha: Tensor) -> Tensor:
     size = scale_of(problem.eigvals).sqrt()
     inner = (size * filters(problem.eigvals, alpha)) ** 2  # (m, L)
     for part in column_chunks(X, inner.dtype):
-        projected = problem.basis.T @ columns_of(X, part, problem.shift, problem.root, inner.dtype)
+        projected = problem.basis.T @ columns_of(X, part, problem, inner.dtype)
         variance = ((projected / size) ** 2).T @ inner
         parts.append(variance if problem.scale is None else variance * problem.scale[part, None] ** 2)
     variance = torch.cat(parts)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torchridge.solvers import design, krylov, nystrom, select
+from torchridge.solvers import design, krylov, nystrom, sketch_rank
 from torchridge.solvers.design import Design
 from torchridge.solvers.krylov import Solved, System
 from torchridge.solvers.nystrom import Nystrom
@@ -80,7 +80,7 @@ def approximate(form: Design, weakest: float, columns: int, rank: int | None, to
     def apply(v: Tensor) -> Tensor:
         return product(form, v, torch.zeros(v.shape[1], dtype=torch.int64, device=device))
 
-    limit = select.rank_limit(m) if rank is None else min(rank, m)
+    limit = sketch_rank.rank_limit(m) if rank is None else min(rank, m)
     cost = form.X.sketch_cost
     sketch = nystrom.Sketch(apply, m, torch.float32, device)
     sketch.grow(min(nystrom.PROBE, limit))
@@ -91,11 +91,11 @@ def approximate(form: Design, weakest: float, columns: int, rank: int | None, to
     more = 0
     if rank is not None:
         sketch.grow(limit - sketch.rank)
-    elif not select.few_steps(top, weakest, columns, tol, nystrom.FIRST, cost):
+    elif not sketch_rank.few_steps(top, weakest, columns, tol, nystrom.FIRST, cost):
         sketch.grow(min(nystrom.FIRST, limit) - sketch.rank)
         more = 1
     while more:
-        more = select.more_rank(sketch.eigvals(), sketch.rank, weakest, columns, tol, limit, cost)
+        more = sketch_rank.more_rank(sketch.eigvals(), sketch.rank, weakest, columns, tol, limit, cost)
         sketch.grow(more)
     return nystrom.packed(sketch.finish(), weakest)
 

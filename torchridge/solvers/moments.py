@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from torchridge import _check
 from torchridge.solvers import blocks
 from torchridge.solvers.blocks import Block, Workspace
-from torchridge.solvers.rows import Rows, check_rows, result_dtype
+from torchridge.solvers.rows import Rows, check_rows, check_weight, result_dtype
 
 _DTYPES = {str(dtype): dtype for dtype in (torch.float64, torch.float32)}
 
@@ -83,7 +84,7 @@ class Moments:
                 fit what is held: other d or t, folds with rows that had none.
             TypeError: where a tensor is expected and something else came.
         """
-        return self._update(check_rows(X, y, sample_weight, flatten=flatten), fold, flatten)
+        return self._update(check_rows(X, y, sample_weight, flatten=flatten, values=False), fold, flatten)
 
     def _update(
         self, rows: Rows, fold: int | Tensor | None, flatten: bool = False, work: Workspace | None = None
@@ -98,9 +99,10 @@ class Moments:
         self._check_fits(rows)
         ids = self._check_fold(fold, rows.X.shape[0], flatten)
         device = self.device or rows.X.device
-        merged = self._merged(self._blocks_of(rows, ids, device, work))
-        for block in merged.values():
-            blocks.check_finite(block, rows)
+        merged = self._merged(self._blocks_of(rows, ids, None, device, work))
+        if _least_weight(list(merged.values()), rows) == 0 and rows.sample_weight is not None:
+            kept = (rows.sample_weight > 0).nonzero()[:, 0]
+            merged = self._merged(self._blocks_of(rows, ids, kept, device, work))
         if not self._blocks:
             self.result_dtype, self.vector_target = result_dtype(rows.X), rows.vector_target
         self.device = device
@@ -108,19 +110,14 @@ class Moments:
         return self
 
     def _blocks_of(
-        self, rows: Rows, ids: int | Tensor | None, device: torch.device, work: Workspace | None
+        self, rows: Rows, ids: int | Tensor | None, kept: Tensor | None, device: torch.device, work: Workspace | None
     ) -> dict[int | None, Block]:
-        """Return the moments of the rows that count, by fold."""
-        counts = None if rows.sample_weight is None else rows.sample_weight > 0
-        counts = None if counts is None or bool(counts.all()) else counts
+        """Return the moments of the rows `kept` (default: all), by fold."""
         if not isinstance(ids, Tensor):
-            kept = None if counts is None else counts.nonzero()[:, 0]
             return {ids: blocks.block_of(*rows[:3], kept, self.dtype, device, work)}
-        _check.finite(rows.X, "X")
-        _check.finite(rows.y, "y")
-        ids = ids.to(rows.X.device)
-        ids = ids if counts is None else torch.where(counts, ids, -1)
-        parts = {int(k): (ids == k).nonzero()[:, 0] for k in torch.unique(ids[ids >= 0])}
+        host = ids.cpu() if kept is None else ids[kept.to(ids.device)].cpu()
+        places = torch.arange(len(host)) if kept is None else kept.cpu()
+        parts = {k: places[host == k].to(rows.X.device) for k in torch.unique(host).tolist()}
         return {k: blocks.block_of(*rows[:3], index, self.dtype, device, work) for k, index in parts.items()}
 
     def _merged(self, added: Mapping[Any, Block]) -> dict[int | None, Block]:
@@ -312,6 +309,25 @@ class Moments:
         folds = f", folds={len(self.folds)}" if self.folds else ""
         sizes = f"n_samples={self.n_samples}, n_features={self.n_features}, n_targets={self.n_targets}"
         return f"Moments({sizes}{folds}, dtype={self.dtype}, device={self.device})"
+
+
+def _least_weight(parts: list[Block], rows: Rows) -> float:
+    """Return the least weight, 1 without weights, or raise if rows or weights are refused; a device waits once."""
+    weight = rows.sample_weight
+    probes = [b.gram.diagonal().sum() + b.yy.sum() + b.weight for b in parts]
+    if weight is not None:
+        probes += [end.to(probes[0]) for end in torch.aminmax(weight.detach())]
+    values = torch.stack(probes).tolist()
+    low, high = (1.0, 1.0) if weight is None else values[-2:]
+    if weight is not None and not (low > 0 and high < math.inf):
+        low = check_weight(weight)
+    if low == 0:
+        _check.finite(rows.X, "X")  # no moment shows what a row of zero weight holds
+        _check.finite(rows.y, "y")
+    if not all(math.isfinite(v) for v in values):
+        for b in parts:
+            blocks.check_finite(b, rows)
+    return low
 
 
 def _clone(block: Block) -> Block:

@@ -56,15 +56,13 @@ def chebyshev(alpha: Tensor, count: int) -> Nodes:
     return Nodes(at.to(alpha), mix.to(alpha), error)
 
 
-def heldout_squares(chosen: Nodes, train: Block, held: Block, objective: Objective) -> Tensor | None:
-    """Return Σ s (y − ŷ)² over held-out rows, (L, t), as `scoring.heldout_squares`; None if a factor is too poor.
+def heldout_squares(chosen: Nodes, train: Block, held: Block, objective: Objective) -> tuple[Tensor, Tensor]:
+    """Return Σ s (y − ŷ)² over held-out rows, (L, t), as `scoring.heldout_squares`, and whether a factor was too poor.
 
     Features must all be penalized. Cost: r d³ / 3, and r d² t + r² d t.
     """
     problem = system(train, objective)
-    weight = _weights(problem, chosen.alpha)
-    if weight is None:
-        return None
+    weight, poor = _weights(problem, chosen.alpha)
     center = located(train, objective)
     seen = about(held, center.mean_x, center.mean_y)
     cross, yy = (seen.cross, seen.yy) if problem.prior is None else residual_moments(seen, problem.prior)
@@ -73,20 +71,19 @@ def heldout_squares(chosen: Nodes, train: Block, held: Block, objective: Objecti
     pairs = weight.permute(2, 0, 1) @ product.permute(2, 1, 0)  # (t, r, r)
     mixed = pairs @ chosen.mix  # (t, r, L)
     squares = yy - 2 * (chosen.mix.T @ linear) + (mixed * chosen.mix).sum(1).T
-    return squares.clamp_min(0)
+    return squares.clamp_min(0), poor
 
 
-def _weights(problem: System, alpha: Tensor) -> Tensor | None:
-    """Return (gram + α D)⁻¹ cross at every node, (r, d, t)."""
+def _weights(problem: System, alpha: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (gram + α D)⁻¹ cross at every node, (r, d, t), and whether a factor is too poor to believe."""
     d = problem.gram.shape[0]
     penalty = torch.ones_like(problem.gram[0]) if problem.penalty is None else problem.penalty
-    parts = []
+    parts, poor = [], torch.zeros_like(alpha[0], dtype=torch.bool)
     for some in torch.split(alpha, max(1, NODE_BYTES // (problem.gram.element_size() * d * d))):
         matrix = problem.gram.repeat(len(some), 1, 1)
         matrix.diagonal(dim1=1, dim2=2).add_(some[:, None] * penalty)
         factor, info = torch.linalg.cholesky_ex(matrix)
         pivots = factor.diagonal(dim1=1, dim2=2)
-        if bool((info != 0).any()) or bool((pivots.amin(1) < _PIVOTS * pivots.amax(1)).any()):
-            return None
+        poor = poor | (info != 0).any() | (pivots.amin(1) < _PIVOTS * pivots.amax(1)).any()
         parts.append(torch.cholesky_solve(problem.cross.expand(len(some), -1, -1), factor))
-    return torch.cat(parts)
+    return torch.cat(parts), poor

@@ -20,6 +20,7 @@ class Objective(NamedTuple):
     standardize: bool = False  # p_j is multiplied by the variance of feature j
     penalty: Tensor | None = None  # p, (d,); zero leaves a feature unpenalized
     prior: Tensor | None = None  # (d, t)
+    free: Tensor | None = None  # the features of zero penalty, their numbers; None if there are none
 
     def to(self, dtype: torch.dtype) -> Objective:
         """Return the objective in another dtype."""
@@ -35,6 +36,7 @@ class System(NamedTuple):
     yy: Tensor  # (t,), of what the prior leaves
     penalty: Tensor | None  # (d,)
     prior: Tensor | None  # (d, t)
+    free: Tensor | None = None  # features of zero penalty
 
 
 class Frame(NamedTuple):
@@ -62,9 +64,9 @@ def system(block: Block, objective: Objective) -> System:
     penalty = penalty_of(block, objective)
     block = located(block, objective)
     if objective.prior is None:
-        return System(block.gram, block.cross, block.yy, penalty, None)
+        return System(block.gram, block.cross, block.yy, penalty, None, objective.free)
     cross, yy = residual_moments(block, objective.prior)
-    return System(block.gram, cross, yy, penalty, objective.prior)
+    return System(block.gram, cross, yy, penalty, objective.prior, objective.free)
 
 
 def residual_moments(block: Block, weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,18 +17,23 @@ class Rows(NamedTuple):
     y: Tensor  # (n, t)
     sample_weight: Tensor | None  # (n,)
     vector_target: bool  # y came as (n,): predictions go back as (n,)
+    idle: bool = False  # whether some rows have zero weight
 
     @property
     def counted(self) -> Rows:
         """The rows that count: those of zero weight are left out."""
-        if self.sample_weight is None or bool((self.sample_weight > 0).all()):
+        if self.sample_weight is None or not self.idle:
             return self
-        keep = self.sample_weight > 0
-        return self._replace(X=self.X[keep], y=self.y[keep], sample_weight=self.sample_weight[keep])
+        keep = (self.sample_weight > 0).nonzero()[:, 0]
+        return Rows(self.X[keep], self.y[keep], self.sample_weight[keep], self.vector_target)
 
 
-def check_rows(X: Tensor, y: Tensor, sample_weight: Tensor | None = None, *, flatten: bool = False) -> Rows:
+def check_rows(
+    X: Tensor, y: Tensor, sample_weight: Tensor | None = None, *, flatten: bool = False, values: bool = True
+) -> Rows:
     """Return the rows, or raise with what is wrong. `flatten` folds leading dimensions of all three into rows.
+
+    Without `values` the weights' values are not looked at: the caller sees them together with the moments.
 
     Finiteness of X and y is not looked at here: `blocks.check_finite` sees it in their moments for free.
     """
@@ -60,11 +65,14 @@ def check_rows(X: Tensor, y: Tensor, sample_weight: Tensor | None = None, *, fla
         _check.is_tensor(sample_weight, "sample_weight")
         _check.is_dense_real(sample_weight, "sample_weight")
     _check.same_device({"X": X, "y": y, "sample_weight": sample_weight})
-    weight = None if sample_weight is None else check_weight(sample_weight, X.shape[0], flatten)
-    if weight is not None and _check.values_visible(weight) and bool((weight == 0).any()):
+    weight, least = None, 1.0
+    if sample_weight is not None:
+        weight = weight_shape(sample_weight, X.shape[0], flatten)
+        least = check_weight(weight) if values else least
+    if least == 0:
         _check.finite(X, "X")  # no moment shows what such a row holds
         _check.finite(y, "y")
-    return Rows(X, y[:, None] if y.ndim == 1 else y, weight, y.ndim == 1)
+    return Rows(X, y[:, None] if y.ndim == 1 else y, weight, y.ndim == 1, least == 0)
 
 
 def _remedy(X: Tensor) -> str:
@@ -73,17 +81,22 @@ def _remedy(X: Tensor) -> str:
     return "Pass `X.reshape(-1, X.shape[-1])`, or `flatten=True` where it is offered, if every vector is a row."
 
 
-def check_weight(sample_weight: Tensor, n: int, flatten: bool) -> Tensor:
+def weight_shape(sample_weight: Tensor, n: int, flatten: bool = False) -> Tensor:
     """Return sample weights of shape (n,), or raise."""
     weight = sample_weight.reshape(-1) if flatten else sample_weight
     if weight.ndim != 1 or weight.shape[0] != n:
         raise ValueError(
             f"`sample_weight` should have shape ({n},), one weight a row, got {tuple(sample_weight.shape)}."
         )
-    _check.non_negative(weight, "sample_weight")
-    if _check.values_visible(weight) and not bool((weight.detach() > 0).any()):
-        raise ValueError("`sample_weight` is zero in every row; expected at least one positive weight.")
     return weight
+
+
+def check_weight(weight: Tensor) -> float:
+    """Return the least weight, or raise if one is negative or not finite, or all are zero."""
+    least = _check.non_negative(weight, "sample_weight")
+    if least == 0 and not bool((weight.detach() > 0).any()):
+        raise ValueError("`sample_weight` is zero in every row; expected at least one positive weight.")
+    return least
 
 
 def result_dtype(X: Tensor) -> torch.dtype:

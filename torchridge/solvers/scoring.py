@@ -38,44 +38,59 @@ class Paths(NamedTuple):
     """Weights of all strengths as combinations: weight(α_l) = base + transform · (basis · mix[:, l] ∘ start)."""
 
     basis: Tensor  # (m, r)
-    mix: Tensor | None  # (r, L); None where the basis is the strengths themselves
+    mix: Tensor | None  # (r, L); None if the basis is the strengths themselves
     start: Tensor  # (m, t) weights at the weakest strength, in eigencoordinates
 
 
-def paths(spec: Spectrum, alpha: Tensor) -> Paths:
-    """Return the weights of all strengths α (L,) in a basis of r functions of the eigenvalue.
+def paths(spectra: list[Spectrum], alpha: Tensor) -> list[Paths]:
+    """Return the weights of all strengths α (L,) in a basis of r functions of the eigenvalue, for several spectra.
 
     The matrix of shrinkage relative to the weakest strength, (s + α_min) / (s + α), is numerically of low rank: r is
-    about 15 for a hundred strengths, whatever the number of features.
+    about 15 for a hundred strengths, whatever the number of features. One wait for all spectra.
     """
     weakest = alpha.min().reshape(1)
-    start = filters(spec.eigvals, weakest) * spec.coef
-    ratio = (spec.eigvals[:, None] + weakest) * filters(spec.eigvals, alpha)  # (m, L)
-    L, t = alpha.shape[0], spec.coef.shape[1]
-    if L * t <= _DIRECT_COLUMNS:
-        return Paths(ratio, None, start)
-    left, sigma, right = torch.linalg.svd(ratio, full_matrices=False)
-    r = max(1, int((sigma > _BASIS_TOLERANCE * sigma[0]).sum()))
-    return Paths(left[:, :r] * sigma[:r], right[:r], start)
+    starts = [filters(s.eigvals, weakest) * s.coef for s in spectra]
+    ratios = [(s.eigvals[:, None] + weakest) * filters(s.eigvals, alpha) for s in spectra]  # (m, L)
+    if alpha.shape[0] * spectra[0].coef.shape[1] <= _DIRECT_COLUMNS:
+        return [Paths(ratio, None, start) for ratio, start in zip(ratios, starts, strict=True)]
+    left, sigma, right = torch.linalg.svd(torch.stack(ratios), full_matrices=False)
+    r = max(1, int((sigma > _BASIS_TOLERANCE * sigma[:, :1]).any(0).sum()))
+    return [Paths(u[:, :r] * s[:r], v[:r], start) for u, s, v, start in zip(left, sigma, right, starts, strict=True)]
 
 
-def heldout_squares(spec: Spectrum, train: Block, held: Block, objective: Objective, alpha: Tensor) -> Tensor:
-    """Return Σ s (y − ŷ)² over held-out rows for every strength and target, from the moments of both parts.
+def heldout_squares(
+    spectra: list[Spectrum], train: list[Block], held: list[Block], objective: Objective, alpha: Tensor
+) -> Tensor:
+    """Return Σ s (y − ŷ)² over held-out rows for every fold, strength and target, from the moments of both parts.
 
     With the moments S, C, yy of the held-out rows about the centre of the training rows,
-    Σ s (y − Wx − b)² = yy − 2 tr(Wᵀ C) + tr(Wᵀ S W). Cost d² (m + r t) and d t (L + r²), for r the rank of `paths`.
+    Σ s (y − Wx − b)² = yy − 2 tr(Wᵀ C) + tr(Wᵀ S W). Cost d² (m + r t) and d t (L + r²) a fold, r the rank of `paths`.
     """
+    if len(spectra[0].eigvals) == 0:  # every feature is free: one answer for all strengths
+        return torch.stack(
+            [
+                _seen(s, a, b, objective)[2].clamp_min(0).repeat(len(alpha), 1)
+                for s, a, b in zip(spectra, train, held, strict=True)
+            ]
+        )
+    each = zip(spectra, train, held, paths(spectra, alpha), strict=True)
+    return torch.stack([_heldout(spec, *_seen(spec, a, b, objective), path) for spec, a, b, path in each])
+
+
+def _seen(spec: Spectrum, train: Block, held: Block, objective: Objective) -> tuple[Tensor, Tensor, Tensor]:
+    """Return gram, cross and yy of the held-out rows about the centre of the training rows, less what `base` fits."""
     center = located(train, objective)
     seen = about(held, center.mean_x, center.mean_y)
     cross, yy = (seen.cross, seen.yy) if spec.base is None else residual_moments(seen, spec.base)
-    if len(spec.eigvals) == 0:  # every feature is free: one answer for all strengths
-        return yy.clamp_min(0).repeat(len(alpha), 1)
+    return seen.gram, cross, yy
+
+
+def _heldout(spec: Spectrum, gram: Tensor, cross: Tensor, yy: Tensor, path: Paths) -> Tensor:
     cross = spec.transform.T @ cross  # (m, t)
-    path = paths(spec, alpha)
     transform: Tensor | None = spec.transform
-    inner = seen.gram
+    inner = gram
     if path.basis.shape[1] * cross.shape[1] > spec.transform.shape[1]:  # more columns than eigenvectors: rotate once
-        transform, inner = None, (spec.transform.T @ (seen.gram @ spec.transform))  # (m, m)
+        transform, inner = None, spec.transform.T @ (gram @ spec.transform)  # (m, m)
     result = []
     for i in range(0, cross.shape[1], _TARGET_BLOCK):
         block = slice(i, i + _TARGET_BLOCK)

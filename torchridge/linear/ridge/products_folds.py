@@ -9,15 +9,16 @@ import torch
 from torch import Tensor
 
 from torchridge import _check
-from torchridge._ridge_cv_choice import refuse_one_row, warn_of_edge
-from torchridge._ridge_options import Options
-from torchridge._ridge_products import Problem, check, checked_grid, fit, warn, with_scores
-from torchridge.solvers import design, folds, large, scoring, select, trace
+from torchridge.linear import search
+from torchridge.linear.arguments import Options, grid_of
+from torchridge.linear.ridge.choose import Choice
+from torchridge.linear.ridge.products import Problem, check, fit, warn, with_scores
+from torchridge.linear.ridge.solution import Solution
+from torchridge.linear.search import refuse_one_row
+from torchridge.solvers import design, folds, large, scoring, trace
 from torchridge.solvers.design import Design
-from torchridge.solvers.fit import Strengths
+from torchridge.solvers.grid import coarse_grid_by_norm, finer_grid
 from torchridge.solvers.nystrom import Nystrom
-from torchridge.solvers.select import Choice
-from torchridge.solvers.solution import Solution
 
 
 class Scores(NamedTuple):
@@ -61,23 +62,18 @@ def _choose(
     scorer = _gcv(problem, form) if kind == "gcv" else _folds(problem, cv, groups, kind)
     grid, approximation, scores = _scored(problem, form, scorer, alphas, kind, per_target)
     mean = scores.table.mean(0)
-    compared = mean if per_target else mean.mean(1, keepdim=True)
-    best = select.best_strength(compared, grid, kind == "r2")
-    if not isinstance(alphas, str):
-        warn_of_edge(grid, best)
-    strengths = Strengths(grid[best], per_target and len(best) > 1)
-    solution = fit(problem, form, approximation, strengths, False, choice)
-    best_score = compared.gather(0, best[None])[0]
+    chosen = search.choose(mean, grid, kind == "r2", per_target, given=not isinstance(alphas, str))
+    solution = fit(problem, form, approximation, chosen.strengths, choice)
     found = with_scores(
         solution,
-        alphas=grid,
+        alphas=grid.to(mean.device),
         scores=mean,
         fold_scores=scores.table,
-        best_score=best_score if per_target else best_score[0],
+        best_score=chosen.score,
         scoring=kind,
         score_errors=scores.error,
     )
-    return _with_dof(found, scores, best, problem)
+    return _with_dof(found, scores, chosen.place.to(mean.device), problem)
 
 
 def _check_criterion(cv: Any, groups: Any, scoring: str) -> None:
@@ -101,22 +97,22 @@ def _scored(
 ) -> tuple[Tensor, Nystrom, Scores]:
     """Return strengths (L,), the approximation that served them, and their scores."""
     if not isinstance(alphas, str):
-        grid = checked_grid(alphas, problem.y)
+        grid = grid_of(alphas)
         _check_positive(grid, kind)
         approximation = _approximation(problem, form, grid)
-        return grid, approximation, scorer(grid, approximation)
+        return grid, approximation, scorer(grid.to(problem.y.device), approximation)
     if alphas != "auto":
         raise ValueError(f"`alphas` should be 'auto' or strengths, got {alphas!r}.")
     rough = large.approximate(form, 1.0, 1, 8, problem.rule.tol)
-    top = rough.eigvals[0] if rough.rank else problem.y.new_zeros(())
-    grid = select.coarse_grid_by_norm(top)
+    grid = coarse_grid_by_norm(float(rough.eigvals[0]) if rough.rank else 0.0)
     approximation = _approximation(problem, form, grid)
-    scores = scorer(grid, approximation)
+    device = problem.y.device
+    scores = scorer(grid.to(device), approximation)
     mean = scores.table.mean(0)
-    best = select.best_strength(mean if per_target else mean.mean(1, keepdim=True), grid, kind == "r2")
-    finer = select.finer_grid(grid, best, cells=4)
+    best = search.best_index(mean if per_target else mean.mean(1, keepdim=True), grid, kind == "r2")
+    finer = finer_grid(grid, best, cells=4)
     both, order = torch.cat([grid, finer]).sort()
-    return both, approximation, _merged(scores, scorer(finer, approximation), order)
+    return both, approximation, _merged(scores, scorer(finer.to(device), approximation), order.to(device))
 
 
 def _check_positive(grid: Tensor, kind: str) -> None:
@@ -168,7 +164,10 @@ def _with_dof(solution: Solution, scores: Scores, best: Tensor, problem: Problem
     left = torch.where(left > 0.5, left, torch.nan)
     columns = torch.arange(scores.squares.shape[1], device=best.device)
     variance = scores.squares[best.expand(len(columns)), columns] / left
-    return with_scores(solution, dof=dof if solution.alpha.ndim else dof[0], residual_variance=variance)
+    known = solution.diagnosis.map(
+        dof=lambda _: dof if solution.alpha.ndim else dof[0], residual_variance=lambda _: variance
+    )
+    return with_scores(solution, diagnosis=known)
 
 
 class Masks(NamedTuple):

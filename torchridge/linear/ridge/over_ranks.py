@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 from torchridge import _check
-from torchridge._rank_folds import fold_plan
 from torchridge._ranks import Ranks, brief
-from torchridge._ridge_cv import Prepared, choose, cross_validate
-from torchridge._ridge_cv_choice import refuse_one_row
-from torchridge._ridge_options import Options, check_options, refuse_beside_moments
+from torchridge.linear.arguments import Options, check_options, refuse_beside_moments
+from torchridge.linear.rank_folds import fold_plan
+from torchridge.linear.ridge.cross_validation import Prepared, choose, cross_validate
+from torchridge.linear.ridge.solution import Solution
+from torchridge.linear.search import refuse_one_row
 from torchridge.solvers import collectives
 from torchridge.solvers.moments import Moments
 from torchridge.solvers.rows import Rows, check_rows, result_dtype
 from torchridge.solvers.scoring import train_spectrum
-from torchridge.solvers.solution import Solution
 
 
 class _Made(NamedTuple):
@@ -108,7 +108,7 @@ def cross_validate_over_ranks(
         if cv != "loo":
             return cross_validate(whole, None, alphas, cv, groups, scoring, per_target, None, options)
         rows = Own(X, y, sample_weight).rows
-        return choose(leave_one_out(whole, rows, options, ranks), alphas, cv, scoring, per_target, options)
+        return choose(leave_one_out(whole, rows, options, ranks), alphas, cv, scoring, per_target)
     alike = alike_of(options, **choice)
     fold_ids = fold_plan(lambda: Own(X, y, sample_weight).n, cv, groups, ranks, "ridge_cv (its folds)", alike)
 
@@ -128,7 +128,7 @@ def leave_one_out(whole: Moments, rows: Rows | None, options: Options, ranks: Ra
     objective = options.objective(d, t, block.gram, dtype=whole.dtype)
     refuse_one_row(block.rows, "loo", objective)
     scorer = collectives.LeaveOneOut(train_spectrum(block, objective), block, objective, rows, ranks)
-    return Prepared(scorer, objective, whole, block)
+    return Prepared(scorer, objective, whole, options, lambda: block)
 
 
 def alike_of(options: Options, **choice: Any) -> dict[str, str]:

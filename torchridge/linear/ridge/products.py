@@ -10,20 +10,19 @@ import torch
 from torch import Tensor
 
 from torchridge import _check
-from torchridge._ridge_options import Options, needs_torch, strengths_of
 from torchridge._warnings import ConvergenceWarning
+from torchridge.linear.arguments import Options, Strengths, needs_torch, strengths_of
+from torchridge.linear.matrices import kind_of, operator_of, shape_of
+from torchridge.linear.ridge.choose import Choice
+from torchridge.linear.ridge.diagnosis import Diagnosis
+from torchridge.linear.ridge.solution import Solution
 from torchridge.solvers import design, large
-from torchridge.solvers.arguments import check_strengths
 from torchridge.solvers.design import Design
-from torchridge.solvers.fit import Strengths
 from torchridge.solvers.large import Columns, Rule
-from torchridge.solvers.matrices import kind_of, operator_of, shape_of
 from torchridge.solvers.nystrom import Nystrom
 from torchridge.solvers.objective import Objective
 from torchridge.solvers.operators import Operator
-from torchridge.solvers.rows import check_weight, result_dtype
-from torchridge.solvers.select import Choice
-from torchridge.solvers.solution import Solution
+from torchridge.solvers.rows import check_weight, result_dtype, weight_shape
 
 # The columns of X without a penalty are held dense, and projected on in every product.
 _MOST_FREE = 256
@@ -74,7 +73,10 @@ def check(X: Any, y: Any, sample_weight: Any, options: Options) -> Problem:
     assert kind is not None
     n, d = shape_of(X)
     _check_target(y, n)
-    weight = None if sample_weight is None else check_weight(sample_weight, n, False).double()
+    weight = None
+    if sample_weight is not None:
+        check_weight(weight_shape(sample_weight, n))
+        weight = sample_weight.double()
     objective = options.objective(d, 1 if y.ndim == 1 else y.shape[1], like).to(torch.float64)
     _check_free(objective)
     rule, rank = _rule(options)
@@ -116,24 +118,22 @@ def _rule(options: Options) -> tuple[Rule, int | None]:
 def solve(X: Any, y: Any, alpha: Any, name: str, sample_weight: Any, options: Options, choice: Choice) -> Solution:
     """Solve at the strengths `alpha`; `name` is "alphas" for a path."""
     problem = check(X, y, sample_weight, options)
-    strengths = strengths_of(alpha, name, problem.y.shape[1], problem.y, torch.float64)
-    count, weakest = problem.y.shape[1] * len(strengths.alpha), float(strengths.alpha.min())
+    strengths = strengths_of(alpha, name, problem.y.shape[1], problem.y)
+    count, weakest = problem.y.shape[1] * len(strengths.alpha), strengths.weakest
     form = problem.form()
     approximation = large.approximate(form, weakest, count, problem.rank, problem.rule.tol)
-    return fit(problem, form, approximation, strengths, name == "alphas", choice)
+    return fit(problem, form, approximation, strengths, choice)
 
 
-def fit(
-    problem: Problem, form: Design, approximation: Nystrom, strengths: Strengths, path: bool, choice: Choice
-) -> Solution:
+def fit(problem: Problem, form: Design, approximation: Nystrom, strengths: Strengths, choice: Choice) -> Solution:
     """Solve with an approximation that is at hand, and warn where the tolerance was not reached."""
-    t, d = problem.y.shape[1], problem.X.shape[1]
+    t, d, path = problem.y.shape[1], problem.X.shape[1], strengths.path
     columns = large.grid(strengths.alpha, strengths.per_target, t, 1)
     weight, bias, error, steps = solve_columns(problem, form, approximation, columns)
     L = len(columns.alpha) // t
     pick: Any = slice(None) if path else 0
     single = not path and not strengths.per_target
-    weakest = float(strengths.alpha.min())
+    weakest = strengths.weakest
     top = float(approximation.eigvals[0]) if approximation.rank else float("nan")
     unknown = torch.full((L, t), torch.nan, dtype=torch.float64, device=weight.device)
     solution = Solution(
@@ -144,11 +144,13 @@ def fit(
         reason=f"{choice.reason}; Nyström preconditioner of rank {approximation.rank}, "
         f"{'rows' if form.dual else 'features'} as unknowns",
         n_samples=problem.rows,
-        dof=unknown[0, 0] if single else unknown[:, 0] if path else unknown[0],
-        condition=(top + weakest) / weakest if weakest > 0 else float("inf"),
-        rank=None,
-        residual_variance=unknown[pick],
-        unit_variance=None,
+        diagnosis=Diagnosis.of(
+            dof=unknown[0, 0] if single else unknown[:, 0] if path else unknown[0],
+            condition=(top + weakest) / weakest if weakest > 0 else float("inf"),
+            rank=None,
+            residual_variance=unknown[pick],
+            unit_variance=None,
+        ),
         fit_intercept=problem.objective.intercept,
         vector_target=problem.vector_target,
         is_path=path,
@@ -191,14 +193,6 @@ def warn(error: Tensor, steps: Tensor, rule: Rule) -> None:
         ConvergenceWarning,
         stacklevel=5,
     )
-
-
-def checked_grid(alphas: Any, like: Tensor) -> Tensor:
-    """Return strengths (L,), or raise."""
-    values = check_strengths(alphas, "alphas", like=like)
-    if values.ndim > 1:
-        raise ValueError(f"`alphas` should be a list or a tensor of shape (L,), got {tuple(values.shape)}.")
-    return values.reshape(-1)
 
 
 def with_scores(solution: Solution, **scores: Any) -> Solution:

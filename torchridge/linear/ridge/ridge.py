@@ -15,16 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchridge._ridge_cv import cross_validate
-from torchridge._ridge_options import Options
-from torchridge._ridge_products import solve as solve_by_products
-from torchridge._ridge_products_cv import cross_validate as cross_validate_by_products
-from torchridge._ridge_ranks import cross_validate_over_ranks, pooled
-from torchridge._ridge_route import refuse_own, route, route_cv
-from torchridge._ridge_solve import solve
+from torchridge.linear.arguments import Options
+from torchridge.linear.ridge import differentiable
+from torchridge.linear.ridge.cross_validation import cross_validate
+from torchridge.linear.ridge.over_ranks import cross_validate_over_ranks, pooled
+from torchridge.linear.ridge.problem import dense_problem, refuse_own, route, route_cv
+from torchridge.linear.ridge.products import solve as solve_by_products
+from torchridge.linear.ridge.products_folds import cross_validate as cross_validate_by_products
+from torchridge.linear.ridge.solution import Solution
+from torchridge.linear.ridge.solve import solve, solve_rows
 from torchridge.solvers.moments import Moments
 from torchridge.solvers.operators import LinearOperator
-from torchridge.solvers.solution import Solution
 
 
 def ridge(
@@ -115,7 +116,10 @@ def ridge(
     X, choice = route(X, y, alpha, options)
     if choice is not None:
         return solve_by_products(X, y, alpha, "alpha", sample_weight, options, choice)
-    return solve(X, y, alpha, "alpha", sample_weight, options)
+    problem = dense_problem(X, y, alpha, "alpha", sample_weight, options)
+    if problem is None:
+        return differentiable.solve(X, y, alpha, "alpha", sample_weight, options, solve_rows)
+    return solve(problem)
 
 
 def ridge_path(
@@ -178,7 +182,10 @@ def ridge_path(
     X, choice = route(X, y, alphas, options)
     if choice is not None:
         return solve_by_products(X, y, alphas, "alphas", sample_weight, options, choice)
-    return solve(X, y, alphas, "alphas", sample_weight, options)
+    problem = dense_problem(X, y, alphas, "alphas", sample_weight, options)
+    if problem is None:
+        return differentiable.solve(X, y, alphas, "alphas", sample_weight, options, solve_rows)
+    return solve(problem)
 
 
 def ridge_cv(

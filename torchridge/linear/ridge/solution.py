@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from torchridge import _check
-from torchridge.solvers import matrices
+from torchridge.linear import matrices
+from torchridge.linear.ridge.diagnosis import Diagnosis
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,14 +28,14 @@ class Solution:
         solver: "cholesky", "spectral", "dual", "svd" or "cg".
         reason: why this solver was taken.
         n_samples: rows that were fitted.
+        diagnosis: what the next five are computed from, when one of them is first read.
         dof: effective degrees of freedom tr X (XᵀX + αD)⁻¹ Xᵀ of the centred rows: the intercept is not counted. "cg"
             knows them after ``cv="gcv"`` alone, which estimates them, and gives NaN otherwise.
         condition: condition number of XᵀX + αD, features scaled by their penalty, at the weakest strength;
             "cg" gives its bound (λ₁ + α) / α, NaN at rank 0.
         rank: numerical rank of the centred rows, as far as the solver resolved it; None for "cg".
         residual_variance: (t,) Σ s (y − ŷ)² / (n − dof − 1), the −1 with an intercept; NaN where dof is.
-        unit_variance: (d,) diagonal of (XᵀX + αD)⁻¹ XᵀX (XᵀX + αD)⁻¹; (t, d) for one strength a target. None from
-            `ridge_cv` on few rows of many features (n² d > 2³⁰), where it costs as much as all the rest, and from "cg".
+        unit_variance: (d,) diagonal of (XᵀX + αD)⁻¹ XᵀX (XᵀX + αD)⁻¹; (t, d) for one strength a target. None from "cg".
         fit_intercept: whether a bias was fitted.
         vector_target: whether y came as (n,), so that predictions are (n,) too.
         is_path: whether there is a leading dimension of strengths.
@@ -65,11 +66,7 @@ class Solution:
     solver: str
     reason: str
     n_samples: int
-    dof: Tensor
-    condition: float | Tensor
-    rank: int | Tensor | None
-    residual_variance: Tensor
-    unit_variance: Tensor | None
+    diagnosis: Diagnosis = field(repr=False)
     fit_intercept: bool = True
     vector_target: bool = False
     is_path: bool = False
@@ -84,6 +81,36 @@ class Solution:
     converged: Tensor | None = None
 
     @property
+    def dof(self) -> Tensor:
+        """Effective degrees of freedom, the intercept not counted; costs an eigendecomposition if one was not taken."""
+        dof: Tensor = self.diagnosis["dof"]
+        return dof
+
+    @property
+    def condition(self) -> float | Tensor:
+        """Condition number of XᵀX + αD at the weakest strength, features scaled by their penalty; cost as `dof`."""
+        condition: float | Tensor = self.diagnosis["condition"]
+        return condition
+
+    @property
+    def rank(self) -> int | Tensor | None:
+        """Numerical rank of the centred rows, as far as the solver resolved it; None for "cg". Cost as `dof`."""
+        rank: int | Tensor | None = self.diagnosis["rank"]
+        return rank
+
+    @property
+    def residual_variance(self) -> Tensor:
+        """Σ s (y − ŷ)² / (n − dof − 1), the −1 with an intercept, (t,); NaN where dof is. Cost as `dof`."""
+        variance: Tensor = self.diagnosis["residual_variance"]
+        return variance
+
+    @property
+    def unit_variance(self) -> Tensor | None:
+        """Sampling variance of each weight for unit noise; None from "cg". Cost as `dof`, and n² d if n < d."""
+        variance: Tensor | None = self.diagnosis["unit_variance"]
+        return variance
+
+    @property
     def standard_errors(self) -> Tensor:
         """Standard error of each weight for independent noise of equal variance, shaped as `weight`.
 
@@ -91,11 +118,9 @@ class Solution:
         """
         if self.solver == "cg":
             raise ValueError("`solver`='cg' knows no standard errors. Use a direct solver, e.g. 'cholesky' or 'dual'.")
-        if self.unit_variance is None:
-            raise ValueError(
-                "`ridge_cv` leaves standard errors out where n² d > 2³⁰. Call `ridge(X, y, solution.alpha)`."
-            )
-        unit = self.unit_variance if self.unit_variance.ndim == self.weight.ndim else self.unit_variance[..., None, :]
+        unit = self.unit_variance
+        assert unit is not None
+        unit = unit if unit.ndim == self.weight.ndim else unit[..., None, :]
         return (self.residual_variance[..., :, None] * unit).sqrt()
 
     def predict(self, X: Tensor | Any) -> Tensor:
@@ -145,15 +170,16 @@ class Solution:
         if not self.is_path:
             raise ValueError(f"this solution has one strength, got `index`={index}; `at` picks from a path.")
         _check.position(index, self.alpha.shape[-1], "index", "strengths")
-        unit = self.unit_variance
         return replace(
             self,
             weight=self.weight[..., index, :, :],
             bias=self.bias[..., index, :],
             alpha=self.alpha[..., index],
-            dof=self.dof[..., index],
-            residual_variance=self.residual_variance[..., index, :],
-            unit_variance=None if unit is None else unit[..., index, :],
+            diagnosis=self.diagnosis.map(
+                dof=lambda dof: dof[..., index],
+                residual_variance=lambda variance: variance[..., index, :],
+                unit_variance=lambda unit: None if unit is None else unit[..., index, :],
+            ),
             residual=None if self.residual is None else self.residual[..., index, :],
             converged=None if self.converged is None else self.converged[..., index, :],
             is_path=False,

@@ -1,0 +1,131 @@
+"""Checks of the arguments that linear models share, and what they become inside: the only ones."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from torchridge import _check
+from torchridge.solvers.objective import Objective
+
+SOLVERS = ("auto", "cholesky", "spectral", "dual", "svd", "cg")
+
+
+class Options(NamedTuple):
+    """What `ridge`, `ridge_path` and `ridge_cv` share, as it came in."""
+
+    fit_intercept: bool = True
+    standardize: bool = False
+    penalty_factors: Any = None
+    prior: Any = None
+    solver: str = "auto"
+    moments_dtype: torch.dtype = torch.float64
+    tol: Any = None
+    max_iter: Any = None
+    rank: Any = None
+
+    def objective(self, d: int, t: int, like: Tensor, batch: tuple[int, ...] = (), dtype: Any = None) -> Objective:
+        """Return the checked objective of a problem with d features and t targets, for tensors on `like`'s device."""
+        dtype = dtype or self.moments_dtype
+        for name in ("fit_intercept", "standardize"):
+            _check.option(getattr(self, name), name, (True, False))
+        penalty = free = prior = None
+        if self.penalty_factors is not None:
+            penalty = _as_tensor(self.penalty_factors, "penalty_factors", like, dtype)
+            _check.shape(penalty, list(dict.fromkeys([(d,), (*batch, d)])), "penalty_factors")
+            if _check.non_negative(penalty, "penalty_factors") == 0 and penalty.ndim == 1:
+                free = (penalty == 0).nonzero()[:, 0]
+        if self.prior is not None:
+            prior = _as_tensor(self.prior, "prior", like, dtype)
+            _check.shape(prior, list(dict.fromkeys([(d,), (t, d), (*batch, t, d)])), "prior")
+            _check.finite(prior, "prior")
+            prior = (prior.expand(t, d) if prior.ndim == 1 else prior).mT
+        return Objective(bool(self.fit_intercept), bool(self.standardize), penalty, prior, free)
+
+
+class Strengths(NamedTuple):
+    """L strengths that all targets share, or one for each target."""
+
+    alpha: Tensor  # (L,) or (t,), float64
+    per_target: bool
+    weakest: float  # on the host
+    path: bool = False  # whether the answer has a dimension of strengths
+
+    def to(self, dtype: torch.dtype) -> Strengths:
+        """Return the strengths in another dtype."""
+        return self._replace(alpha=self.alpha.to(dtype))
+
+
+def check_options(options: Options) -> None:
+    """Raise on an unknown solver or dtype of moments."""
+    _check.option(options.solver, "solver", SOLVERS)
+    _check.option(options.moments_dtype, "moments_dtype", (torch.float64, torch.float32))
+
+
+def refuse_beside_moments(**arguments: Any) -> None:
+    """Raise if an argument that belongs to rows comes with moments."""
+    for name, value in arguments.items():
+        if value is not None:
+            raise ValueError(f"`{name}` has no use beside moments. Leave it out; rows go to `Moments.update`.")
+
+
+def needs_torch(*values: Any) -> bool:
+    """Whether autograd, a functorch transform or torch.compile is active, so that all operations must be torch's."""
+    tensors = [v for v in values if isinstance(v, Tensor)]
+    if not _check.values_visible(*tensors):
+        return True
+    return torch.is_grad_enabled() and any(v.requires_grad for v in tensors)
+
+
+def check_strengths(alpha: Any, name: str, *, like: Tensor) -> tuple[Tensor, float]:
+    """Return strengths as a float64 tensor on the device of `like`, and the least of them, or raise."""
+    if isinstance(alpha, (int, float)) and not isinstance(alpha, bool) and math.isfinite(alpha) and alpha >= 0:
+        return torch.full((), alpha, dtype=torch.float64, device=like.device), float(alpha)
+    if alpha is None:
+        raise TypeError(f"`{name}` is missing; pass the strength, e.g. `{name}=1.0` (α = nλ, see `convert_strength`).")
+    if isinstance(alpha, str):
+        raise TypeError(f"`{name}` should be a number or a tensor of numbers, got {alpha!r}.")
+    try:
+        strengths = alpha if isinstance(alpha, Tensor) else torch.as_tensor(alpha, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"`{name}` should be a number or a tensor of numbers, got {type(alpha).__name__}.") from None
+    _check.is_dense_real(strengths, name)
+    _check.not_empty(strengths, name)
+    weakest = _check.non_negative(strengths.detach().cpu(), name)  # few numbers: one wait for a device
+    return strengths.to(like.device, torch.float64), weakest
+
+
+def strengths_of(alpha: Any, name: str, t: int, like: Tensor) -> Strengths:
+    """Return checked strengths: those of a path ("alphas"), or one for all targets, or one for each."""
+    values, weakest = check_strengths(alpha, name, like=like)
+    values = values.detach()
+    if name == "alphas":
+        return Strengths(_listed(values), False, weakest, True)
+    _check.shape(values, list(dict.fromkeys([(), (1,), (t,)])), "alpha")
+    return Strengths(values.reshape(-1), values.numel() > 1, weakest)
+
+
+def grid_of(alphas: Any) -> Tensor:
+    """Return the strengths of a grid, (L,), float64 on the host, or raise."""
+    alphas = alphas.detach().cpu() if isinstance(alphas, Tensor) else alphas
+    return _listed(check_strengths(alphas, "alphas", like=torch.empty(0))[0])
+
+
+def _listed(values: Tensor) -> Tensor:
+    if values.ndim > 1:
+        raise ValueError(f"`alphas` should be a list or a tensor of shape (L,), got shape {tuple(values.shape)}.")
+    return values.reshape(-1)
+
+
+def _as_tensor(value: Any, name: str, like: Tensor, dtype: torch.dtype) -> Tensor:
+    if isinstance(value, Tensor):
+        _check.same_device({"X": like, name: value})
+        _check.is_dense_real(value, name)
+        return value.to(dtype)
+    try:
+        return torch.as_tensor(value, dtype=dtype, device=like.device)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"`{name}` should be a tensor or numbers, got {type(value).__name__}.") from None

@@ -1,0 +1,1 @@
+"""Ridge regression: check once, choose once, solve, round once."""

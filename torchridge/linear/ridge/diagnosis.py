@@ -1,0 +1,73 @@
+"""What is known of a fit apart from its weights, worked out when it is first read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+
+class Diagnosis:
+    """Values by name, each computed at most once, when it is read.
+
+    A condition number costs an eigendecomposition, several times a solve by Cholesky factors: whoever does not ask for
+    it does not pay. A copy or a pickle holds the values, not the data they are computed from.
+    """
+
+    def __init__(self, **compute: Callable[[], Any]) -> None:
+        self._compute: Mapping[str, Callable[[], Any]] = compute
+        self._known: dict[str, Any] = {}
+
+    @classmethod
+    def of(cls, **values: Any) -> Diagnosis:
+        """Return a diagnosis whose values are known already."""
+        result = cls()
+        result._known = values
+        return result
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._known:
+            with torch.no_grad():
+                self._known[name] = self._compute[name]()
+        return self._known[name]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_compute": {}, "_known": {name: self[name] for name in {**self._compute, **self._known}}}
+
+    def map(self, **change: Callable[[Any], Any]) -> Diagnosis:
+        """Return the diagnosis with some values changed; the others stay."""
+
+        def changed(name: str) -> Callable[[], Any]:
+            return lambda: change[name](self[name]) if name in change else self[name]
+
+        return Diagnosis(**{name: changed(name) for name in {**self._compute, **self._known}})
+
+    def extended(self, **compute: Callable[[], Any]) -> Diagnosis:
+        """Return the diagnosis with more values, or other ones."""
+        own = self.map()
+        return Diagnosis(**{**own._compute, **compute})
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Diagnosis):
+            return NotImplemented
+        names = {*self._compute, *self._known}
+        return names == {*other._compute, *other._known} and all(_same(self[n], other[n]) for n in names)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _same(a: Any, b: Any) -> bool:
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) else bool(a == b)
+
+
+def once(function: Callable[[], Any]) -> Callable[[], Any]:
+    """Return a function that computes its value at the first call and keeps it."""
+    kept: list[Any] = []
+
+    def value() -> Any:
+        if not kept:
+            kept.append(function())
+        return kept[0]
+
+    return value

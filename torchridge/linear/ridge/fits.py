@@ -1,0 +1,298 @@
+"""Solve one problem at given strengths by the chosen solver, or by a more careful one if its condition asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from torchridge.linear.arguments import Strengths
+from torchridge.linear.ridge.choose import CAREFUL, Choice, resolved
+from torchridge.linear.ridge.diagnosis import Diagnosis, once
+from torchridge.solvers import algebra, blocks, dual, spectral
+from torchridge.solvers.algebra import Factor
+from torchridge.solvers.blocks import Block
+from torchridge.solvers.device import strengths_per_eigh
+from torchridge.solvers.objective import Frame, Objective, System, frame, system
+from torchridge.solvers.orthogonal import svd_spectrum
+from torchridge.solvers.refine import refine
+from torchridge.solvers.rows import Rows
+from torchridge.solvers.scoring import residual_squares, residual_squares_per_target
+from torchridge.solvers.spectral import Spectrum
+
+# Columns of weights refined in one pass over the rows.
+_REFINED_COLUMNS = 512
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A checked problem that is solved by factors, of its rows or of their moments."""
+
+    objective: Objective
+    strengths: Strengths
+    dtype: torch.dtype  # of the answer
+    moments: Callable[[], Block]
+    rows: Rows | None  # those that count; None for moments alone
+    exact: bool = True  # whether moments are summed in float64, so that going back to the rows is worth it
+
+    def checked(self) -> Block:
+        """Return the moments, or raise if they are not finite: the matrix of an eigendecomposition must be."""
+        block = self.moments()
+        if self.rows is not None:
+            blocks.check_finite(block, self.rows)
+        return block
+
+
+class Fit(NamedTuple):
+    """Weights of every strength, with what is known about them."""
+
+    weight: Tensor  # (d, L, t); L = 1 if each target has its own strength
+    bias: Tensor  # (L, t)
+    lost: float  # estimate of the relative error of the weights
+    rank: int | None  # if the penalty was too weak to decide between solutions, the rank of the rows
+    diagnosis: Diagnosis  # squares (L, t), dof (L,) or (t,), unit_variance (d, L) or (d, t), condition, rank
+    choice: Choice
+    largest: float | None = None  # of the weights and biases, NaN if one is; None if it has not been read
+
+
+def bias_of(weight: Tensor, place: Frame) -> Tensor:
+    """Return the biases (L, t) of weights (d, L, t)."""
+    return place.target_center - torch.einsum("dlt,d->lt", weight, place.center)
+
+
+def _settled(condition: Tensor, weight: Tensor, bias: Tensor) -> tuple[float, float]:
+    """Return the condition, infinite if a factor failed, and the largest weight or bias; one wait for both."""
+    largest = torch.maximum(weight.abs().amax(), bias.abs().amax())
+    values = torch.stack([condition.nan_to_num(torch.inf).amax().to(largest), largest]).tolist()
+    return float(values[0]), float(values[1])
+
+
+def fit_cholesky(problem: Dense, choice: Choice) -> Fit:
+    """Solve by a Cholesky factor for each strength; by the spectrum if one of them is ill-conditioned."""
+    block = problem.moments()
+    equations = system(block, problem.objective)
+    factors = [_factored(equations, a) for a in problem.strengths.alpha.to(block.gram.dtype)]
+    place = frame(block, problem.objective)
+    weight = torch.stack([f.solve(equations.cross) for f in factors], 1)  # (d, L, t)
+    weight = weight if place.prior is None else weight + place.prior[:, None]
+    bias = bias_of(weight, place)
+    condition, largest = _settled(_conditions(factors), weight, bias)
+    # Moments alone leave no better way, until the matrix is singular to rounding: then the minimum norm.
+    eps = torch.finfo(block.gram.dtype).eps
+    if not condition <= (CAREFUL[problem.dtype] if problem.rows is not None else 1e-3 / eps):
+        return fit_spectral(problem, Choice("spectral", "gram + αD is too ill-conditioned for Cholesky"))
+    spec = once(lambda: spectral.spectrum(equations))
+    diagnosis = _diagnosis(spec, problem, block).extended(rank=lambda: spectral.rank_of(block, problem.objective))
+    return Fit(weight, bias, eps * condition, None, diagnosis, choice, largest)
+
+
+def _factored(equations: System, alpha: Tensor) -> Factor:
+    matrix = equations.gram.clone()
+    matrix.diagonal().add_(alpha if equations.penalty is None else alpha * equations.penalty)
+    return algebra.cholesky(matrix)
+
+
+def _conditions(factors: list[Factor]) -> Tensor:
+    """Return the condition of every matrix, infinite or NaN if its factor failed."""
+    return torch.stack([torch.where(f.info == 0, f.condition(), torch.inf) for f in factors])
+
+
+def fit_spectral(problem: Dense, choice: Choice, known: Spectrum | None = None) -> Fit:
+    """Solve by the eigenvalues of the gram matrix, or by the singular values of the rows if those are ambiguous.
+
+    `known` is the spectrum of the system if it has been taken already.
+    """
+    block = problem.moments() if known is not None else problem.checked()
+    equations, place = system(block, problem.objective), frame(block, problem.objective)
+    rows = problem.rows if problem.exact else None
+    weakest = problem.strengths.weakest
+    if choice.solver == "svd" and rows is not None:
+        spec = svd_spectrum(rows, place, equations.cross)
+    else:
+        spec = spectral.spectrum(equations) if known is None else known
+    found = spectral.summary(spec)
+    careful = rows is not None and found.condition(weakest) > CAREFUL[problem.dtype]
+    # The penalty does not choose between directions that the gram matrix, a square, may have lost: the rows tell.
+    unclear = found.undecided(weakest)
+    if (
+        (careful or unclear)
+        and rows is not None
+        and choice.solver != "svd"
+        and spec.free is None
+        and not resolved(found)
+    ):
+        reason = f"condition {found.condition(weakest):.1e}: the gram matrix does not resolve the rank"
+        choice, spec = Choice("svd", reason), svd_spectrum(rows, place, equations.cross)
+        found = spectral.summary(spec)
+        careful = found.condition(weakest) > CAREFUL[problem.dtype]
+    weight = _weights(spec, problem.strengths)
+    if careful and rows is not None:
+        weight = refined(rows, place, spec, problem.strengths, weight)
+        choice = choice._replace(reason=f"{choice.reason}; refined, as the condition is {found.condition(weakest):.1e}")
+    return _of_spectrum(
+        spec, found, place, weight, careful, choice, problem.strengths, _diagnosis(lambda: spec, problem, block)
+    )
+
+
+def _of_spectrum(
+    spec: Spectrum,
+    found: spectral.Summary,
+    place: Frame,
+    weight: Tensor,
+    exact: bool,
+    choice: Choice,
+    strengths: Strengths,
+    diagnosis: Diagnosis,
+) -> Fit:
+    eps, condition = torch.finfo(weight.dtype).eps, found.condition(strengths.weakest)
+    lost = eps * (condition**0.5 if exact else condition)  # of the rows, or of their gram matrix
+    least_norm = found.rank < weight.shape[0] and strengths.weakest <= found.tolerance
+    least_norm = least_norm or (spec.free is not None and spec.free.rank < len(spec.free.columns))
+    rank = found.rank if least_norm else None
+    return Fit(weight, bias_of(weight, place), lost, rank, diagnosis, choice)
+
+
+def _weights(spec: Spectrum, strengths: Strengths) -> Tensor:
+    alpha = strengths.alpha.to(spec.coef.dtype)
+    return spectral.weights_per_target(spec, alpha) if strengths.per_target else spectral.weights(spec, alpha)
+
+
+def _diagnosis(spec: Callable[[], Spectrum], problem: Dense, block: Block) -> Diagnosis:
+    """Return what a spectrum tells of the fit, when it is read."""
+    strengths, objective = problem.strengths, problem.objective
+    alpha = strengths.alpha.to(block.gram.dtype)
+    measure = residual_squares_per_target if strengths.per_target else residual_squares
+    found = once(lambda: spectral.summary(spec()))
+    return Diagnosis(
+        squares=lambda: measure(spec(), block, objective, alpha),
+        dof=lambda: spectral.dof(spec(), alpha),
+        unit_variance=lambda: spectral.unit_variance(spec(), alpha),
+        condition=lambda: found().condition(strengths.weakest),
+        rank=lambda: found().rank,
+    )
+
+
+def refined(rows: Rows, place: Frame, spec: Spectrum, strengths: Strengths, weight: Tensor) -> Tensor:
+    """Return refined weights (d, L, t), some columns at a time."""
+    d, L, t = weight.shape
+    alpha = strengths.alpha if strengths.per_target else strengths.alpha.repeat_interleave(t)
+    flat, parts = weight.reshape(d, L * t), []
+    step = max(t, _REFINED_COLUMNS // t * t)  # whole strengths, so that column j is target j mod t
+    for i in range(0, L * t, step):
+        parts.append(refine(rows, place, spec, alpha[i : i + step], flat[:, i : i + step]))
+    return torch.cat(parts, 1).reshape(d, L, t)
+
+
+def fit_dual(problem: Dense, choice: Choice) -> Fit:
+    """Solve from the n × n gram matrix of the rows: by a Cholesky factor for each of few strengths, or its spectrum."""
+    assert problem.rows is not None
+    objective, rows, strengths = problem.objective.to(torch.float64), problem.rows, problem.strengths
+    kernel = dual.kernel(rows, objective, torch.float64)
+    few = not strengths.per_target and len(strengths.alpha) <= strengths_per_eigh(rows.X.device)
+    if few and strengths.weakest > 0 and objective.free is None:
+        factors = [_shifted(kernel.gram, a) for a in strengths.alpha]
+        coef = torch.stack([f.solve(kernel.target) for f in factors], 1)  # (n, L, t)
+        weight = dual.weights(kernel, rows, objective, coef)
+        bias = bias_of(weight, dual_frame(kernel, objective))
+        condition, largest = _settled(_dual_bounds(kernel.gram, factors, strengths), weight, bias)
+        if CAREFUL[problem.dtype] < condition < torch.inf:
+            condition = float(_conditions(factors).nan_to_num(torch.inf).amax())
+        if condition <= CAREFUL[problem.dtype]:
+            solved = once(lambda: dual.diagonalized(kernel, rows))
+            diagnosis = _dual_diagnosis(solved, rows, strengths)
+            lost = torch.finfo(torch.float64).eps * condition
+            return Fit(weight, bias, lost, None, diagnosis, choice, largest)
+    blocks.check_kernel(kernel.gram, kernel.target, rows)
+    fit = fit_from_dual(dual.diagonalized(kernel, rows), problem, choice)
+    n, d = rows.X.shape
+    if n >= d and fit.choice.solver == "dual" and fit.lost > torch.finfo(torch.float64).eps * CAREFUL[problem.dtype]:
+        return fit_spectral(problem, Choice("spectral", "the gram matrix of the rows loses digits"))
+    return fit
+
+
+def _shifted(gram: Tensor, alpha: Tensor) -> Factor:
+    matrix = gram.clone()
+    matrix.diagonal().add_(alpha)
+    return algebra.cholesky(matrix)
+
+
+def _dual_bounds(gram: Tensor, factors: list[Factor], strengths: Strengths) -> Tensor:
+    """Return a bound on the condition of every matrix, from its strength: its smallest eigenvalue is at least α."""
+    norms = torch.stack([torch.where(f.info == 0, f.norm, torch.inf) for f in factors])
+    return norms * (gram.diagonal().amax() + strengths.alpha) / strengths.alpha
+
+
+def fit_from_dual(problem_: dual.Dual, problem: Dense, choice: Choice) -> Fit:
+    """Solve from a problem of the rows that is already diagonalized."""
+    rows, strengths, objective = problem.rows, problem.strengths, problem.objective.to(torch.float64)
+    assert rows is not None
+    found, weakest = spectral.bare_summary(problem_.eigvals), strengths.weakest
+    place = dual_frame(problem_, objective)
+    if found.top + weakest > CAREFUL[problem.dtype] * (found.low + weakest) and problem_.free is None:
+        return _fit_wide_rows(problem_, rows, place, objective, strengths)
+    coefficients = dual.coefficients_per_target if strengths.per_target else dual.coefficients
+    weak = weakest <= found.tolerance
+    rank = dual.rank(problem_) if weak else 0
+    least_norm = (weak and rank < rows.X.shape[1]) or (
+        problem_.free is not None and problem_.unpenalized.shape[1] - problem_.intercept < len(problem_.free)
+    )
+    lost = torch.finfo(torch.float64).eps * (found.top + weakest) / max(found.low + weakest, 1e-300)
+    weight = dual.weights(problem_, rows, objective, coefficients(problem_, strengths.alpha))
+    return Fit(
+        weight,
+        bias_of(weight, place),
+        lost,
+        (rank or dual.rank(problem_)) if least_norm else None,
+        _dual_diagnosis(lambda: problem_, rows, strengths),
+        choice,
+    )
+
+
+def _fit_wide_rows(problem: dual.Dual, rows: Rows, place: Frame, objective: Objective, strengths: Strengths) -> Fit:
+    """Solve by the singular values of the rows, whose gram matrix has lost digits."""
+    spec = svd_spectrum(rows, place, _dual_cross(problem, rows))
+    found = spectral.summary(spec)
+    weight = refined(rows, place, spec, strengths, _weights(spec, strengths))
+    condition = found.condition(strengths.weakest)
+    choice = Choice("svd", f"condition {condition:.1e}: the gram matrix of the rows loses digits; refined")
+    dual_known = _dual_diagnosis(lambda: problem, rows, strengths)
+    diagnosis = Diagnosis(
+        squares=lambda: dual_known["squares"],
+        dof=lambda: spectral.dof(spec, strengths.alpha),
+        unit_variance=lambda: spectral.unit_variance(spec, strengths.alpha),
+        condition=lambda: condition,
+        rank=lambda: found.rank,
+    )
+    return _of_spectrum(spec, found, place, weight, True, choice, strengths, diagnosis)
+
+
+def _dual_diagnosis(solved: Callable[[], dual.Dual], rows: Rows, strengths: Strengths) -> Diagnosis:
+    alpha, weakest = strengths.alpha, strengths.weakest
+    measure = dual.residual_squares_per_target if strengths.per_target else dual.residual_squares
+
+    def condition() -> float:
+        found = spectral.bare_summary(solved().eigvals)
+        smallest = 0.0 if weakest > found.tolerance else found.least
+        return (found.top + weakest) / (smallest + weakest)
+
+    return Diagnosis(
+        squares=lambda: measure(solved(), alpha),
+        dof=lambda: dual.dof(solved(), alpha),
+        unit_variance=lambda: dual.unit_variance(solved(), rows, alpha),
+        condition=condition,
+        rank=lambda: dual.rank(solved()),
+    )
+
+
+def dual_frame(problem: dual.Dual | dual.Kernel, objective: Objective) -> Frame:
+    """Return the frame of a dual problem."""
+    penalty = None if problem.scale is None else 1 / problem.scale
+    return Frame(problem.center, problem.target_center, penalty, objective.prior)
+
+
+def _dual_cross(problem: dual.Dual, rows: Rows) -> Tensor:
+    unscaled = problem._replace(scale=None, free=None)
+    return dual.weights(unscaled, rows, Objective(), problem.target[:, None, :])[:, 0]

@@ -1,0 +1,124 @@
+"""The door: arguments become a checked problem, of rows, moments or products, or of rows that torch watches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from torchridge import _check
+from torchridge.linear.arguments import Options, check_options, needs_torch, refuse_beside_moments, strengths_of
+from torchridge.linear.matrices import dense_of, kind_of, shape_of
+from torchridge.linear.ridge.choose import Choice, choose_products
+from torchridge.linear.ridge.diagnosis import once
+from torchridge.linear.ridge.fits import Dense
+from torchridge.solvers import blocks
+from torchridge.solvers.moments import Moments
+from torchridge.solvers.rows import Rows, check_rows, result_dtype
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A problem that is solved by factors, and what its solution is rounded to."""
+
+    dense: Dense
+    source: Rows | Moments
+    solver: str  # as it was asked for
+    n_samples: int
+    shape: tuple[int, int]  # d, t
+    device: torch.device
+
+
+def of_rows(rows: Rows, alpha: Any, name: str, options: Options) -> Problem:
+    """Return the problem of checked rows at the strengths `alpha`; `name` is "alphas" for a path."""
+    (_, d), t = rows.X.shape, rows.y.shape[1]
+    dtype = options.moments_dtype
+    objective = options.objective(d, t, rows.X)
+    strengths = strengths_of(alpha, name, t, rows.X)
+    counted = rows.counted
+    moments = once(lambda: blocks.block_of(*counted[:3], None, dtype, rows.X.device))
+    dense = Dense(objective, strengths, result_dtype(rows.X), moments, counted, dtype is torch.float64)
+    return Problem(dense, rows, options.solver, counted.X.shape[0], (d, t), rows.X.device)
+
+
+def of_moments(moments: Moments, alpha: Any, name: str, options: Options) -> Problem:
+    """Return the problem of moments."""
+    block = moments.block()
+    d, t = block.cross.shape
+    objective = options.objective(d, t, block.gram, dtype=moments.dtype)
+    strengths = strengths_of(alpha, name, t, block.gram)
+    dense = Dense(objective, strengths, moments.result_dtype, lambda: block, None)
+    return Problem(dense, moments, options.solver, block.rows, (d, t), block.gram.device)
+
+
+def dense_problem(X: Any, y: Any, alpha: Any, name: str, sample_weight: Any, options: Options) -> Problem | None:
+    """Return the checked problem of rows or moments; None if only plain torch operations solve it.
+
+    Those are batches, and rows that autograd, a transform or a compiler watches.
+    """
+    if isinstance(X, Moments):
+        if alpha is None and y is not None:
+            y, alpha = None, y  # ridge(moments, 1.0)
+        refuse_beside_moments(y=y, sample_weight=sample_weight)
+        return of_moments(X, alpha, name, options)
+    if y is None:
+        raise TypeError("`y` is missing; pass the targets, or `Moments` in place of `X`.")
+    _check.is_tensor(X, "X")
+    _check.is_tensor(y, "y")
+    if X.ndim > 2 or needs_torch(X, y, alpha, sample_weight, options.penalty_factors, options.prior):
+        return None
+    return of_rows(check_rows(X, y, sample_weight), alpha, name, options)
+
+
+def route(X: Any, y: Any, alpha: Any, options: Options) -> tuple[Any, Choice | None]:
+    """Return X and a choice of products, or X as a strided tensor (or `Moments`) and None."""
+    check_options(options)
+    kind = kind_of(X)
+    choice = None if kind is None else _choice(X, kind, y, alpha, options)
+    if choice is not None:
+        return X, choice
+    refuse_own(options)
+    return (dense_of(X) if kind == "sparse" else X), None
+
+
+def refuse_own(options: Options, over_ranks: bool = False) -> None:
+    """Raise on what belongs to products alone."""
+    if over_ranks and options.solver == "cg":
+        raise ValueError("`solver`='cg' multiplies with the rows of one process. Leave out `process_group`.")
+    for name, value in (("tol", options.tol), ("max_iter", options.max_iter), ("rank", options.rank)):
+        if value is not None:
+            raise ValueError(
+                f"`{name}` belongs to solver='cg', got it with `solver`={options.solver!r}, which is direct here. "
+                f"Leave it out, or pass solver='cg'."
+            )
+
+
+def route_cv(
+    X: Any, y: Any, alphas: Any, cv: Any, scoring: Any, per_target: Any, options: Options
+) -> tuple[Any, Choice | None]:
+    """Return the same for cross-validation."""
+    _check.option(options.solver, "solver", ("auto", "spectral", "dual", "cg"))
+    _check.option(scoring, "scoring", ("mse", "r2"))
+    _check.option(per_target, "alpha_per_target", (True, False))
+    if isinstance(X, Moments) and options.solver == "cg":
+        raise ValueError("`solver`='cg' needs the rows themselves, got moments. Use 'auto'.")
+    direct = isinstance(cv, str) and cv in ("loo", "evidence") and kind_of(X) == "dense" and options.solver == "auto"
+    return (X, None) if direct else route(X, y, alphas, options)
+
+
+def _choice(X: Any, kind: str, y: Any, alpha: Any, options: Options) -> Choice | None:
+    if kind == "dense" and options.solver != "cg":
+        direct = options.solver != "auto" or X.ndim != 2 or options.moments_dtype is not torch.float64
+        if direct or 0 in X.shape or needs_torch(X, y, alpha, options.penalty_factors, options.prior):
+            return None
+    n, d = shape_of(X)
+    return choose_products(options.solver, kind, n=n, d=d, columns=_columns(y, alpha))
+
+
+def _columns(y: Any, alpha: Any) -> int:
+    """Return how many right-hand sides there are, one if that cannot be told yet."""
+    t = y.shape[1] if getattr(y, "ndim", 1) == 2 else 1
+    many = not isinstance(alpha, str) and getattr(alpha, "ndim", 1) != 0 and hasattr(alpha, "__len__")
+    strengths = len(alpha) if many else 1
+    return max(1, t * (1 if strengths == t else strengths))

@@ -1,0 +1,125 @@
+"""From a problem to a solution: choose, solve, round, and say aloud what was wrong."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from torchridge._warnings import IllConditionedWarning, RankDeficientWarning
+from torchridge.linear.arguments import Options
+from torchridge.linear.ridge.choose import Choice, choose
+from torchridge.linear.ridge.fits import Dense, Fit, fit_cholesky, fit_dual, fit_spectral
+from torchridge.linear.ridge.problem import Problem, of_rows
+from torchridge.linear.ridge.solution import Solution
+from torchridge.solvers import blocks
+from torchridge.solvers.rows import Rows, check_rows
+
+# A new solver is a function (problem, choice) → Fit and a line here; what it refuses stands in `choose`.
+SOLVERS: dict[str, Callable[[Dense, Choice], Fit]] = {
+    "cholesky": fit_cholesky,
+    "spectral": fit_spectral,
+    "dual": fit_dual,
+    "svd": fit_spectral,
+}
+
+
+def solve_rows(X: Tensor, y: Tensor, alpha: Any, name: str, sample_weight: Tensor | None, options: Options) -> Solution:
+    """Solve one problem of rows with care."""
+    return solve(of_rows(check_rows(X, y, sample_weight), alpha, name, options))
+
+
+def solve(problem: Problem) -> Solution:
+    """Choose a solver and fit."""
+    dense = problem.dense
+    choice = choose(
+        problem.solver,
+        n=problem.n_samples,
+        d=problem.shape[0],
+        strengths=dense.strengths,
+        device=problem.device,
+        free=dense.objective.free is not None,
+        rows_at_hand=dense.rows is not None,
+    )
+    return rounded(SOLVERS[choice.solver](dense, choice), problem)
+
+
+class _Degrees(NamedTuple):
+    """What residual variances are divided by."""
+
+    n: int
+    intercept: bool
+    per_target: bool
+
+    def variance(self, squares: Tensor, dof: Tensor) -> Tensor:
+        """Return Σ s (y − ŷ)² / (n − dof − 1), (L, t); NaN if nothing is left."""
+        left = self.n - dof - int(self.intercept)
+        left = torch.where(left > 0.5, left, torch.nan)
+        return squares / (left[None] if self.per_target else left[:, None])
+
+
+def rounded(fit: Fit, problem: Problem) -> Solution:
+    """Round a fit into a solution, in the dtype its rows came in, and warn of what is wrong with it."""
+    strengths, objective = problem.dense.strengths, problem.dense.objective
+    pick = slice(None) if strengths.path else 0
+    _check_range(fit, problem)
+    warn(fit)
+    single = not strengths.path and not strengths.per_target
+    degrees, found = _Degrees(problem.n_samples, objective.intercept, strengths.per_target), fit.diagnosis
+    diagnosis = found.map(
+        squares=lambda _: None,
+        dof=lambda dof: dof[0] if single else dof,
+        unit_variance=lambda unit: unit[:, 0] if single else unit.T,
+    ).extended(residual_variance=lambda: degrees.variance(found["squares"], found["dof"])[pick])
+    return Solution(
+        weight=fit.weight.permute(1, 2, 0)[pick].to(problem.dense.dtype).contiguous(),  # (L, t, d)
+        bias=fit.bias[pick].to(problem.dense.dtype),
+        alpha=strengths.alpha[0] if single else strengths.alpha,
+        solver=fit.choice.solver,
+        reason=fit.choice.reason,
+        n_samples=problem.n_samples,
+        diagnosis=diagnosis,
+        fit_intercept=objective.intercept,
+        vector_target=problem.source.vector_target,
+        is_path=strengths.path,
+    )
+
+
+def _check_range(fit: Fit, problem: Problem) -> None:
+    """Raise if squares of the features vanished, or the weights or biases overflow."""
+    source, dtype = problem.source, problem.dense.dtype
+    largest = fit.largest
+    if largest is None:
+        largest = float(torch.maximum(fit.weight.abs().amax(), fit.bias.abs().amax()))
+    finite = largest <= torch.finfo(dtype).max
+    if isinstance(source, Rows) and not finite:
+        blocks.check_squares(source, fit.weight.dtype)
+    if isinstance(source, Rows) and (not finite or fit.rank == 0):
+        blocks.check_vanishing(source, fit.weight.dtype)
+    if not finite:
+        raise ValueError(
+            f"the weights are too large for {dtype}, or the biases. Rescale `X` or `y`, raise `alpha`, or pass `X.double()`."
+        )
+
+
+def warn(fit: Fit) -> None:
+    """Warn of a minimum-norm answer and of lost digits."""
+    if fit.rank is not None:
+        warnings.warn(
+            f"X (centred) has rank {fit.rank} of {fit.weight.shape[0]} features and the penalty is too weak to choose "
+            f"between solutions: the one of minimum norm is returned. Raise `alpha`, or drop dependent features.",
+            RankDeficientWarning,
+            stacklevel=5,
+        )
+    elif fit.lost > torch.finfo(fit.weight.dtype).eps ** 0.5:
+        condition = float(fit.diagnosis["condition"])
+        from_rows = "or call `ridge(X, y, ...)` on the rows in float64, which can go back to them"
+        warnings.warn(
+            f"the condition number is {condition:.1e}; the weights may be off by {min(fit.lost, 1.0):.0e}. "
+            f"Raise `alpha`, {'or bring the features to one scale' if fit.choice.solver == 'svd' else from_rows}.",
+            IllConditionedWarning,
+            stacklevel=5,
+        )
