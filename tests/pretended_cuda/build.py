@@ -1,4 +1,4 @@
-"""Builds the library of the pretended device, once for each torch and each state of its source, without importing torch."""
+"""Builds the pretended device, once for each torch and each state of its source, without importing torch."""
 
 from __future__ import annotations
 

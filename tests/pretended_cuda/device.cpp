@@ -65,8 +65,12 @@ Storage device_storage(const Storage& twin) {
 }
 
 Storage twin_of(const Storage& storage) {
-  TORCH_CHECK(storage.data_ptr().get_deleter() == &release, "a CUDA storage that the pretended device did not make");
-  return static_cast<Memory*>(storage.data_ptr().get_context())->twin;
+  if (storage.data_ptr().get_deleter() == &release) return static_cast<Memory*>(storage.data_ptr().get_context())->twin;
+  // torch wrapped memory of ours by its address, as it does to write a storage to a file
+  auto drop = [](void* held) { delete static_cast<Storage*>(held); };
+  c10::DataPtr data(const_cast<void*>(storage.data()), new Storage(storage), drop, Device(DeviceType::CPU));
+  return Storage(c10::make_intrusive<c10::StorageImpl>(
+      c10::StorageImpl::use_byte_size_t(), storage.nbytes(), std::move(data), nullptr, /*resizable=*/false));
 }
 
 std::mutex pinned_mutex;
@@ -432,6 +436,7 @@ struct Call {
       if (!host.has_storage()) continue;
       Storage storage = device.storage();
       c10::TensorImpl* impl = device.unsafeGetTensorImpl();
+      if (storage.data_ptr().get_deleter() != &release) continue;
       if (twin_of(storage).unsafeGetStorageImpl() != host.storage().unsafeGetStorageImpl()) {
         impl->set_storage_keep_dtype(lift(host.storage()));
       } else if (storage.data() != host.storage().data() || storage.nbytes() != host.storage().nbytes()) {
@@ -481,16 +486,12 @@ TORCH_LIBRARY_IMPL(_, CUDA, m) { m.fallback(torch::CppFunction::makeFromBoxedFun
 TORCH_LIBRARY_IMPL(_, SparseCUDA, m) { m.fallback(torch::CppFunction::makeFromBoxedFunction<&run_on_host>()); }
 TORCH_LIBRARY_IMPL(_, SparseCsrCUDA, m) { m.fallback(torch::CppFunction::makeFromBoxedFunction<&run_on_host>()); }
 
-// There are no streams: whatever was asked for is done.
-void record_stream(Tensor&, Stream) {}
-
 Tensor zeros(c10::SymIntArrayRef size, std::optional<at::ScalarType> dtype, std::optional<at::Layout>,
              std::optional<Device> device, std::optional<bool>) {
   return at::zeros_symint(size, at::TensorOptions().dtype(dtype).device(device));
 }
 
 TORCH_LIBRARY_IMPL(aten, CUDA, m) {
-  m.impl("record_stream", record_stream);
   m.impl("_efficientzerotensor", zeros);  // costs memory, and is right
 }
 

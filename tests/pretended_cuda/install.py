@@ -128,6 +128,7 @@ def _torch_cuda() -> None:
     cuda.current_stream = cuda.default_stream = lambda *_: Stream()
     cuda.stream = lambda *_: contextlib.nullcontext()
     cuda.set_stream = lambda *_: None
+    torch.Tensor.record_stream = lambda *_: None  # type: ignore[method-assign]
     cuda.is_bf16_supported = lambda *_, **__: True
     for name in ("device_count", "current_device", "_lazy_init"):  # which it took by name
         setattr(cuda.random, name, getattr(cuda, name))

@@ -1,7 +1,7 @@
-"""Runs the pretended device's tests in a second process while the others run here, and reports each as a test of its own.
+"""Runs the pretended device's tests in a second process while the others run here, each reported as its own.
 
-The device must be there before torch is imported, and would change what torch does for the ordinary tests: so it has its
-own process, started once the tests are collected. Those tests come last here, when most of their reports have come in.
+The device must be there before torch is imported, and would change what torch does for the ordinary tests: so it has
+its own process, started once the tests are collected. Those tests come last here, when most reports have come in.
 """
 
 from __future__ import annotations
