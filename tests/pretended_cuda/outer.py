@@ -25,10 +25,15 @@ PARAMETER = "pretended"
 TESTS = Path(__file__).parent.parent
 
 
+def device_of(item: pytest.Item) -> str | None:
+    """The device that a test is to run on, by the parameter of its `device` fixture."""
+    callspec = getattr(item, "callspec", None)
+    return None if callspec is None else callspec.params.get("device")
+
+
 def is_pretended(item: pytest.Item) -> bool:
     """Whether this is a test's variant for the pretended device, to be run in the other process."""
-    callspec = getattr(item, "callspec", None)
-    return callspec is not None and callspec.params.get("device") == PARAMETER and not installed()
+    return device_of(item) == PARAMETER and not installed()
 
 
 def unavailable() -> str | None:

@@ -4,6 +4,8 @@ from fnmatch import fnmatch
 
 import pytest
 
+from pretended_cuda.outer import PARAMETER, device_of
+
 COMPILED = "inductor compiles for a GPU, with Triton"
 ORDER = "CUDA sums as a tree, and the CPU's kernels in an order of their own"
 
@@ -15,8 +17,7 @@ SKIPS = {
 
 def skip_what_it_cannot_judge(items: list[pytest.Item]) -> None:
     for item in items:
-        callspec = getattr(item, "callspec", None)
-        if callspec is not None and callspec.params.get("device") == "pretended":
+        if device_of(item) == PARAMETER:
             for pattern, reason in SKIPS.items():
                 if fnmatch(item.nodeid.partition("/")[2], pattern):
                     item.add_marker(pytest.mark.skip(reason=f"the pretended device cannot judge it: {reason}"))
