@@ -241,7 +241,7 @@ def by_hand(X: Tensor, y: Tensor, alpha: float) -> Tensor:
 
 @step
 def logistic_path(sizes: Sizes) -> dict[str, Any]:
-    """A path of 20 strengths, against the products that its evaluations consist of."""
+    """A path of 20 strengths, against the products of its evaluations done one by one."""
     n, d, k = sizes.logistic
     X = normal(n, d, dtype=torch.float32)
     logits = X @ normal(d, k, dtype=torch.float32, seed=1) * (4 / math.sqrt(d))
@@ -256,7 +256,7 @@ def logistic_path(sizes: Sizes) -> dict[str, Any]:
         for _ in range(evaluations):
             X.T @ (X @ weight)
 
-    calls = {"logistic, 20 strengths": lambda: logistic(X, labels, Cs), "its products alone": bare}
+    calls = {"logistic, 20 strengths": lambda: logistic(X, labels, Cs), "its products, one by one": bare}
     result = harness.report(f"({n}, {d}), {k} classes, float32", timed(calls, min(sizes.runs, 3)), next(iter(calls)))
     return result | {"evaluations": evaluations}
 

@@ -1,5 +1,5 @@
 // A CUDA device pretended on the CPU. Tensors of it are torch's own, say "cuda:0", and keep their data in host memory.
-// Every operation that reaches the CUDA backend comes to `run_on_host`, which refuses what CUDA refuses, notes what a
+// Every operation that reaches the CUDA backend goes to `run_on_host`, which refuses what CUDA refuses, notes what a
 // GPU would make the host wait for, runs the CPU's kernel on the same memory, and hands the result back as CUDA's.
 
 #include <ATen/ATen.h>
@@ -263,10 +263,12 @@ struct Call {
   }
 
   void refuse_generators() const {
+    bool host = !tensors.empty() && std::none_of(tensors.begin(), tensors.end(), on_device);
     for (size_t i = start; i < stack.size(); i++) {
-      if (!stack[i].isGenerator() || !to_device) continue;
-      TORCH_CHECK(stack[i].toGenerator().device().is_cuda(), "Expected a 'cuda' device type for generator but found '",
-                  stack[i].toGenerator().device().type(), "'");
+      if (!stack[i].isGenerator()) continue;
+      bool cuda = stack[i].toGenerator().device().is_cuda();
+      TORCH_CHECK(cuda != host, "Expected a '", host ? "cpu" : "cuda", "' device type for generator but found '",
+                  cuda ? "cuda" : "cpu", "'");
     }
   }
 

@@ -52,6 +52,9 @@ class HostWaits:
         return "\n".join(lines)
 
 
+# Modules whose frames say nothing about who asked.
+_BETWEEN = ("torch.", "warnings", "pretended_cuda.waits", "pretended_cuda.install")
+
 _open: list[HostWaits] = []
 _lock = threading.Lock()
 _keep: list[Any] = []  # callbacks that C++ holds
@@ -117,7 +120,9 @@ def _place(frame: FrameType | None) -> str:
         if name == "torchridge" or name.startswith("torchridge."):
             inside = here.rsplit("/torchridge/", 1)[-1]
             return f"torchridge/{inside}"
-        if not outside and not name.startswith(("torch.", "pretended_cuda.waits", "pretended_cuda.install")):
+        if not outside and not name.startswith(
+            ("torch.", "warnings", "pretended_cuda.waits", "pretended_cuda.install")
+        ):
             outside = here
         frame = frame.f_back
     return outside or "a thread of autograd"
