@@ -124,22 +124,77 @@ const at::Generator& default_generator() {
   return generator;
 }
 
+// ---------------------------------------------------------------- operations
+
+using Names = std::unordered_set<std::string>;
+
+// Copies may span devices.
+const Names kCopies = {"copy_", "set_", "_copy_from", "_copy_from_and_resize"};
+// The indexed tensor decides the device; indices may lie on the host.
+const Names kIndexing = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index", "_unsafe_index_put"};
+// These take no scalar of the host where a tensor of the device is expected.
+const Names kStrict = {
+    "mm", "addmm", "addmm_", "bmm", "baddbmm", "baddbmm_", "mv", "addmv", "addmv_", "dot", "vdot", "addr", "cat",
+    "gather", "scatter", "scatter_", "scatter_add", "scatter_add_", "scatter_reduce", "index_select", "index_add",
+    "index_add_", "index_copy", "index_copy_", "index_fill", "index_fill_", "linalg_solve_triangular",
+    "triangular_solve", "cholesky_solve", "_linalg_solve_ex", "linalg_lu_solve", "searchsorted", "bucketize",
+    "masked_select", "embedding", "repeat_interleave", "take", "put_", "masked_scatter_", "masked_scatter"};
+// cuBLAS has them for floating point alone.
+const Names kProducts = {"mm", "addmm", "addmm_", "bmm", "baddbmm", "baddbmm_", "mv", "addmv", "addmv_", "dot", "vdot",
+                         "addbmm", "addbmm_"};
+// Their CUDA kernels read a size, a sum or a status on the host before they return.
+const Names kWaiting = {
+    "_local_scalar_dense", "nonzero", "masked_select", "_unique", "_unique2", "unique_dim", "unique_consecutive",
+    "unique_dim_consecutive", "equal", "bincount", "histc", "_linalg_eigh", "_linalg_svd", "linalg_eig",
+    "_linalg_eigvals", "linalg_lstsq", "_coalesce", "_to_sparse", "_to_sparse_csr", "_to_sparse_csc", "multinomial"};
+
+// What is known of an operation before it is called.
+struct Traits {
+  std::string name;
+  bool copies, indexing, strict, product, waiting, indexed, refused;
+  std::vector<bool> written, random;  // by argument
+
+  explicit Traits(const c10::FunctionSchema& schema) : name(schema.name().substr(6)) {
+    copies = kCopies.count(name);
+    indexing = kIndexing.count(name);
+    strict = kStrict.count(name);
+    product = kProducts.count(name);
+    waiting = kWaiting.count(name);
+    indexed = name.find("index") != std::string::npos;
+    refused = cpu_only.count(name + (schema.overload_name().empty() ? "" : "." + schema.overload_name()));
+    for (const auto& argument : schema.arguments()) {
+      written.push_back(argument.alias_info() != nullptr && argument.alias_info()->isWrite());
+      random.push_back(argument.type()->str().find("Generator") != std::string::npos);
+    }
+  }
+};
+
+const Traits& traits_of(const c10::FunctionSchema& schema) {
+  thread_local std::unordered_map<const c10::FunctionSchema*, Traits> known;  // torch keeps its schemas
+  auto found = known.find(&schema);
+  return found != known.end() ? found->second : known.emplace(&schema, Traits(schema)).first->second;
+}
+
 // ---------------------------------------------------------------- one call
 
 struct Call {
   const c10::FunctionSchema& schema;
   torch::jit::Stack& stack;
-  std::string name;
+  const Traits& traits;
+  const std::string& name;
   size_t start;
   bool to_device = true;
+  bool some_on_device = false, some_on_host = false;
   std::vector<Tensor> tensors;                                    // all tensors among the arguments
   std::vector<std::pair<Tensor, Tensor>> lowered;                 // of the device, on the host
   std::unordered_map<c10::TensorImpl*, Tensor> back;              // on the host → of the device
   std::unordered_map<c10::StorageImpl*, Storage> device_storages;  // by their twins
 
   Call(const c10::FunctionSchema& schema, torch::jit::Stack& stack)
-      : schema(schema), stack(stack), name(schema.name().substr(6)), start(stack.size() - schema.arguments().size()) {
+      : schema(schema), stack(stack), traits(traits_of(schema)), name(traits.name),
+        start(stack.size() - schema.arguments().size()) {
     for (size_t i = start; i < stack.size(); i++) collect(stack[i]);
+    for (const Tensor& t : tensors) (on_device(t) ? some_on_device : some_on_host) = true;
   }
 
   const IValue* argument(const char* wanted) const {
@@ -167,12 +222,11 @@ struct Call {
   // ------------------------------------------------------------ refusals
 
   void refuse() const {
-    TORCH_CHECK_NOT_IMPLEMENTED(
-        !cpu_only.count(name + (schema.overload_name().empty() ? "" : "." + schema.overload_name())),
-        "Could not run '", schema.name(), "' with arguments from the 'CUDA' backend.");
-    refuse_mixed_devices();
-    refuse_overlaps();
-    refuse_integer_products();
+    TORCH_CHECK_NOT_IMPLEMENTED(!traits.refused, "Could not run '", schema.name(),
+                                "' with arguments from the 'CUDA' backend.");
+    if (some_on_device && some_on_host && !traits.copies) refuse_mixed_devices();
+    if (!traits.copies || name == "copy_") refuse_overlaps();
+    if (traits.product) refuse_integer_products();
     refuse_generators();
     if (name.rfind("linalg_lstsq", 0) == 0 && given("driver")) {
       TORCH_CHECK(argument("driver")->toStringRef() == "gels",
@@ -181,47 +235,30 @@ struct Call {
   }
 
   void refuse_mixed_devices() const {
-    static const std::unordered_set<std::string> copies = {"copy_", "set_", "_copy_from", "_copy_from_and_resize"};
-    static const std::unordered_set<std::string> indexing = {"index", "index_put", "index_put_", "_index_put_impl_",
-                                                             "_unsafe_index", "_unsafe_index_put"};
-    // These take no scalar of the host where a tensor of the device is expected.
-    static const std::unordered_set<std::string> strict = {
-        "mm", "addmm", "addmm_", "bmm", "baddbmm", "baddbmm_", "mv", "addmv", "addmv_", "dot", "vdot", "addr", "cat",
-        "gather", "scatter", "scatter_", "scatter_add", "scatter_add_", "scatter_reduce", "index_select", "index_add",
-        "index_add_", "index_copy", "index_copy_", "index_fill", "index_fill_", "linalg_solve_triangular",
-        "triangular_solve", "cholesky_solve", "_linalg_solve_ex", "linalg_lu_solve", "searchsorted", "bucketize",
-        "masked_select", "embedding", "repeat_interleave", "take", "put_", "masked_scatter_", "masked_scatter"};
-    if (copies.count(name)) return;
-    bool device = std::any_of(tensors.begin(), tensors.end(), on_device);
-    if (!device) return;
-    if (indexing.count(name)) {
+    constexpr auto message = "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu! (";
+    if (traits.indexing) {
       TORCH_CHECK(on_device(tensors[0]),
                   "indices should be either on cpu or on the same device as the indexed tensor (cpu)");
       const IValue* values = argument("values");
-      TORCH_CHECK(values == nullptr || on_device(values->toTensor()) || values->toTensor().dim() == 0,
-                  "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu!");
+      TORCH_CHECK(values == nullptr || on_device(values->toTensor()) || values->toTensor().dim() == 0, message,
+                  schema.name(), ")");
       return;
     }
     for (const Tensor& t : tensors) {
-      TORCH_CHECK(!on_host(t) || (t.dim() == 0 && !strict.count(name)),
-                  "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu! (",
-                  schema.name(), ")");
+      TORCH_CHECK(!on_host(t) || (t.dim() == 0 && !traits.strict), message, schema.name(), ")");
     }
-    for (size_t i = 0; i < schema.arguments().size(); i++) {
+    for (size_t i = 0; i < traits.written.size(); i++) {
       const IValue& value = stack[start + i];
-      bool written = schema.arguments()[i].alias_info() && schema.arguments()[i].alias_info()->isWrite();
-      TORCH_CHECK(!written || !value.isTensor() || !on_host(value.toTensor()),
-                  "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu! (",
-                  schema.name(), " writes to a tensor of the cpu)");
+      TORCH_CHECK(!traits.written[i] || !value.isTensor() || !on_host(value.toTensor()), message, schema.name(),
+                  " writes to a tensor of the cpu)");
     }
   }
 
   // A kernel's threads run in no order: where one writes what another reads, the result is anyone's guess.
   void refuse_overlaps() const {
-    for (size_t i = 0; i < schema.arguments().size(); i++) {
+    for (size_t i = 0; i < traits.written.size(); i++) {
       const IValue& value = stack[start + i];
-      bool written = schema.arguments()[i].alias_info() && schema.arguments()[i].alias_info()->isWrite();
-      if (!written || !value.isTensor() || !on_device(value.toTensor()) || name == "set_") continue;
+      if (!traits.written[i] || !value.isTensor() || !on_device(value.toTensor())) continue;
       for (const Tensor& t : tensors) {
         TORCH_CHECK(!overlap(value.toTensor(), t),
                     "unsupported operation: some elements of the input tensor and the written-to tensor refer to a single "
@@ -253,9 +290,6 @@ struct Call {
   }
 
   void refuse_integer_products() const {
-    static const std::unordered_set<std::string> products = {"mm", "addmm", "addmm_", "bmm", "baddbmm", "baddbmm_", "mv",
-                                                             "addmv", "addmv_", "dot", "vdot", "addbmm", "addbmm_"};
-    if (!products.count(name)) return;
     for (const Tensor& t : tensors) {
       TORCH_CHECK_NOT_IMPLEMENTED(t.is_floating_point() || t.is_complex(), "\"", name, "_cuda\" not implemented for '",
                                   c10::toString(t.scalar_type()), "'");
@@ -263,7 +297,7 @@ struct Call {
   }
 
   void refuse_generators() const {
-    bool host = !tensors.empty() && std::none_of(tensors.begin(), tensors.end(), on_device);
+    bool host = some_on_host && !some_on_device;
     for (size_t i = start; i < stack.size(); i++) {
       if (!stack[i].isGenerator()) continue;
       bool cuda = stack[i].toGenerator().device().is_cuda();
@@ -274,17 +308,11 @@ struct Call {
 
   // ------------------------------------------------------------ waits
 
-  // Operations whose CUDA kernels read a size, a sum or a status on the host before they return.
   void count() const {
-    static const std::unordered_set<std::string> waiting = {
-        "_local_scalar_dense", "nonzero", "masked_select", "_unique", "_unique2", "unique_dim", "unique_consecutive",
-        "unique_dim_consecutive", "equal", "bincount", "histc", "_linalg_eigh", "_linalg_svd", "linalg_eig",
-        "_linalg_eigvals", "linalg_lstsq", "_coalesce", "_to_sparse", "_to_sparse_csr", "_to_sparse_csc", "_to_dense_csr"};
     if (name == "copy_") return count_copy(argument("self")->toTensor(), argument("src")->toTensor());
-    if (!std::any_of(tensors.begin(), tensors.end(), on_device)) return;
-    if (waiting.count(name) || (name == "repeat_interleave" && !given("output_size"))) note(kWait, name);
-    if (name == "multinomial" && tensors[0].numel() > 0) note(kWait, name);
-    if (name.find("index") != std::string::npos && given("indices")) count_indices();
+    if (!some_on_device) return;
+    if (traits.waiting || (name == "repeat_interleave" && !given("output_size"))) note(kWait, name);
+    if (traits.indexed && given("indices")) count_indices();
   }
 
   void count_copy(const Tensor& self, const Tensor& src) const {
@@ -383,10 +411,9 @@ struct Call {
       IValue& value = stack[start + i];
       const std::string& argument = schema.arguments()[i].name();
       if (value.isDevice() && argument == "device") to_device = value.toDevice().is_cuda();
-      bool random = schema.arguments()[i].type()->str().find("Generator") != std::string::npos;
       if (argument == "pin_memory") value = IValue();
       else if (argument == "driver" && name == "_linalg_svd") value = IValue();  // for cuSOLVER alone
-      else if (random && value.isNone()) value = IValue(static_cast<Random*>(default_generator().unsafeGetGeneratorImpl())->host);
+      else if (traits.random[i] && value.isNone()) value = IValue(static_cast<Random*>(default_generator().unsafeGetGeneratorImpl())->host);
       else value = lower(IValue(value));
     }
   }

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,9 @@ def is_pretended(item: pytest.Item) -> bool:
     return device_of(item) == PARAMETER and not installed()
 
 
+@cache
 def unavailable() -> str | None:
-    """Return why there is no pretended device here, or None."""
+    """Return why there is no pretended device here, or None; built at the first call."""
     try:
         library()
     except Unavailable as reason:
