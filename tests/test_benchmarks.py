@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from pretended_cuda.marks import on_cuda
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 PLAIN = {**os.environ, "PYTHONPATH": str(BENCHMARKS.parent)}
@@ -45,7 +46,7 @@ STEPS = [
 ]
 
 
-@pytest.mark.parametrize("device", ["pretended", "cuda"], indirect=True)
+@on_cuda
 @pytest.mark.parametrize("name", STEPS)
 def test_each_step_runs(name: str, device: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = benchmark("one_device", monkeypatch)
@@ -58,7 +59,7 @@ def test_each_step_runs(name: str, device: torch.device, tmp_path: Path, monkeyp
         assert saved[name]["finished"] and saved[name]["counts"]["passed"] >= 1
 
 
-@pytest.mark.parametrize("device", ["pretended", "cuda"], indirect=True)
+@on_cuda
 def test_what_the_time_does_not_suffice_for_is_named(
     device: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

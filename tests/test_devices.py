@@ -12,6 +12,7 @@ import device_calls
 import matplotlib
 import pytest
 import torch
+from pretended_cuda.marks import on_cuda
 from torch import Tensor, nn
 
 import torchridge
@@ -22,8 +23,6 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 
 # How the answer was found, which is a device's own choice, and how near it is: no part of the answer.
 WORK = {"solver", "reason", "n_iter", "gap", "residual"}
-
-on_cuda = pytest.mark.parametrize("device", ["pretended", "cuda"], indirect=True)
 
 
 def leaves(value: Any, path: str = "") -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from pretended_cuda import HostWaits, host_waits
+from pretended_cuda.marks import on_cuda
 from torch import Tensor, nn
 
 from torchridge import (
@@ -30,7 +31,7 @@ from torchridge.regularizers import L2
 from torchridge.training.decoupled import DecoupledWeightDecay
 
 pytestmark = [
-    pytest.mark.parametrize("device", ["pretended", "cuda"], indirect=True),
+    on_cuda,
     pytest.mark.filterwarnings("ignore::torchridge.TorchridgeWarning"),
 ]
 

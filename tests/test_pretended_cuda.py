@@ -13,10 +13,9 @@ from typing import Any
 import pytest
 import torch
 from pretended_cuda import build
+from pretended_cuda.marks import on_cuda
 from pretended_cuda.outer import TESTS, unavailable
 from torch import Tensor, nn
-
-on_cuda = pytest.mark.parametrize("device", ["pretended", "cuda"], indirect=True)
 
 
 def rows(device: torch.device) -> Tensor:

@@ -65,6 +65,7 @@ class Process:
         self.read_to = 0
         paths = [str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+        environment.pop("LD_PRELOAD", None)  # which may bring a device of its own
         command = [sys.executable, "-m", "pretended_cuda.inner", str(folder / "names.json"), str(self.lines)]
         options = [
             "-q",

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from oracles import relative
+from pretended_cuda.marks import on_cuda
 
 from torchridge import Moments, ridge_cv
 from torchridge.solvers import nodes, rules, sliced
@@ -125,7 +126,7 @@ def test_the_rule_takes_nodes_on_cuda_alone() -> None:
     assert nodes.nodes(torch.logspace(0, 1, 5), 72) is None, "as many factors as strengths"
 
 
-@pytest.mark.parametrize("device", ["pretended", "cuda"], indirect=True)
+@on_cuda
 def test_on_cuda_both_rules_agree_with_the_cpu(device: torch.device) -> None:
     X, y = torch.randn(4000, 600), torch.randn(4000, 3)
     ids, alphas = torch.arange(4000) % 5, torch.logspace(0, 4, 100, dtype=torch.float64)
