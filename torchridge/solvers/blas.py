@@ -106,7 +106,7 @@ def _blocked_gram(a: Tensor, out: Tensor) -> None:
     for i in range(0, d, _BLOCK):
         rows = slice(i, i + _BLOCK)
         out[rows, i:] = a[:, rows].T @ a[:, i:]
-        out[i:, rows] = out[rows, i:].T
+        out[i:, rows] = out[rows, i:].T.clone()
 
 
 def gram(a: Tensor) -> Tensor:
