@@ -1,6 +1,7 @@
 """What the benchmarks share: medians of alternating runs in one process, the machine's description, JSON results."""
 
 import json
+import os
 import platform
 import statistics
 import time
@@ -28,6 +29,12 @@ def machine() -> dict[str, Any]:
         "torch": torch.__version__,
         "numpy": np.__version__,
     }
+
+
+def environment(changed: dict[str, str]) -> dict[str, str]:
+    """Return this process's environment with some variables set, PYTHONPATH before what it holds."""
+    paths = [changed.get("PYTHONPATH"), os.environ.get("PYTHONPATH")]
+    return {**os.environ, **changed, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def seconds(call: Callable[[], Any]) -> float:
@@ -67,10 +74,10 @@ def save(name: str, results: dict[str, Any]) -> Path:
     return path
 
 
-def report(title: str, times: dict[str, float], ours: str) -> dict[str, Any]:
-    """Print medians and ratios to ours, and return them."""
+def report(title: str, times: dict[str, float], ours: str, short: str = "ours") -> dict[str, Any]:
+    """Print medians and ratios to ours, which the table calls `short`, and return them."""
     print(title)
     for name, value in times.items():
-        ratio = "" if name == ours else f"   {value / times[ours]:8.2f} × ours"
+        ratio = "" if name == ours else f"   {value / times[ours]:8.2f} × {short}"
         print(f"    {name:48s} {value:9.4f} s{ratio}")
-    return {"seconds": times, "ratio_to_ours": {n: v / times[ours] for n, v in times.items() if n != ours}}
+    return {"seconds": times, f"ratio_to_{short}": {n: v / times[ours] for n, v in times.items() if n != ours}}

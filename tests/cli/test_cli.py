@@ -313,9 +313,9 @@ def test_a_reader_that_goes_away_is_no_traceback(table: Path, capsys: pytest.Cap
     assert run.returncode == 141
 
 
-@pytest.mark.parametrize("device", ["foo", "meta", *([] if torch.cuda.is_available() else ["cuda"])])
-def test_a_device_that_is_not_there_is_refused_first(device: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["fit", "missing.csv", "--target", "y", "-o", "m.safetensors", "--device", device]) == 2
+@pytest.mark.parametrize("missing", ["foo", "meta", *([] if torch.cuda.is_available() else ["cuda"])])
+def test_a_device_that_is_not_there_is_refused_first(missing: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "missing.csv", "--target", "y", "-o", "m.safetensors", "--device", missing]) == 2
     assert "--device" in capsys.readouterr().err
 
 

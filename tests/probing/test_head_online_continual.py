@@ -101,7 +101,7 @@ def assert_like_sklearn(probe: ContinualProbe, X: Tensor, y: Tensor) -> None:
     lda = LinearDiscriminantAnalysis(solver="eigen", shrinkage=0.1).fit(F, z)
     want, ours = lda.decision_function(F), probe.lda(0.1).decision_function(X).cpu().numpy()
     np.testing.assert_allclose(ours - ours[:, :1], want - want[:, :1], rtol=1e-6, atol=1e-6)
-    assert (probe.lda(0.1).predict(X).numpy() == lda.predict(F)).all()
+    assert (probe.lda(0.1).predict(X).cpu().numpy() == lda.predict(F)).all()
 
 
 def test_continual_refusals_change_nothing() -> None:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from oracles import relative
+from pretended_cuda.marks import on_cuda
 
 from torchridge import Moments, ridge_cv
 from torchridge.solvers import device as rules
@@ -127,11 +128,11 @@ def test_the_rule_takes_nodes_on_cuda_alone() -> None:
     assert nodes.nodes(torch.logspace(0, 1, 5), 72) is None, "as many factors as strengths"
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
-def test_on_cuda_both_rules_agree_with_the_cpu() -> None:
+@on_cuda
+def test_on_cuda_both_rules_agree_with_the_cpu(device: torch.device) -> None:
     X, y = torch.randn(4000, 600), torch.randn(4000, 3)
     ids, alphas = torch.arange(4000) % 5, torch.logspace(0, 4, 100, dtype=torch.float64)
     want = ridge_cv(Moments().update(X, y, fold=ids), alphas=alphas)
-    got = ridge_cv(Moments().update(X.cuda(), y.cuda(), fold=ids.cuda()), alphas=alphas)
+    got = ridge_cv(Moments().update(X.to(device), y.to(device), fold=ids.to(device)), alphas=alphas)
     assert relative(got.fold_scores.cpu(), want.fold_scores) <= 1e-8
-    assert sliced.gram(X.cuda().double(), 4).cpu().equal(sliced.gram(X.double(), 4))
+    assert sliced.gram(X.to(device).double(), 4).cpu().equal(sliced.gram(X.double(), 4))

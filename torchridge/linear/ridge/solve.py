@@ -101,7 +101,8 @@ def _check_range(fit: Fit, problem: Problem) -> None:
         blocks.check_vanishing(source, fit.weight.dtype)
     if not finite:
         raise ValueError(
-            f"the weights are too large for {dtype}, or the biases. Rescale `X` or `y`, raise `alpha`, or pass `X.double()`."
+            f"the weights are too large for {dtype}, or the biases. Rescale `X` or `y`, raise `alpha`, or pass "
+            f"`X.double()`."
         )
 
 
