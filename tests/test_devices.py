@@ -16,6 +16,7 @@ from pretended_cuda.marks import on_cuda
 from torch import Tensor, nn
 
 import torchridge
+from torchridge.linear.ridge.diagnosis import Diagnosis
 
 matplotlib.use("Agg")
 
@@ -31,6 +32,8 @@ def leaves(value: Any, path: str = "") -> dict[str, Any]:
         value = dict(value.named_parameters())
     elif isinstance(value, torchridge.Moments):
         value = value.state_dict()
+    elif isinstance(value, Diagnosis):
+        value = dict(value)
     elif is_dataclass(value):
         value = {f.name: getattr(value, f.name) for f in fields(value) if f.name not in WORK}
     if isinstance(value, dict):

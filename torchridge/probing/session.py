@@ -258,16 +258,18 @@ class Session:
             criterion=fitted.criterion,
             curve=fitted.curve,
             fold_scores=fitted.scores,
-            classes=classes,
+            classes=None if classes is None else classes.to(fitted.weight.device),
             dtype=gatherer.dtypes[layer],
             vector_target=gatherer.vector_target,
         )
 
     def _scored(self, probe: Probe, heldout: dict[tuple[str, str, bool], HeldOut], gatherer: Gatherer) -> Probe:
         settings, held = self.settings, heldout[probe.layer, probe.readout, False]
-        scores = {**probe.fold_scores, **held.scores(probe.classes)}
+        classes = None if probe.classes is None else probe.classes.cpu()  # held-out predictions lie on the host
+        own = {name: values.to(probe.weight.device) for name, values in held.scores(classes).items()}
+        scores = {**probe.fold_scores, **own}
         control = heldout.get((probe.layer, probe.readout, True))
-        chance = {} if control is None else {**control.fitted.scores, **control.scores(probe.classes)}
+        chance = {} if control is None else {**control.fitted.scores, **control.scores(classes)}
         return replace(
             probe,
             fold_scores=scores,

@@ -264,14 +264,6 @@ def check_finite(block: Block, rows: Rows) -> None:
         check_squares(rows, block.gram.dtype, overflowed=True)
 
 
-def check_all_finite(parts: list[Block], rows: Rows) -> None:
-    """Raise as `check_finite` does, for several blocks; one wait for all."""
-    total = torch.stack([b.gram.diagonal().sum() + b.yy.sum() for b in parts]).sum()
-    if not math.isfinite(float(total)):
-        for b in parts:
-            check_finite(b, rows)
-
-
 def _is_finite(block: Block) -> bool:
     """Tell a sum that overflowed from moments that did."""
     return bool(torch.isfinite(block.gram.diagonal()).all()) and bool(torch.isfinite(block.yy).all())

@@ -122,6 +122,7 @@ class LeaveOneOut(NamedTuple):
 
     def squares(self, alpha: Tensor) -> Tensor:
         """Return mean squared errors (1, L, t)."""
+        alpha = alpha.to(self.like)
         total = self.block.yy.new_zeros(len(alpha), len(self.block.yy))
         if self.rows is not None:
             total = scoring.leave_one_out(self.spectrum, self.block, self.objective, self.rows, alpha)

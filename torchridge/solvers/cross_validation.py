@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, Protocol
@@ -39,7 +40,7 @@ class Scorer(Protocol):
         """A tensor of the dtype that is scored in, on the device of the rows."""
 
     def squares(self, alpha: Tensor) -> Tensor:
-        """Return mean squared errors (K, L, t), or what stands in for them."""
+        """Return mean squared errors (K, L, t), or what stands in for them, of strengths (L,) on any device."""
 
     def variances(self) -> Tensor | None:
         """Return the variance of the held-out targets, (K, t), where r2 can be told."""
@@ -58,7 +59,21 @@ class FoldMoments:
     @cached_property
     def spectra(self) -> list[Spectrum]:
         """Eigendecompositions of the training parts, when something first asks for them."""
-        return spectral.spectra([system(b, self.objective) for b in self.train])
+        try:
+            return spectral.spectra([system(b, self.objective) for b in self.train])
+        except RuntimeError:  # an eigendecomposition refuses what is not finite
+            self._check_finite()
+            raise
+
+    @cached_property
+    def _host_eigvals(self) -> Tensor:
+        """The eigenvalues of all training parts, (K, m), on the host: one wait, right after that for the vectors."""
+        return torch.stack([s.eigvals for s in self.spectra]).cpu()
+
+    def _check_finite(self) -> None:
+        if self.rows is not None:
+            for block in self.held:
+                blocks.check_finite(block, self.rows)
 
     @property
     def like(self) -> Tensor:
@@ -76,9 +91,13 @@ class FoldMoments:
         if self.rows is not None and self.held_rows is not None:
             yy = torch.stack([b.yy for b in self.held])[:, None]
             lost = (squares < _NEARLY_PERFECT * yy).flatten(1).any(1)
-            for k, again in enumerate(lost.tolist()):  # one wait for all folds
-                if again:
-                    squares[k] = self._predicted(k, alpha)
+            finite = torch.stack([b.gram.diagonal().sum() + b.yy.sum() for b in self.held]).sum()
+            *again, sums = torch.cat([lost.to(finite), finite[None]]).tolist()  # one wait for all folds
+            if not math.isfinite(sums):
+                self._check_finite()
+            for k in range(len(again)):
+                if again[k]:
+                    squares[k] = self._predicted(k, alpha.to(self.like))
         return squares / torch.stack([b.weight for b in self.held])[:, None, None]
 
     def _from_moments(self, alpha: Tensor) -> Tensor:
@@ -90,7 +109,8 @@ class FoldMoments:
             found = torch.stack([p for p, _ in parts])
             if not bool(torch.stack([poor for _, poor in parts]).any()):
                 return found
-        return scoring.heldout_squares(self.spectra, self.train, self.held, self.objective, alpha)
+        host = alpha.detach().cpu()
+        return scoring.heldout_squares(self.spectra, self._host_eigvals, self.train, self.held, self.objective, host)
 
     def _nodes(self, alpha: Tensor) -> Nodes | None:
         """Return what to score by where an eigendecomposition of every fold costs more; None for those."""
@@ -146,6 +166,7 @@ class DualFolds(NamedTuple):
 
     def squares(self, alpha: Tensor) -> Tensor:
         """Return mean squared errors (K, L, t)."""
+        alpha = alpha.to(self.like)
         if bool((self.eigvals + alpha.min() <= spectral.tolerance(self.eigvals)).any()):
             return self._refitted().squares(alpha)  # no inverse that blocks could be taken from
         errors = [(dual.heldout_residuals(self.problem, alpha, i) ** 2).sum(0) for i in self.held_rows]
@@ -185,6 +206,7 @@ class DualSplits(NamedTuple):
 
     def squares(self, alpha: Tensor) -> Tensor:
         """Return mean squared errors (K, L, t)."""
+        alpha = alpha.to(self.like)
         return torch.stack([self._split(k, alpha) for k in range(len(self.splits))])
 
     def _split(self, k: int, alpha: Tensor) -> Tensor:
@@ -231,6 +253,7 @@ class Whole(NamedTuple):
 
     def squares(self, alpha: Tensor) -> Tensor:
         """Return the criterion, (1, L, t)."""
+        alpha = alpha.to(self.like)
         spec, block, fixed = self.spectrum, self.block, int(self.objective.intercept)
         if self.criterion == "loo":
             assert self.rows is not None
@@ -268,6 +291,7 @@ class WholeDual(NamedTuple):
 
     def squares(self, alpha: Tensor) -> Tensor:
         """Return the criterion, (1, L, t)."""
+        alpha = alpha.to(self.like)
         n, weight = self.rows.X.shape[0], weight_of(self.rows, slice(None))
         if self.criterion == "loo":
             return ((dual.leave_one_out(self.problem, alpha) ** 2).sum(0) / weight)[None]
@@ -299,7 +323,8 @@ def take(rows: Rows, index: Tensor) -> Rows:
 def weight_of(rows: Rows, index: Tensor | slice) -> Tensor:
     """Return Σ s over some of the rows."""
     if rows.sample_weight is None:
-        return torch.tensor(float(rows.X[index].shape[0]), dtype=torch.float64, device=rows.X.device)
+        count = index.shape[0] if isinstance(index, Tensor) else rows.X.shape[0]
+        return torch.full((), count, dtype=torch.float64, device=rows.X.device)
     return rows.sample_weight[index].double().sum()
 
 

@@ -265,14 +265,13 @@ def unit_variance(problem: Dual, rows: Rows, alpha: Tensor) -> Tensor:
 def heldout_residuals(problem: Dual, alpha: Tensor, index: Tensor) -> Tensor:
     """Return √s times the residuals of rows `index` under fits without them, (rows, L, t). Cost m |index|² L."""
     basis = problem.basis[index]  # (f, m)
-    filtered = filters(problem.eigvals, alpha)
     result = []
-    for j in range(alpha.shape[0]):
-        root = filtered[:, j].sqrt()
-        scaled = basis * root
-        block = algebra.gram(scaled.T)  # H_FF
-        result.append(torch.linalg.solve(block, scaled @ (root[:, None] * problem.coef)))
-    return torch.stack(result, 1)
+    for some in torch.split(alpha, max(1, CHUNK_BYTES // (8 * basis.numel()))):
+        root = filters(problem.eigvals, some).sqrt().T[:, None]  # (l, 1, m)
+        scaled = basis * root  # (l, f, m)
+        coef = scaled @ (root.mT * problem.coef)  # (l, f, t)
+        result.append(algebra.cholesky(scaled @ scaled.mT).solve(coef))  # H_FF⁻¹ a_F
+    return torch.cat(result).transpose(0, 1)
 
 
 def leave_one_out(problem: Dual, alpha: Tensor) -> Tensor:

@@ -105,7 +105,7 @@ class Moments:
             merged = self._merged(self._blocks_of(rows, ids, kept, device, work))
         if not self._blocks:
             self.result_dtype, self.vector_target = result_dtype(rows.X), rows.vector_target
-        self.device = device
+        self.device = next(iter(merged.values())).gram.device  # with its number, where "cuda" has none
         self._blocks.update(merged)
         return self
 

@@ -42,24 +42,33 @@ class Paths(NamedTuple):
     start: Tensor  # (m, t) weights at the weakest strength, in eigencoordinates
 
 
-def paths(spectra: list[Spectrum], alpha: Tensor) -> list[Paths]:
+def paths(spectra: list[Spectrum], eigvals: Tensor, host: Tensor) -> list[Paths]:
     """Return the weights of all strengths α (L,) in a basis of r functions of the eigenvalue, for several spectra.
 
     The matrix of shrinkage relative to the weakest strength, (s + α_min) / (s + α), is numerically of low rank: r is
-    about 15 for a hundred strengths, whatever the number of features. One wait for all spectra.
+    about 15 for a hundred strengths, whatever the number of features. It is found on the host, where `eigvals` (K, m)
+    and `host`, the strengths, lie.
     """
+    alpha = host.to(spectra[0].coef)
     weakest = alpha.min().reshape(1)
     starts = [filters(s.eigvals, weakest) * s.coef for s in spectra]
-    ratios = [(s.eigvals[:, None] + weakest) * filters(s.eigvals, alpha) for s in spectra]  # (m, L)
     if alpha.shape[0] * spectra[0].coef.shape[1] <= _DIRECT_COLUMNS:
+        ratios = [(s.eigvals[:, None] + weakest) * filters(s.eigvals, alpha) for s in spectra]  # (m, L)
         return [Paths(ratio, None, start) for ratio, start in zip(ratios, starts, strict=True)]
-    left, sigma, right = torch.linalg.svd(torch.stack(ratios), full_matrices=False)
+    shrinkage = torch.stack([(e[:, None] + host.min()) * filters(e, host) for e in eigvals])  # (K, m, L)
+    left, sigma, right = torch.linalg.svd(shrinkage, full_matrices=False)
     r = max(1, int((sigma > _BASIS_TOLERANCE * sigma[:, :1]).any(0).sum()))
-    return [Paths(u[:, :r] * s[:r], v[:r], start) for u, s, v, start in zip(left, sigma, right, starts, strict=True)]
+    bases, mixes = (left[..., :r] * sigma[:, None, :r]).to(alpha), right[:, :r].to(alpha)
+    return [Paths(*parts) for parts in zip(bases, mixes, starts, strict=True)]
 
 
 def heldout_squares(
-    spectra: list[Spectrum], train: list[Block], held: list[Block], objective: Objective, alpha: Tensor
+    spectra: list[Spectrum],
+    eigvals: Tensor,
+    train: list[Block],
+    held: list[Block],
+    objective: Objective,
+    alpha: Tensor,
 ) -> Tensor:
     """Return Σ s (y − ŷ)² over held-out rows for every fold, strength and target, from the moments of both parts.
 
@@ -73,7 +82,7 @@ def heldout_squares(
                 for s, a, b in zip(spectra, train, held, strict=True)
             ]
         )
-    each = zip(spectra, train, held, paths(spectra, alpha), strict=True)
+    each = zip(spectra, train, held, paths(spectra, eigvals, alpha), strict=True)
     return torch.stack([_heldout(spec, *_seen(spec, a, b, objective), path) for spec, a, b, path in each])
 
 

@@ -237,7 +237,6 @@ def _prepare_folds(rows: Rows, ids: Tensor, objective: Objective, options: Optio
         on_device = [i.to(counted.X.device) for i in index]
         return Prepared(DualFolds(problem, counted, on_device, objective), objective, rows, options, None, counted)
     held = cross_validation.fold_blocks(counted, index, options.moments_dtype)
-    blocks.check_all_finite(held, rows)
     train = blocks.merge_others(held)
     scorer = cross_validation.fold_moments(train, held, objective, counted, index)
     return Prepared(scorer, objective, rows, options, once(lambda: blocks.merge(held)), counted)
@@ -298,7 +297,7 @@ def _scored(prepared: Prepared, alphas: Any, variances: Tensor | None, per_targe
     scorer = prepared.scorer
 
     def score(grid: Tensor) -> Tensor:
-        squares = scorer.squares(grid.to(scorer.like))
+        squares = scorer.squares(grid)
         return squares if variances is None else 1 - squares / variances[:, None, :]
 
     if not isinstance(alphas, str):

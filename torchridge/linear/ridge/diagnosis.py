@@ -32,8 +32,12 @@ class Diagnosis:
                 self._known[name] = self._compute[name]()
         return self._known[name]
 
+    def keys(self) -> list[str]:
+        """Return the names of all values."""
+        return [*{**self._compute, **self._known}]
+
     def __getstate__(self) -> dict[str, Any]:
-        return {"_compute": {}, "_known": {name: self[name] for name in {**self._compute, **self._known}}}
+        return {"_compute": {}, "_known": {name: self[name] for name in self.keys()}}
 
     def map(self, **change: Callable[[Any], Any]) -> Diagnosis:
         """Return the diagnosis with some values changed; the others stay."""
@@ -41,7 +45,7 @@ class Diagnosis:
         def changed(name: str) -> Callable[[], Any]:
             return lambda: change[name](self[name]) if name in change else self[name]
 
-        return Diagnosis(**{name: changed(name) for name in {**self._compute, **self._known}})
+        return Diagnosis(**{name: changed(name) for name in self.keys()})
 
     def extended(self, **compute: Callable[[], Any]) -> Diagnosis:
         """Return the diagnosis with more values, or other ones."""
@@ -51,14 +55,15 @@ class Diagnosis:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Diagnosis):
             return NotImplemented
-        names = {*self._compute, *self._known}
-        return names == {*other._compute, *other._known} and all(_same(self[n], other[n]) for n in names)
+        return {*self.keys()} == {*other.keys()} and all(_same(self[n], other[n]) for n in self.keys())
 
     __hash__ = None  # type: ignore[assignment]
 
 
 def _same(a: Any, b: Any) -> bool:
-    return torch.equal(a, b) if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) else bool(a == b)
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        return a.device == b.device and torch.equal(a, b)
+    return bool(a == b)
 
 
 def once(function: Callable[[], Any]) -> Callable[[], Any]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torchridge._warnings import IllConditionedWarning, RankDeficientWarning
 from torchridge.linear.arguments import Options
 from torchridge.linear.ridge.choose import Choice, choose
+from torchridge.linear.ridge.diagnosis import Diagnosis
 from torchridge.linear.ridge.fits import Dense, Fit, fit_cholesky, fit_dual, fit_spectral
 from torchridge.linear.ridge.problem import Problem, of_rows
 from torchridge.linear.ridge.solution import Solution
@@ -69,11 +70,13 @@ def rounded(fit: Fit, problem: Problem) -> Solution:
     warn(fit)
     single = not strengths.path and not strengths.per_target
     degrees, found = _Degrees(problem.n_samples, objective.intercept, strengths.per_target), fit.diagnosis
-    diagnosis = found.map(
-        squares=lambda _: None,
-        dof=lambda dof: dof[0] if single else dof,
-        unit_variance=lambda unit: unit[:, 0] if single else unit.T,
-    ).extended(residual_variance=lambda: degrees.variance(found["squares"], found["dof"])[pick])
+    diagnosis = Diagnosis(
+        dof=lambda: found["dof"][0] if single else found["dof"],
+        condition=lambda: found["condition"],
+        rank=lambda: found["rank"],
+        residual_variance=lambda: degrees.variance(found["squares"], found["dof"])[pick],
+        unit_variance=lambda: found["unit_variance"][:, 0] if single else found["unit_variance"].T,
+    )
     return Solution(
         weight=fit.weight.permute(1, 2, 0)[pick].to(problem.dense.dtype).contiguous(),  # (L, t, d)
         bias=fit.bias[pick].to(problem.dense.dtype),
