@@ -471,7 +471,7 @@ def _(c: Case) -> Any:
     options = {"readout": "logistic", "keep": "memory", "keep_bytes": 2**20, "Cs": [0.1, 1.0], **CLASSES}
     report = probe_layers(c.model(), c.batches(c.labels), ["0", "3"], **options)
     # solved to its own tolerance: what is chosen, and held-out decisions, must agree
-    return [(p.layer, p.strength, p.fold_scores["accuracy"]) for p in report], report.best.weight.device.type
+    return [(p.layer, p.strength, p.fold_scores["accuracy"]) for p in report], report.best.weight.device == c.X.device
 
 
 @call("LinearProbe")

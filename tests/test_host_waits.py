@@ -302,19 +302,6 @@ def layers(device: torch.device, size: int) -> Callable[[], Any]:
     return lambda: probe_layers(model, steps, ["1"])
 
 
-def logistic_chunks(device: torch.device, size: int) -> Callable[[], Any]:
-    X = data(device)[0]
-    labels = (X[:, 0] > 0).long()
-    return lambda: logistic(X, labels, 0.1, max_elements=300 // size)
-
-
-def logistic_folds(device: torch.device, size: int) -> Callable[[], Any]:
-    X = data(device)[0]
-    labels = torch.arange(len(X), device=device) % 2
-    # the smallest C by far: few evaluations, and as many of them for any number of folds
-    return lambda: logistic_cv(X, labels, [1e-6], cv=2 * size)
-
-
 @pytest.mark.parametrize(
     "make",
     [
@@ -331,8 +318,6 @@ def logistic_folds(device: torch.device, size: int) -> Callable[[], Any]:
         targets_with_strengths_of_their_own,
         problems,
         problems_with_gradients,
-        logistic_chunks,
-        logistic_folds,
     ],
     ids=lambda make: make.__name__,
 )

@@ -20,7 +20,7 @@ _INVERTED = 128
 
 def add_gram(total: Tensor, a: Tensor, beta: float = 1.0) -> None:
     """Set the blocks on and above the diagonal of `total` to beta · total + aᵀ a; a is (n, d). See `mirror`."""
-    d, step = a.shape[1], gram_columns(a.device)
+    d, step = a.shape[1], gram_columns(a.device, a.shape[1])
     for i in range(0, d, step):
         total[i : i + step, i:].addmm_(a[:, i : i + step].mT, a[:, i:], beta=beta)
 
@@ -37,6 +37,12 @@ def gram(a: Tensor) -> Tensor:
     return mirror(total)
 
 
+def norm(matrix: Tensor) -> Tensor:
+    """Return the largest sum of absolute values in a row of symmetric matrices, (*b,)."""
+    largest: Tensor = matrix.abs().sum(-1).amax(-1)
+    return largest
+
+
 class Factor(NamedTuple):
     """A Cholesky factor of C⁻¹ A C⁻¹, C = diag(A)^½: columns are brought to one size before they are factored.
 
@@ -44,7 +50,7 @@ class Factor(NamedTuple):
     Sluis 1969, doi:10.1007/BF02165096).
     """
 
-    lower: Tensor  # (*b, m, m)
+    lower: Tensor  # (*b, m, m), meaningless if info is not 0
     scale: Tensor  # (*b, m, 1) 1 / diag(A)^½
     info: Tensor  # (*b,) 0 unless the matrix is not positive definite to rounding
     norm: Tensor  # (*b,) ‖C⁻¹ A C⁻¹‖₁
@@ -62,7 +68,8 @@ class Factor(NamedTuple):
         """
         m = self.lower.shape[-1]
         if m <= _INVERTED:
-            exact: Tensor = self.norm * torch.linalg.matrix_norm(torch.cholesky_inverse(self.lower), 1)
+            lower = self.lower.masked_fill((self.info > 0)[..., None, None], torch.nan)
+            exact: Tensor = self.norm * norm(torch.cholesky_inverse(lower))
             return exact
         best = self._column_sums(torch.full_like(self.scale, 1 / m))
         signs = torch.where(self._inverse(torch.full_like(self.scale, 1 / m)) < 0, -1.0, 1.0).to(self.scale)
@@ -85,10 +92,9 @@ class Factor(NamedTuple):
 
 
 def cholesky(matrix: Tensor) -> Factor:
-    """Factor symmetric positive definite matrices (*b, m, m); NaN if one is not, or too small. Cost m³ / 3."""
+    """Factor symmetric positive definite matrices (*b, m, m); `info` is not 0 if one is not. Cost m³ / 3."""
     finfo, diagonal = torch.finfo(matrix.dtype), matrix.diagonal(dim1=-2, dim2=-1)
     scale = torch.where(diagonal > finfo.tiny / finfo.eps, diagonal, torch.nan).rsqrt().unsqueeze(-1)
     scaled = matrix * scale * scale.mT
     lower, info = torch.linalg.cholesky_ex(scaled)
-    lower = lower.masked_fill((info > 0)[..., None, None], torch.nan)
-    return Factor(lower, scale, info, torch.linalg.matrix_norm(scaled, 1))
+    return Factor(lower, scale, info, norm(scaled))

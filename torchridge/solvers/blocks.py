@@ -84,18 +84,19 @@ class _Pass:
         width = self.buffers[0].shape[1]
         self.total = like.gram.new_zeros(width, width)
         self.cross, self.yy = like.cross, like.yy  # of their own if not joint
-        self.base = self.offset = torch.cat([like.mean_x, like.mean_y])  # mean = base + offset
-        self.count, self.weight = 0, like.weight
+        self.base = self.offset = like.gram.new_zeros(self.d + self.t)  # mean = base + offset
+        self.count: int = 0
+        self.weight: Tensor | float = 0.0
         self.taken: list[Tensor] = []  # vectors v of corrections −v vᵀ and +v vᵀ
         self.added: list[Tensor] = []
 
     def step(self, X: Tensor, y: Tensor, s: Tensor | None) -> None:
         rows = [b[: X.shape[0]] for b in self.buffers]
         parts = (rows[0][:, : self.d], rows[0][:, self.d :]) if self.joint else rows
-        weight = self.weight.new_full((), X.shape[0]) if s is None else s.sum()
-        safe = weight if s is None else torch.where(weight > 0, weight, 1)
-        pivot = self._shifted((X, y), parts, None if s is None else s / safe)
-        total = torch.cat([r.sum(0) if s is None else s @ r for r in rows])  # Σ s (row − pivot)
+        weight = float(X.shape[0]) if s is None else s.sum()
+        safe = weight if s is None else torch.where(s.sum() > 0, s.sum(), 1)
+        pivot = self._shifted(X, y, rows, parts, None if s is None else s / safe)
+        total = _joined([r.sum(0) if s is None else s @ r for r in rows])  # Σ s (row − pivot)
         if s is not None:
             for r in rows:
                 r.mul_(s.sqrt()[:, None])
@@ -103,20 +104,22 @@ class _Pass:
         self._merge(pivot, total, weight, safe)
         self.count += X.shape[0]
 
-    def _shifted(self, given: tuple[Tensor, Tensor], parts: Any, share: Tensor | None) -> Tensor:
-        """Write the rows less their pivot into `parts`; return the pivot, as an offset from `base`."""
-        if share is None and self.count >= given[0].shape[0]:
+    def _shifted(self, X: Tensor, y: Tensor, rows: list[Tensor], parts: Any, share: Tensor | None) -> Tensor:
+        """Write the rows less their pivot into `rows`, of which `parts` are X and y; return its offset from `base`."""
+        if share is None and self.count >= X.shape[0]:
             point = self.base + self.offset
-            for a, out, p in zip(given, parts, (point[: self.d], point[self.d :]), strict=True):
-                torch.sub(a, p, out=out)
+            torch.sub(X, point[: self.d], out=parts[0])
+            torch.sub(y, point[self.d :], out=parts[1])
             return self.offset
-        pivots = []
-        for a, out in zip(given, parts, strict=True):
-            out.copy_(a)
-            pivots.append(out.mean(0) if share is None else share @ out)
-            out.sub_(pivots[-1])
-        pivot = torch.cat(pivots)
-        self.base = pivot if self.count == 0 else self.base
+        parts[0].copy_(X)
+        parts[1].copy_(y)
+        pivots = [r.mean(0) if share is None else share @ r for r in rows]
+        for r, p in zip(rows, pivots, strict=True):
+            r.sub_(p)
+        pivot = _joined(pivots)
+        if self.count == 0:
+            self.base = pivot
+            return self.offset  # zero
         return pivot - self.base
 
     def _accumulate(self, rows: list[Tensor]) -> None:
@@ -128,14 +131,15 @@ class _Pass:
             self.cross.addmm_(rows[0].T, rows[1])
             self.yy += (rows[1] * rows[1]).sum(0)
 
-    def _merge(self, pivot: Tensor, total: Tensor, weight: Tensor, safe: Tensor) -> None:
+    def _merge(self, pivot: Tensor, total: Tensor, weight: Tensor | float, safe: Tensor | float) -> None:
         """Add a chunk whose mean is `pivot` + total / weight."""
-        self.taken.append(total / safe.sqrt())
+        self.taken.append(total / safe**0.5)
         if self.count:
             all_weight = self.weight + weight
-            share = weight / torch.where(all_weight > 0, all_weight, 1)
+            positive = torch.where(all_weight > 0, all_weight, 1) if isinstance(all_weight, Tensor) else all_weight
+            share = weight / positive
             gap = pivot - self.offset + total / safe
-            self.added.append(gap * (self.weight * share).sqrt())
+            self.added.append(gap * (self.weight * share) ** 0.5)
             self.offset, self.weight = self.offset + gap * share, all_weight
         else:
             self.offset, self.weight = pivot + total / safe, weight
@@ -160,7 +164,12 @@ class _Pass:
         if self.joint:
             total, cross, yy = total[:d, :d].contiguous(), total[:d, d:].clone(), total.diagonal()[d:].clone()
         mean = self.base + self.offset
-        return Block(self.count, self.weight, mean[:d].clone(), mean[d:].clone(), total, cross, yy.clamp_min(0))
+        weight = torch.as_tensor(self.weight, dtype=total.dtype, device=total.device)
+        return Block(self.count, weight, mean[:d].clone(), mean[d:].clone(), total, cross, yy.clamp_min(0))
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def block_of(

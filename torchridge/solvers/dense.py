@@ -18,7 +18,7 @@ class Batch(NamedTuple):
 
     X: Tensor  # (*b, n, d)
     y: Tensor  # (*b, n, t)
-    alpha: Tensor  # (*b, a), a is 1, or t or L if strengths differ
+    alpha: Tensor  # (*b, a) or (a,), a is 1, or t or L if strengths differ
     sample_weight: Tensor | None  # (*b, n)
     penalty: Tensor | None  # (*b, d)
     prior: Tensor | None  # (*b, t, d)
@@ -129,14 +129,18 @@ def _from_rows(rows: Centred, coef: Tensor, smooth: bool) -> Tensor:
     scaled = rows.X if rows.penalty is None else rows.X / rows.penalty.unsqueeze(-2)
     if rows.weight is not None and not smooth:
         scaled = scaled * rows.weight.sqrt()
-    return scaled.mT.unsqueeze(-3) @ coef
+    a, c = coef.shape[-3], coef.shape[-1]
+    flat = scaled.mT @ coef.movedim(-3, -2).flatten(-2)  # (*b, d, a c): one product, not one for each strength
+    weight: Tensor = flat.reshape(*flat.shape[:-1], a, c).movedim(-2, -3)
+    return weight
 
 
 def _shifted(gram: Tensor, alpha: Tensor, penalty: Tensor | None) -> Tensor:
     """Return gram + α diag(penalty), (*b, a, m, m)."""
-    ones = torch.ones_like(gram[..., 0])
-    diagonal = alpha.unsqueeze(-1) * (ones if penalty is None else penalty).unsqueeze(-2)
-    return gram.unsqueeze(-3) + torch.diag_embed(diagonal)
+    if penalty is None:
+        eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+        return gram.unsqueeze(-3) + alpha[..., None, None] * eye
+    return gram.unsqueeze(-3) + torch.diag_embed(alpha.unsqueeze(-1) * penalty.unsqueeze(-2))
 
 
 def _solved(matrix: Tensor, right: Tensor, per_target: bool, smooth: bool) -> tuple[Tensor, Tensor]:
@@ -151,7 +155,7 @@ def _solved(matrix: Tensor, right: Tensor, per_target: bool, smooth: bool) -> tu
 
 def condition_bound(solved: Solved, alpha: Tensor) -> Tensor:
     """Return a bound on the condition of what was solved, (*b,): ‖A‖₁ / α, for strengths (*b, a) > 0 and p = 1."""
-    bound: Tensor = (torch.linalg.matrix_norm(solved.matrix, 1) / alpha).amax(-1)
+    bound: Tensor = (algebra.norm(solved.matrix) / alpha).amax(-1)
     return torch.where(solved.failed, torch.inf, bound)
 
 

@@ -27,7 +27,7 @@ class Given(NamedTuple):
 
     batch: Batch
     weakest: float  # NaN if values are not visible
-    dtype: torch.dtype
+    dtype: torch.dtype  # of the answer
     solver: str
     free: bool  # whether a feature is not penalized
     vector: bool
@@ -40,6 +40,11 @@ class Given(NamedTuple):
         n, d = self.batch.X.shape[-2:]
         asked = self.solver in ("cholesky", "spectral", "svd")
         return asked or (self.solver == "auto" and (n >= d or self.free))
+
+    @property
+    def alpha(self) -> Tensor:
+        """Return the strengths of every problem, (*b, a)."""
+        return self.batch.alpha.expand(*self.batch.X.shape[:-2], self.batch.alpha.shape[-1])
 
 
 def solve(X: Tensor, y: Any, alpha: Any, name: str, sample_weight: Any, options: Options, single: Any) -> Solution:
@@ -58,7 +63,7 @@ def solve(X: Tensor, y: Any, alpha: Any, name: str, sample_weight: Any, options:
         return solution
     condition = _condition(given, solved, rows)
     if given.watched:
-        _refuse_or_warn(condition, solution)
+        _refuse_or_warn(condition, solution, torch.finfo(given.batch.X.dtype).eps)
     elif not condition <= CAREFUL[given.dtype]:
         return _each_alone(single, X, y, given, name, options)
     return solution
@@ -75,9 +80,8 @@ def _condition(given: Given, solved: dense.Solved, rows: dense.Centred) -> float
     return float(dense.condition_estimate(given.batch, rows, given.primal).amax())
 
 
-def _refuse_or_warn(condition: float, solution: Solution) -> None:
-    eps = torch.finfo(torch.float64).eps
-    if condition > 1 / eps or not bool(torch.isfinite(solution.weight).all()):
+def _refuse_or_warn(condition: float, solution: Solution, eps: float) -> None:
+    if condition > 1 / eps or not math.isfinite(float(solution.weight.detach().sum())):
         raise ValueError(
             "`alpha` is too weak for a unique solution: gram + α diag(penalty_factors) is singular to rounding. Raise "
             "`alpha`; the minimum-norm solution is offered without gradients."
@@ -113,7 +117,7 @@ def _solution(given: Given, solved: dense.Solved, rows: dense.Centred) -> Soluti
     return Solution(
         weight=(solved.weight if path else solved.weight[..., 0, :, :]).to(given.dtype),
         bias=(solved.bias if path else solved.bias[..., 0, :]).to(given.dtype),
-        alpha=batch.alpha[..., 0] if single else batch.alpha,
+        alpha=given.alpha[..., 0] if single else given.alpha,
         solver="cholesky" if given.primal else "dual",
         reason="plain torch operations: gradients, a transform, a compiler, or a batch",
         n_samples=n,
@@ -139,47 +143,56 @@ def check(X: Tensor, y: Tensor, alpha: Any, name: str, sample_weight: Any, optio
         )
     watched = needs_torch(X, y, alpha, sample_weight, options.penalty_factors, options.prior)
     vector = y.ndim == X.ndim - 1
-    target = (y.unsqueeze(-1) if vector else y).double()
-    weight = _weight(sample_weight, shape, n)
+    work = options.moments_dtype
+    target = (y.unsqueeze(-1) if vector else y).to(work)
+    weight = _weight(sample_weight, shape, n, work)
     _check.same_device({"X": X, "y": y, "sample_weight": sample_weight})
     t = target.shape[-1]
-    objective = options.objective(d, t, X, shape, torch.float64)
+    objective = options.objective(d, t, X, shape, work)
     values, weakest, per_target = _strengths(alpha, name, shape, t, X)
     prior = None if objective.prior is None else objective.prior.mT.expand(*shape, t, d)
     penalty = None if objective.penalty is None else objective.penalty.expand(*shape, d)
     free = _check.values_visible(penalty) and penalty is not None and bool((penalty.detach() == 0).any())
     batch = Batch(
-        X.double(), target, values, weight, penalty, prior, objective.intercept, objective.standardize, per_target
+        X.to(work),
+        target,
+        values.to(work),
+        weight,
+        penalty,
+        prior,
+        objective.intercept,
+        objective.standardize,
+        per_target,
     )
     return Given(batch, weakest, result_dtype(X), options.solver, free, vector, name == "alphas", watched)
 
 
-def _weight(sample_weight: Any, shape: tuple[int, ...], n: int) -> Tensor | None:
+def _weight(sample_weight: Any, shape: tuple[int, ...], n: int, dtype: torch.dtype) -> Tensor | None:
     if sample_weight is None:
         return None
     _check.is_tensor(sample_weight, "sample_weight")
     _check.is_dense_real(sample_weight, "sample_weight")
     _check.shape(sample_weight, list(dict.fromkeys([(n,), (*shape, n)])), "sample_weight")
     _check.non_negative(sample_weight, "sample_weight")
-    weight: Tensor = sample_weight.double().expand(*shape, n)
+    weight: Tensor = sample_weight.to(dtype).expand(*shape, n)
     return weight
 
 
 def _strengths(alpha: Any, name: str, batch: tuple[int, ...], t: int, like: Tensor) -> tuple[Tensor, float, bool]:
-    """Return strengths (*b, a), the least of them, and whether a counts targets."""
+    """Return strengths (*b, a) or (a,), the least of them, and whether a counts targets."""
     values, weakest = check_strengths(alpha, name, like=like)
     if name == "alphas":
         if values.ndim > 1:
             raise ValueError(f"`alphas` should have shape (L,), got {tuple(values.shape)}.")
-        return values.reshape(-1).expand(*batch, values.numel()), weakest, False
+        return values.reshape(-1), weakest, False
     shapes = [(), (1,), batch, (*batch, 1), (t,), (*batch, t)]
     _check.shape(values, list(dict.fromkeys(shapes)), "alpha")
     shape = tuple(values.shape)
     if shape in ((), (1,), (*batch, 1)):
-        return values.expand(*batch, 1), weakest, False
+        return values.reshape(-1) if values.ndim < 2 else values, weakest, False
     if shape == batch:
         return values.unsqueeze(-1), weakest, False
-    return values.expand(*batch, t), weakest, True
+    return values, weakest, True
 
 
 def _each_alone(
@@ -190,7 +203,7 @@ def _each_alone(
     solutions = []
     for i in range(math.prod(shape)):
         at = torch.unravel_index(torch.tensor(i), shape)
-        alpha = batch.alpha[at]
+        alpha = given.alpha[at]
         alpha = alpha if name == "alphas" or batch.per_target else alpha[0]
         weight = None if batch.sample_weight is None else batch.sample_weight[at]
         own = options._replace(

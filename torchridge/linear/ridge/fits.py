@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -60,14 +61,14 @@ class Fit(NamedTuple):
 
 def bias_of(weight: Tensor, place: Frame) -> Tensor:
     """Return the biases (L, t) of weights (d, L, t)."""
-    return place.target_center - torch.einsum("dlt,d->lt", weight, place.center)
+    return place.target_center - (place.center @ weight.flatten(1)).reshape(weight.shape[1:])
 
 
 def _settled(condition: Tensor, weight: Tensor, bias: Tensor) -> tuple[float, float]:
     """Return the condition, infinite if a factor failed, and the largest weight or bias; one wait for both."""
     largest = torch.maximum(weight.abs().amax(), bias.abs().amax())
-    values = torch.stack([condition.nan_to_num(torch.inf).amax().to(largest), largest]).tolist()
-    return float(values[0]), float(values[1])
+    worst, largest_ = torch.stack([condition.amax().to(largest), largest]).tolist()
+    return (float(worst) if worst == worst else math.inf), float(largest_)
 
 
 def fit_cholesky(problem: Dense, choice: Choice) -> Fit:
