@@ -1,6 +1,9 @@
 """L2 regularization for PyTorch: penalties, weight decay and the ridge solution in closed form."""
 
+from importlib import import_module as _import_module
 from importlib.metadata import version as _version
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
 
 from torchridge import regularizers
 from torchridge._logistic_cv import LogisticCV
@@ -17,11 +20,9 @@ from torchridge.distributed import MomentsFolder, RankError, all_reduce, column_
 from torchridge.linear.ridge.ridge import ridge, ridge_cv, ridge_path
 from torchridge.linear.ridge.solution import Solution
 from torchridge.logistic import logistic, logistic_cv
-from torchridge.probing import ContinualProbe, LinearProbe, OnlineProbe, Probe, ProbeReport, fit_head_, probe_layers
 from torchridge.solvers.logistic_solution import LogisticSolution
 from torchridge.solvers.moments import Moments
 from torchridge.solvers.operators import LinearOperator
-from torchridge.streams import RowSource, open_rows, stream_moments
 from torchridge.strength import convert_strength
 from torchridge.training.attach import clear_regularizers, penalties, penalty, regularize
 from torchridge.training.decay import explain_weight_decay, weight_decay_groups
@@ -34,7 +35,28 @@ from torchridge.training.optimizers import check_optimizer
 from torchridge.training.schedule import ConstantWeightDecay, CosineWeightDecay
 from torchridge.training.step import StepPenalty, penalize_step
 
+if _TYPE_CHECKING:
+    from torchridge.probing import ContinualProbe, LinearProbe, OnlineProbe, Probe, ProbeReport, fit_head_, probe_layers
+    from torchridge.streams import RowSource, open_rows, stream_moments
+
 __version__ = _version("torchridge")
+
+# Found when they are asked for: half of the time of an import, and modules whose needs may not be installed.
+_PROBING = ("ContinualProbe", "LinearProbe", "OnlineProbe", "Probe", "ProbeReport", "fit_head_", "probe_layers")
+_LATER = {
+    **dict.fromkeys(_PROBING, "torchridge.probing"),
+    **dict.fromkeys(("RowSource", "open_rows", "stream_moments"), "torchridge.streams"),
+}
+_MODULES = ("estimators", "integrations", "plots", "probing", "streams", "tensorboard")
+
+
+def __getattr__(name: str) -> _Any:
+    if name in _LATER:
+        return getattr(_import_module(_LATER[name]), name)
+    if name in _MODULES:
+        return _import_module(f"torchridge.{name}")
+    raise AttributeError(f"module 'torchridge' has no attribute {name!r}")
+
 
 __all__ = [
     "ConstantWeightDecay",
