@@ -36,12 +36,13 @@ def write(path: Path, solution: Solution, features: list[str] | None, targets: l
         name: value for name in ("alphas", "scores", "fold_scores") if (value := getattr(solution, name)) is not None
     }
     content: dict[str, Any] = {"features": features, "targets": targets, "alpha": float(solution.alpha)}
-    _files.write(path, KIND, tensors, content | {"n_samples": solution.n_samples, "solver": solution.solver})
+    content |= {"n_samples": solution.n_samples, "solver": solution.solver}
+    _files.write(path, KIND, tensors, content, name="output")
 
 
 def read(path: Path) -> Model:
     """Return a model that `write` wrote."""
-    tensors, content = _files.read(path, KIND)
+    tensors, content = _files.read(path, KIND, name="model")
     return Model(tensors["weight"], tensors["bias"], content["features"], content["targets"])
 
 

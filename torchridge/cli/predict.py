@@ -31,7 +31,7 @@ def add(commands: Any) -> None:
         "-o", "--output", metavar="FILE", type=Path, help=".csv or .npy; default: CSV on standard output"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object a row")
-    parser.set_defaults(run=run, flags=flags_of(parser, path="MODEL"))
+    parser.set_defaults(run=run, flags=flags_of(parser))
 
 
 def run(options: argparse.Namespace) -> None:

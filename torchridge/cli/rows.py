@@ -74,7 +74,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
 
 def training_flags(parser: argparse.ArgumentParser) -> dict[str, str]:
     """Return what the library's arguments are called here."""
-    return flags_of(parser, rows="ROWS", path="--checkpoint")
+    return flags_of(parser, rows="ROWS")
 
 
 def opened(options: argparse.Namespace, **named: Any) -> RowSource:

@@ -37,7 +37,7 @@ def write(path: str | Path, gatherer: Gatherer, table: LayerTable, about: dict[s
         "folds": labeler.folds.state(),
         "codes": list(labeler.codes.codes.items()),
     }
-    files.write(path, KIND, tensors, content)
+    files.write(path, KIND, tensors, content, name="checkpoint")
 
 
 def resume(path: str | Path, gatherer: Gatherer, table: LayerTable, about: dict[str, Any]) -> None:
@@ -46,7 +46,7 @@ def resume(path: str | Path, gatherer: Gatherer, table: LayerTable, about: dict[
     Raises:
         ValueError: where the file was written for other options, or is damaged.
     """
-    tensors, content = files.read(path, KIND)
+    tensors, content = files.read(path, KIND, name="checkpoint")
     if content["about"] != about:
         wrong = [name for name in about if content["about"].get(name) != about[name]]
         raise ValueError(f"`checkpoint`: the file was written with other options ({wrong}). Delete it to start anew.")

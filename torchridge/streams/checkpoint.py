@@ -22,7 +22,8 @@ def write(path: str | Path, moments: Moments, done: int, about: dict[str, Any]) 
     for i, block in enumerate(state.pop("blocks")):
         tensors |= {f"{i}/{name}": block.pop(name) for name in Block._fields[1:]}
         heads.append(block)
-    _files.write(path, KIND, tensors, {"about": about, "done": done, "blocks": heads, **state})
+    content = {"about": about, "done": done, "blocks": heads, **state}
+    _files.write(path, KIND, tensors, content, name="checkpoint")
 
 
 def resume(path: str | Path, moments: Moments, about: dict[str, Any]) -> int:
@@ -31,7 +32,7 @@ def resume(path: str | Path, moments: Moments, about: dict[str, Any]) -> int:
     Raises:
         ValueError: where the file was written for other rows or options, or is damaged.
     """
-    tensors, content = _files.read(path, KIND)
+    tensors, content = _files.read(path, KIND, name="checkpoint")
     if content["about"] != about:
         wrong = sorted(k for k in {*about, *content["about"]} if content["about"].get(k) != about.get(k))
         raise ValueError(
