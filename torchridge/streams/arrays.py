@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torchridge import _content
 from torchridge.solvers import blas
 from torchridge.streams.columns import select
 from torchridge.streams.direct import Direct, Slot, direct_of
-from torchridge.streams.source import Batch, RowSource, file_identity, fold_ids
+from torchridge.streams.source import Batch, RowSource, fold_ids
 
 _BATCH_BYTES = 2**24
 
@@ -78,6 +79,11 @@ class Array:
             if found is not None:
                 return torch.from_numpy(found).view(self._whole.dtype).view(-1, *self._whole.shape[1:])
         return self._whole[start:stop]
+
+    def content(self) -> dict[str, Any]:
+        """Return what tells this array from others."""
+        head = {"shape": list(self.values.shape), "dtype": str(self.read(0, 1).dtype)}
+        return head | _content.of_rows(self.read, len(self.values), self.row_bytes)
 
     @cached_property
     def _file(self) -> Direct | None:
@@ -188,8 +194,11 @@ class ArrayRows(RowSource):
             yield Batch(X if self._columns is None else X[:, self._columns], y, weight, fold)
 
     def identity(self) -> dict[str, Any]:
-        """Add the files and the number of rows."""
-        return super().identity() | {"rows": self._count, "files": [file_identity(f) for f in self._files]}
+        """Add every array, in its role; of large files, when they were changed last."""
+        content = {name: None if array is None else array.content() for name, array in self._parts.items()}
+        sampled = any("sample" in found for found in content.values() if found is not None)
+        changed = [Path(file).stat().st_mtime_ns for file in self._files] if sampled else []
+        return super().identity() | {"columns": self._columns, "content": content, "changed": changed}
 
 
 class _Columns(ArrayRows):
@@ -211,6 +220,9 @@ class _Columns(ArrayRows):
             fold = None if chosen.fold is None else fold_ids(X[:, chosen.fold])
             y = y[:, 0] if y is not None and chosen.vector_target else y
             yield Batch(X[:, list(chosen.features)], y, weight, fold)
+
+    def identity(self) -> dict[str, Any]:
+        return super().identity() | {"roles": self._chosen.roles()}
 
 
 def array_rows(source: Any, target: Any, features: Any, weight: Any, fold: Any) -> RowSource:

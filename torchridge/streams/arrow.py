@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from torchridge import _content
 from torchridge.streams.columns import Selection, select
-from torchridge.streams.source import Batch, RowSource, file_identity, fold_ids
+from torchridge.streams.source import Batch, RowSource, fold_ids
 
 _BATCH_BYTES = 2**24
 
@@ -109,8 +110,9 @@ class ArrowRows(RowSource):
         return pa.types.is_fixed_size_list(column.type) or len(np.unique(np.diff(column.offsets.to_numpy()))) == 1
 
     def identity(self) -> dict[str, Any]:
-        """Add the file."""
-        return super().identity() | file_identity(self._path) | {"rows": self._count}
+        """Add the columns and the file."""
+        form = {"roles": self._chosen.roles(), "dtype": self._dtype.__name__}
+        return super().identity() | form | {"content": _content.of_file(self._path)}
 
 
 def _table(columns: list[np.ndarray[Any, Any]], dtype: Any) -> torch.Tensor:

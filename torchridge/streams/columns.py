@@ -24,6 +24,10 @@ class Selection(NamedTuple):
         extra = tuple(c for c in (self.weight, self.fold) if c is not None)
         return (*self.features, *self.targets, *extra)
 
+    def roles(self) -> dict[str, Any]:
+        """Return the positions as JSON holds them."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in self._asdict().items()}
+
 
 def select(
     names: Sequence[str],

@@ -13,8 +13,9 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
+from torchridge import _content
 from torchridge.streams.columns import Selection, select
-from torchridge.streams.source import Batch, RowSource, file_identity, fold_ids
+from torchridge.streams.source import Batch, RowSource, fold_ids
 
 _BLOCK_BYTES = 2**23
 
@@ -145,8 +146,10 @@ class CsvRows(RowSource):
         return Batch(all_of[:, :d], y, weight, None if not self.has_folds else fold_ids(all_of[:, -1]))
 
     def identity(self) -> dict[str, Any]:
-        """Add the file."""
-        return super().identity() | ({} if self._path is None else file_identity(self._path))
+        """Add the columns, how they are told apart, and the file: a pipe is known only once it is read."""
+        form = {"roles": self._chosen.roles(), "delimiter": self._delimiter, "header": self._header_bytes}
+        content = {} if self._path is None else {"content": _content.of_file(self._path)}
+        return super().identity() | form | content
 
 
 def _text(block: bytes) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torchridge import _content
 from torchridge.streams.source import Batch, RowSource
 
 
@@ -30,6 +31,13 @@ class IterableRows(RowSource):
             return sum(len(batch[0]) for batch in self._source)
         return None
 
+    def identity(self) -> dict[str, Any]:
+        """Add the batches that are all at hand; others are known only once they are read."""
+        if not isinstance(self._source, (list, tuple)):
+            return super().identity()
+        content = [[None if a is None else _content.of_tensor(a) for a in batch] for batch in self.batches()]
+        return super().identity() | {"content": content}
+
     def batches(self, start: int = 0, rows: int | None = None) -> Iterator[Batch]:
         """Yield the batches as they come, those before `start` left out."""
         if self._used and isinstance(self._source, Iterator):
@@ -48,5 +56,5 @@ def _batch(given: Any) -> Batch:
         return given
     if not isinstance(given, (tuple, list)) or len(given) not in (2, 3):
         raise TypeError(f"a batch should be (X, y) or (X, y, sample_weight), got {type(given).__name__}.")
-    parts = [torch.as_tensor(a) for a in given]
+    parts = [torch.as_tensor(np.ascontiguousarray(a) if isinstance(a, np.ndarray) else a) for a in given]
     return Batch(*parts)
