@@ -226,7 +226,11 @@ def test_env(capsys: pytest.CaptureFixture[str]) -> None:
         (("fit", "rows.csv", "--target", "y", "--fold", "a"), 1, "error: --fold should be a column of whole numbers"),
         (("fit", "rows.csv", "--target", "y", "--fold", "one"), 1, "--fold: column one holds a single fold"),
         (("fit", "rows.csv", "--target", "y", "--cv", "gcv", "--scoring", "r2"), 2, "--scoring r2 needs folds"),
-        (("fit", "rows.csv", "--target", "y", "--delimiter", ",,"), 1, "--delimiter should be one character, got ',,'"),
+        (
+            ("fit", "rows.csv", "--target", "y", "--delimiter", ",,"),
+            1,
+            "--delimiter should be one character of ASCII, no quote and no line end, got ',,'",
+        ),
         (("fit", "rows.npy", "--target", "y"), 1, "--target: there is no file 'y', and the columns of an array"),
         (("fit", "rows.npy", "--target", "y,z"), 1, "--target: the columns of an array have no names, got ['y', 'z']"),
         (("fit", "none.npy", "--target", "0"), 1, "error: ROWS: there is no file 'none.npy'"),

@@ -8,7 +8,7 @@ import pytest
 from files_of_rows import NAMES, D, data, table, write_csv
 
 from torchridge import open_rows, stream_moments
-from torchridge.streams import delimited
+from torchridge.streams import lines
 
 TEXT = 'name,a,y\n"Doe, ""J""",1.5,2\n\n"two\nlines",-3e2, 4 \r\n\r\nx,.5,1\n'
 
@@ -34,7 +34,7 @@ def parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 def test_quotes_blank_lines_and_either_line_end(
     parser: str, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(delimited, "_BLOCK_BYTES", block)
+    monkeypatch.setattr(lines, "_BLOCK_BYTES", block)
     (tmp_path / "a.csv").write_bytes(TEXT.encode())
     assert read(tmp_path / "a.csv", features="a").tolist() == [[1.5, 2], [-300, 4], [0.5, 1]]
     assert open_rows(tmp_path / "a.csv", target="y", features="a").n_rows == 3
@@ -44,7 +44,7 @@ def test_quotes_blank_lines_and_either_line_end(
 def test_both_parsers_give_the_numbers_that_were_written(
     parser: str, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(delimited, "_BLOCK_BYTES", block)
+    monkeypatch.setattr(lines, "_BLOCK_BYTES", block)
     wanted = table(data(500))
     path = write_csv(tmp_path / "a.csv", wanted)
     assert np.array_equal(read(path, features=NAMES[:D]), wanted[:, : D + 1])
@@ -98,7 +98,7 @@ BAD = {
 def test_a_bad_line_is_named(
     parser: str, line: str, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(delimited, "_BLOCK_BYTES", block)
+    monkeypatch.setattr(lines, "_BLOCK_BYTES", block)
     good = ["1,2,3"] * 9000
     path = tmp_path / "bad.csv"
     path.write_text("\n".join(["a,b,y", "", *good[:7200], line, *good[7200:], ""]))
@@ -112,10 +112,10 @@ def test_columns_that_are_not_asked_for_may_hold_anything(parser: str, tmp_path:
 
 
 def test_a_file_with_other_line_ends_is_no_endless_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(delimited, "_LONGEST_LINE", 1000)
-    monkeypatch.setattr(delimited, "_BLOCK_BYTES", 100)
+    monkeypatch.setattr(lines, "_LONGEST_ROW", 1000)
+    monkeypatch.setattr(lines, "_BLOCK_BYTES", 100)
     (tmp_path / "a.csv").write_bytes(b"1,2\r" * 1000)
-    with pytest.raises(ValueError, match="no end of line"):
+    with pytest.raises(ValueError, match=r"a.csv has no end of line"):
         open_rows(tmp_path / "a.csv", target=0)
 
 

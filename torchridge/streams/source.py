@@ -94,10 +94,13 @@ class RowSource(ABC):
         return sizes | {k: None if v is None else list(v) for k, v in names.items()}
 
 
-def fold_ids(column: Tensor) -> Tensor:
+def fold_ids(column: Tensor, name: str | None = None) -> Tensor:
     """Return the ids of a column (m,) as integers; refuse what would have to be rounded."""
     wrong = (column != column.round()) | (column.abs() > 2**53)
     if bool(wrong.any()):
         got = column[wrong][0].item()
-        raise ValueError(f"`fold` should be a column of whole numbers, got {got!r} in it. Number the folds 0, 1, ….")
+        of = f" of {name}" if name else ""
+        raise ValueError(
+            f"`fold` should be a column of whole numbers, got {got!r} in it{of}. Number the folds 0, 1, …."
+        )
     return column.to(torch.int64)
