@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from torchridge.streams.arrays import array_rows, safetensors_rows
+from torchridge.streams.arrays import array_rows
 from torchridge.streams.arrow import ArrowRows
 from torchridge.streams.delimited import CsvRows
 from torchridge.streams.iterables import IterableRows
+from torchridge.streams.safetensors_file import safetensors_rows
 from torchridge.streams.source import RowSource
 
 _TABLES = (".parquet", ".pq", ".arrow", ".feather")
