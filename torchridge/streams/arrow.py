@@ -18,8 +18,8 @@ class ArrowRows(TableRows):
         with reading(self.name), pyarrow().OSFile(str(path)) as source, pyarrow().ipc.open_file(source) as file:
             schema = file.schema
             self._count: int = sum(file.get_batch(i).num_rows for i in range(file.num_record_batches))
-        self._choose([schema], target, features, weight, fold)
-        self._measure(next(self._pieces(0, 1), None))
+        self._choose(schema.names, target, features, weight, fold)
+        self._measure([schema], next(self._pieces(0, 1), None))
 
     @property
     def n_rows(self) -> int:

@@ -14,7 +14,9 @@ from torchridge._ranks import Ranks
 from torchridge.streams.arrays import array_rows
 from torchridge.streams.arrow import ArrowRows
 from torchridge.streams.delimited import CsvRows
+from torchridge.streams.frames import FrameRows, is_frame
 from torchridge.streams.iterables import IterableRows
+from torchridge.streams.named import Roles
 from torchridge.streams.parquet import ParquetRows
 from torchridge.streams.safetensors_file import safetensors_rows
 from torchridge.streams.source import RowSource
@@ -43,14 +45,15 @@ def open_rows(
     a folder, "part-*.parquet" the same, of all its Parquet files in the order of their paths
     .safetensors               names of tensors
     .npy, arrays, tensors      another file or array; or column numbers of this one
-    any iterable               of (X, y) or (X, y, sample_weight)
+    data frames, Arrow tables  names or numbers of columns; pandas, polars or pyarrow
+    any iterable               of (X, y) or (X, y, sample_weight); or names of columns, of mappings or frames
     =========================  ==========================================================================
 
     Mapped arrays (``numpy.load(mmap_mode="r")``, .npy and .safetensors files) do not stay resident: pages are let go
     as soon as they are copied.
 
     Args:
-        source: a path, "-", an array of shape (n, d), or an iterable of batches.
+        source: a path, "-", an array of shape (n, d), a data frame, or an iterable of batches.
         target: the targets; a single one makes y (n,), a list (n, t). None for rows to predict.
         features: the features; by default all columns but the others that are named.
         weight: sample weights.
@@ -91,8 +94,9 @@ def open_rows(
     _refuse(csv, "an array or an iterable")
     if isinstance(source, (np.ndarray, Tensor)):
         return array_rows(source, target, features, weight, fold)
-    _refuse(named, "an iterable of batches, which bring their own")
-    return IterableRows(source)
+    if is_frame(source):
+        return FrameRows(source, **named)
+    return IterableRows(source, Roles(**named))
 
 
 def _is_parquet(path: Path) -> bool:

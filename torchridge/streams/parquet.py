@@ -28,10 +28,10 @@ class ParquetRows(TableRows):
         self._files = [_head(path, keys, pyarrow_) for path, keys in _found(source)]
         self._total = sum(sum(file.groups) for file in self._files)
         self.first_row, self._stop = 0, self._total
-        self._choose([file.schema for file in self._files], target, features, weight, fold)
+        self._choose(self._files[0].schema.names, target, features, weight, fold)
         for file in self._files:
             self._check_columns(file)
-        self._measure(next(self._pieces(0, 1), None))
+        self._measure([file.schema for file in self._files], next(self._pieces(0, 1), None))
 
     def _check_columns(self, file: _File) -> None:
         missing = [name for name in self._wanted if file.schema.get_field_index(name) < 0]

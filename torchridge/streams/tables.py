@@ -35,18 +35,17 @@ class TableRows(RowSource):
 
     name: str
 
-    def _choose(self, schemas: Sequence[Any], target: Any, features: Any, weight: Any, fold: Any) -> None:
-        """Find the columns in the first of some schemas, and learn their widths from the first row."""
-        self._names = list(schemas[0].names)
-        self._chosen = chosen = select(self._names, target, features, weight, fold, self.name)
-        self._wanted = [self._names[i] for i in chosen.wanted]
-        self._dtype = self._features_dtype(schemas)
-        self.feature_names = tuple(self._names[i] for i in chosen.features)
-        self.target_names = tuple(self._names[i] for i in chosen.targets)
+    def _choose(self, names: Sequence[str], target: Any, features: Any, weight: Any, fold: Any) -> None:
+        """Find the columns by their names."""
+        self._chosen = chosen = select(names, target, features, weight, fold, self.name)
+        self._wanted = [names[i] for i in chosen.wanted]
+        self.feature_names = tuple(names[i] for i in chosen.features)
+        self.target_names = tuple(names[i] for i in chosen.targets)
         self.has_folds = fold is not None
 
-    def _measure(self, first: Piece | None) -> None:
-        """Learn the widths of lists from the first row."""
+    def _measure(self, schemas: Sequence[Any], first: Piece | None) -> None:
+        """Learn the dtype from the schemas of all parts, and the widths of lists from the first row."""
+        self._dtype = self._features_dtype(schemas)
         if first is None:
             raise ValueError(f"`source`: {self.name} holds no rows.")
         X, y, _, _ = self._batch(first)
