@@ -174,17 +174,18 @@ class _Plan:
         if n == 0:
             raise ValueError(f"`rows`{_of(self.source)} is empty; expected at least one row.")
         if self.folds is not None and len(moments.folds) < self.folds.k:
-            raise _unfilled(self.folds.k, n, len(moments.folds), self.folds.run)
+            raise _unfilled(self.source, self.folds.k, n, len(moments.folds), self.folds.run)
 
 
 def _of(source: RowSource) -> str:
     return f" ({source.name})" if source.name else ""
 
 
-def _unfilled(k: int, n: int, filled: int, run: int | None) -> ValueError:
+def _unfilled(source: RowSource, k: int, n: int, filled: int, run: int | None) -> ValueError:
     runs = f" in runs of {run}" if run else ""
     return ValueError(
-        f"`fold`={k}: the {n} rows{runs} fill only {filled} folds. Lower `fold`, or pass a smaller `fold_rows`."
+        f"`fold`={k}: the {n} rows{runs} fill only {filled} folds. Lower `fold`, or pass a smaller `fold_rows`"
+        f"{_of(source)}."
     )
 
 
@@ -208,7 +209,7 @@ def _plan(
         rows = rows or _default_rows(d, t, size, dtype, most, held)
     n = None if k is None or fold_rows is not None else source.total_rows
     if k is not None and n and k > n:  # before anything is read, and before K folds are laid out
-        raise _unfilled(k, n, n, None)
+        raise _unfilled(source, k, n, n, None)
     return _Plan(None if k is None else folds_of(k, fold_rows, n), rows, max_bytes, source)
 
 

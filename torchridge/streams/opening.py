@@ -150,8 +150,10 @@ def _file(path: Path, named: dict[str, Any], csv: dict[str, Any]) -> RowSource:
 
 def _delimiter(csv: dict[str, Any], default: str) -> str:
     given = csv["delimiter"]
-    if given is not None and (not isinstance(given, str) or len(given) != 1 or given in '"\r\n' or not given.isascii()):
-        raise ValueError(f"`delimiter` should be one character of ASCII, no quote and no line end, got {given!r}.")
+    if given is not None and (not isinstance(given, str) or len(given) != 1):
+        raise ValueError(f"`delimiter` should be one character, got {given!r}.")
+    if given is not None and (given in '"\r\n' or not given.isascii()):
+        raise ValueError(f"`delimiter` should be of ASCII, and no quote or line end, got {given!r}.")
     return given or default
 
 

@@ -36,7 +36,7 @@ def safetensors_rows(path: Path, target: Any, features: Any, weight: Any, fold: 
     if features is None:
         others = [name for name, a in tensors.items() if name not in taken and a.values.ndim == 2]
         if len(others) != 1:
-            raise ValueError(f"`features` should name one of the matrices {others} in {path.name}; got None.")
+            raise ValueError(f"`source`: {path.name}: `features` should name one of its matrices {others}, got None.")
         features = others[0]
     for name, key in (("features", features), ("target", target), ("weight", weight), ("fold", fold)):
         if key is not None and (not isinstance(key, str) or key not in tensors):
