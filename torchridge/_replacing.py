@@ -46,21 +46,24 @@ def replacing(path: str | Path, name: str) -> Iterator[BinaryIO]:
     """
     target = _target(path)
     remove_leftovers(target.parent, re.escape(_stem(target)))
-    beside, handle = _beside(target)
     try:
-        with os.fdopen(handle, "wb") as file:
-            if target.exists():
-                os.chmod(beside, stat.S_IMODE(target.stat().st_mode))
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-            if fcntl is not None:  # while it is locked, so that nobody takes it for a leftover
+        beside, handle = _beside(target)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                if target.exists():
+                    os.chmod(beside, stat.S_IMODE(target.stat().st_mode))
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+                if fcntl is not None:  # while it is locked, so that nobody takes it for a leftover
+                    os.replace(beside, target)
+            if fcntl is None:  # Windows moves no open file
                 os.replace(beside, target)
-        if fcntl is None:  # Windows moves no open file
-            os.replace(beside, target)
-    except BaseException as error:
-        beside.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno in _CANNOT_WRITE:
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        if error.errno in _CANNOT_WRITE:
             _refuse(error, path, name)
         raise
     _sync_folder(target.parent)
@@ -100,10 +103,14 @@ def _beside(target: Path) -> tuple[Path, int]:
     """Make a file beside the target, locked for as long as this process has it open."""
     while True:
         path = target.with_name(f"{_stem(target)}.{secrets.token_hex(8)}.part")
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-        if _locked(handle) and path.exists():
-            return path, handle
-        os.close(handle)  # taken for a leftover between the two calls above
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+            if _locked(handle) and path.exists():
+                return path, handle
+            os.close(handle)  # taken for a leftover between the two calls above
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
 
 
 def _locked(handle: int) -> bool:
