@@ -1,7 +1,10 @@
 """CSV: fast and careful parsing agree, blocks do not show, and what is wrong is named by line and column."""
 
+import csv
+import io
 import sys
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -117,6 +120,62 @@ def test_a_file_with_other_line_ends_is_no_endless_line(tmp_path: Path, monkeypa
     (tmp_path / "a.csv").write_bytes(b"1,2\r" * 1000)
     with pytest.raises(ValueError, match=r"a.csv has no end of line"):
         open_rows(tmp_path / "a.csv", target=0)
+
+
+def test_rows_and_cells_are_those_of_pythons_csv(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = Random(0)
+    for _ in range(5000):
+        text = "".join(random.choice('"",,\nab1') for _ in range(random.randint(0, 40)))
+        text = text.replace("\n", "\r\n") if random.random() < 0.3 else text
+        monkeypatch.setattr(lines, "_BLOCK_BYTES", random.choice([1, 2, 3, 5, 1000]))
+        blocks = list(lines.blocks(io.BytesIO(text.encode()), ",", "text"))
+        got = [[c.decode() for c in cells] for block in blocks for _, cells in lines.rows(block, ",")]
+        assert got == [row for row in csv.reader(io.StringIO(text, newline="")) if row], text
+        assert sum(lines.count(block, ",") for block in blocks) == len(got), text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'x,t,y\n1,5" pipe,2\n' + "i,abc,i\n" * 3000,
+        "x,t,y\n" + '1,5" pipe,2\n' * 3000,
+        "x,t,y\n" + '"1","a, ""b""\n",2\n' * 1500,
+        'x,t,y\n1,"' + 'a ""b"" \n' * 3000 + '",2\n',
+        "x,t,y\n1," + "a" * 30_000 + ",2\n",
+        'x,t,y\n1,"never closed\n' + "1,2,3\n" * 5000,
+    ],
+)
+def test_every_byte_is_looked_at_once(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, sizes = lines._last_end, []
+    monkeypatch.setattr(lines, "_BLOCK_BYTES", 64)
+    monkeypatch.setattr(lines, "_last_end", lambda data, *rest: sizes.append(len(data)) or kept(data, *rest))
+    assert b"".join(lines.blocks(io.BytesIO(text.encode()), ",", "text")) == text.encode()
+    assert sum(sizes) == len(text) and max(sizes) == 64
+
+
+@pytest.mark.parametrize("text", ['5" pipe', 'a"b"c', '6"4""', '""', "a" * 200_000, '"' + "a\n" * 100_000 + '"'])
+def test_quotes_in_text_and_long_cells_do_no_harm_to_the_numbers(parser: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(f"x,t,y\n1,{text},2\n3,c,4\n")
+    assert read(tmp_path / "a.csv", features="x").tolist() == [[1, 2], [3, 4]]
+    assert open_rows(tmp_path / "a.csv", target="y", features="x").n_rows == 2
+
+
+def test_a_quote_that_is_never_closed_is_named(parser: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('x,t,y\n1,"a,2\n3,c,4\n')
+    with pytest.raises(ValueError, match=r"a\.csv, line 2: expected 3 cells, got 2"):
+        read(tmp_path / "a.csv", features="x")
+
+
+def test_a_wide_table(parser: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "_BLOCK_BYTES", 5000)
+    matrix = np.arange(20 * 700.0).reshape(20, 700)
+    names = [f"c{i}" for i in range(700)]
+    path = write_csv(tmp_path / "a.csv", matrix, names)
+    batches = list(open_rows(path, target="c9"))
+    assert np.array_equal(np.concatenate([b.X for b in batches]), np.delete(matrix, 9, 1))
+    path.write_text(path.read_text().replace("13999", "", 1))  # the last cell
+    with pytest.raises(ValueError, match=r"a.csv, line 21, column 700 \('c699'\).*an empty cell"):
+        list(open_rows(path, target="c9"))
 
 
 def test_a_fold_that_is_no_whole_number_is_refused(tmp_path: Path) -> None:
