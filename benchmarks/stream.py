@@ -4,12 +4,14 @@ python benchmarks/stream.py                 rate on 1 GB, then 12 GB in a proces
 python benchmarks/stream.py rate            the rate alone, in alternation with rows in memory
 python benchmarks/stream.py memory --gb 12  the bound alone
 python benchmarks/stream.py tables --gb 1   CSV and Parquet
+python benchmarks/stream.py csv             stray quotes, long cells and 10^5 columns, beside Python's csv
 
 A file lies in a temporary folder (`TMPDIR`) and is removed. The rows in memory are those of the 1 GB file: the rate of
 a larger pass in memory is that of going over them again and again, which moments allow.
 """
 
 import argparse
+import csv
 import json
 import os
 import resource
@@ -22,6 +24,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +223,64 @@ def _command(path: Path, whole: Solution) -> dict[str, Any]:
     return {"bytes": size, "rows": report["n_samples"], "seconds": seconds, "peak_bytes": peak, "error": error}
 
 
+def write_csv(path: Path, kind: str, size: int) -> None:
+    """Write some bytes of CSV with columns x, t and y, or of 10^5 columns."""
+    numbers = ",".join(f"{v:.6f}" for v in np.random.default_rng(0).standard_normal(10**5))
+    blocks = {
+        "stray quotes": "".join(f'{i}.5,{i % 9}" pipe,{i}\n' for i in range(20_000)),
+        "one stray quote": "".join(f"{i},abc,{i}\n" for i in range(20_000)),
+        "quoted cells": "".join(f'"{i}.5","a, ""b""\n",{i}\n' for i in range(20_000)),
+        "long cells": "1.5," + "lorem ipsum " * 20_000 + ",2\n",
+        "long quoted cells": '1.5,"' + 'lorem, ""ipsum""\n' * 600_000 + '",2\n',
+        "100,000 columns": numbers + "\n",
+    }
+    block = blocks[kind]
+    with path.open("w") as file:
+        file.write(",".join(f"c{i}" for i in range(10**5)) + "\n" if "columns" in kind else 'x,t,y\n1,5" pipe,2\n')
+        for _ in range(max(1, size // len(block))):
+            file.write(block)
+
+
+def read_csv(options: argparse.Namespace) -> dict[str, Any]:
+    """Read files of 0.5 and 1 times the size, and the larger one with Python's csv, which parses no number."""
+    csv.field_size_limit(2**30)
+    result = {}
+    for kind in (
+        "one stray quote",
+        "stray quotes",
+        "quoted cells",
+        "long cells",
+        "long quoted cells",
+        "100,000 columns",
+    ):
+        seconds: dict[str, list[float]] = {"half": [], "here": [], "csv": []}
+        with tempfile.TemporaryDirectory() as name:
+            half, whole = Path(name) / "half.csv", Path(name) / "whole.csv"
+            write_csv(half, kind, int(options.gb * 5e8))
+            write_csv(whole, kind, int(options.gb * 1e9))
+            named = {"target": "c0"} if "columns" in kind else {"target": "y", "features": "x"}
+
+            def here(path: Path, named: dict[str, str] = named) -> int:
+                return sum(len(batch.X) for batch in open_rows(path, **named))
+
+            def there(path: Path) -> int:
+                with path.open(newline="") as file:
+                    return sum(1 for _ in csv.reader(file)) - 1
+
+            assert here(whole) == there(whole)
+            for _ in range(options.rounds):
+                seconds["half"].append(cost(partial(here, half))[0])
+                seconds["here"].append(cost(partial(here, whole))[0])
+                seconds["csv"].append(cost(partial(there, whole))[0])
+        found = {k: statistics.median(v) for k, v in seconds.items()}
+        ratio, growth = found["here"] / found["csv"], found["here"] / found["half"]
+        print(
+            f"{kind:18s} {found['here']:6.2f} s, csv {found['csv']:6.2f} s, ratio {ratio:.2f}, twice half {growth:.2f}"
+        )
+        result[kind] = found | {"ratio": ratio, "growth": growth}
+    return result
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("case", nargs="*", default=["rate", "memory"])
@@ -235,9 +296,13 @@ if __name__ == "__main__":
     if options.threads:
         torch.set_num_threads(options.threads)
         threadpool_limits(options.threads)
-    sizes = {"memory": 12.0, "tables": 1.0, "rate": 1.0}
+    sizes = {"memory": 12.0, "tables": 1.0, "rate": 1.0, "csv": 0.1}
     for case in options.case:
         gb = options.gb
         options.gb = gb or sizes[case]
-        print(harness.save("stream", {case: {"rate": rate, "memory": memory, "tables": tables}[case](options)}))
+        print(
+            harness.save(
+                "stream", {case: {"rate": rate, "memory": memory, "tables": tables, "csv": read_csv}[case](options)}
+            )
+        )
         options.gb = gb

@@ -49,6 +49,7 @@ def beside_the_reader(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_block_runs_and_prints_what_is_stated(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     if page.name == "README.md":
         beside_the_reader(tmp_path, monkeypatch)
     try:

@@ -16,8 +16,6 @@ from torch import Tensor, nn
 from torchridge import (
     L2Monitor,
     Moments,
-    logistic,
-    logistic_cv,
     penalize_step,
     penalty,
     probe_layers,

@@ -12,6 +12,13 @@ from torch import Tensor
 
 _SUMMED_AT_ONCE = 2**20
 
+# How what these libraries hold becomes a tensor.
+_FRAMES = {
+    "pandas": "torch.tensor({}.to_numpy(dtype='float64'))",
+    "polars": "{}.to_torch()",
+    "pyarrow": "torch.tensor({}.to_pandas().to_numpy(dtype='float64'))",
+}
+
 
 def values_visible(*tensors: Tensor | None) -> bool:
     """Whether Python may look at the tensors' values: not while compiling, nor under vmap or another transform."""
@@ -23,11 +30,19 @@ def values_visible(*tensors: Tensor | None) -> bool:
 
 def is_tensor(value: Any, name: str) -> None:
     """Raise unless `value` is a tensor."""
-    if not isinstance(value, Tensor):
+    if isinstance(value, Tensor):
+        return
+    got = type(value)
+    library = got.__module__.partition(".")[0]
+    if library in _FRAMES:
         raise TypeError(
-            f"`{name}` should be a torch.Tensor, got {type(value).__name__}. "
-            f"Convert it first, e.g. `torch.as_tensor({name})`."
+            f"`{name}` should be a torch.Tensor, got a {library} {got.__name__}. Data frames go to "
+            f"`torchridge.estimators` (Ridge, RidgeCV, ...) as they are, or to `open_rows` with the names of their "
+            f"columns; else convert it first, e.g. `{_FRAMES[library].format(name)}`."
         )
+    raise TypeError(
+        f"`{name}` should be a torch.Tensor, got {got.__name__}. Convert it first, e.g. `torch.as_tensor({name})`."
+    )
 
 
 def is_dense_real(value: Tensor, name: str) -> None:

@@ -4,62 +4,92 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from torchridge._replacing import check_place, replacing
 
-def write(path: str | Path, kind: str, tensors: dict[str, Tensor], content: dict[str, Any]) -> None:
-    """Write a file whole, or leave what was there."""
-    check_place(path, "path")
+__all__ = ["MISUNDERSTOOD", "check_place", "read", "replacing", "understood", "write"]
+
+# What a file that holds the wrong things makes the code that takes them apart raise.
+MISUNDERSTOOD = (
+    AttributeError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    RecursionError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
+def write(
+    path: str | Path, kind: str, tensors: dict[str, Tensor], content: dict[str, Any], *, name: str = "path"
+) -> None:
+    """Write a file whole, or leave what was there; errors call the file `name`."""
+    check_place(path, name)
     save = _safetensors("torch").save
-    plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    plain = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     text = json.dumps(content)
     data = save(plain, metadata={"kind": kind, "content": text, "digest": _digest(kind, plain, text)})
-    path = Path(path)
-    beside = path.with_name(path.name + ".part")
-    beside.write_bytes(data)
-    os.replace(beside, path)
+    with replacing(path, name) as file:
+        file.write(data)
 
 
-def check_place(path: str | Path, name: str) -> None:
-    """Raise where a file cannot be written: in a folder that is not there or not ours, or in the place of a folder."""
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"`{name}`: there is no folder {str(path.parent)!r}. Make it first.")
-    if path.is_dir():
-        raise IsADirectoryError(f"`{name}`: {str(path)!r} is a folder; expected the name of a file.")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise PermissionError(f"`{name}`: files cannot be written in the folder {str(path.parent)!r}. Choose another.")
-
-
-def read(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read(path: str | Path, kind: str, *, name: str = "path") -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the tensors and the JSON of a file.
 
     Raises:
         ValueError: where the file is truncated, altered, or of another kind.
         FileNotFoundError: where there is none.
     """
-    safetensors = _safetensors()
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"`path`: there is no file {str(path)!r}.")
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-    except (safetensors.SafetensorError, ValueError, OSError, KeyError) as error:
-        raise ValueError(f"`path`: {path.name} is truncated or no safetensors file ({error}). Save it again.") from None
+        raise FileNotFoundError(f"`{name}`: there is no file {str(path)!r}.")
+    path.open("rb").close()  # a file that is not ours to read says so itself
+    tensors, metadata = _opened(path, name)
     if metadata.get("kind") != kind:
-        raise ValueError(f"`path`: {path.name} should be a file of kind {kind!r}, got {metadata.get('kind')!r}.")
+        raise ValueError(f"`{name}`: {path.name} should be a file of kind {kind!r}, got {metadata.get('kind')!r}.")
     text = metadata.get("content", "")
     if metadata.get("digest") != _digest(kind, tensors, text):
-        raise ValueError(f"`path`: {path.name} was altered after it was saved: its digest does not fit. Save it again.")
-    content: dict[str, Any] = json.loads(text)
+        raise ValueError(
+            f"`{name}`: {path.name} was altered after it was saved: its digest does not fit. Save it again."
+        )
+    with understood(path, name):
+        content = json.loads(text)
+        if not isinstance(content, dict):
+            raise TypeError(f"its content is a {type(content).__name__}")
     return tensors, content
+
+
+def _opened(path: Path, name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    safetensors = _safetensors()
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+            return tensors, dict(file.metadata() or {})
+    except (safetensors.SafetensorError, OSError, *MISUNDERSTOOD) as error:
+        raise ValueError(
+            f"`{name}`: {path.name} is truncated or no safetensors file ({error}). Save it again."
+        ) from None
+
+
+@contextmanager
+def understood(path: str | Path, name: str) -> Iterator[None]:
+    """Say of what fails within that the file does not hold what its kind holds, though its digest fits."""
+    try:
+        yield
+    except MISUNDERSTOOD as error:
+        raise ValueError(
+            f"`{name}`: {Path(path).name} does not hold what a file of its kind holds "
+            f"({type(error).__name__}: {error}). Save it again."
+        ) from error
 
 
 def _digest(kind: str, tensors: dict[str, Tensor], text: str) -> str:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 
 from torchridge import _check
+from torchridge._files import MISUNDERSTOOD, replacing
 from torchridge._ranks import Ranks
+from torchridge._replacing import remove_leftovers
 from torchridge.solvers.moments import Moments
 
 
@@ -62,19 +64,20 @@ class MomentsFolder:
 
     def _names(self) -> list[str]:
         self.folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(self.folder, r"run-\d+-rank-\d+\.pt")
         return sorted(file.name for file in self.folder.glob("run-*-rank-*.pt"))
 
     def _read(self, names: list[str], ranks: Ranks) -> None:
         for i, name in enumerate(names):
             try:
                 state = torch.load(self.folder / name, weights_only=True, mmap=True, map_location="cpu")
-                self.done |= set(state["done"])
-            except (RuntimeError, KeyError, EOFError) as error:
+                self.done |= {_check.integer(batch, "done", minimum=0) for batch in state["done"]}
+                if i % ranks.size == ranks.index:
+                    part = Moments()
+                    part.load_state_dict(state["moments"])
+                    self.earlier = self.earlier + part
+            except (EOFError, OSError, UnpicklingError, *MISUNDERSTOOD) as error:
                 raise ValueError(f"`folder`: {name} is damaged, {error!r}. Delete it; its batches run again.") from None
-            if i % ranks.size == ranks.index:
-                part = Moments()
-                part.load_state_dict(state["moments"])
-                self.earlier = self.earlier + part
 
     def keep(self, moments: Moments, done: Iterable[int]) -> None:
         """Write the moments of this run's batches on this rank, in place of what it kept before. No rank waits.
@@ -90,6 +93,5 @@ class MomentsFolder:
         if not isinstance(moments, Moments):
             raise TypeError(f"`moments` should be `Moments`, got {type(moments).__name__}.")
         numbers = [_check.integer(i, "done", minimum=0) for i in done]
-        beside = self._file.with_suffix(".part")
-        torch.save({"moments": moments.state_dict(), "done": numbers}, beside)
-        os.replace(beside, self._file)
+        with replacing(self._file, "folder") as file:
+            torch.save({"moments": moments.state_dict(), "done": numbers}, file)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
@@ -89,19 +92,29 @@ class Ranks:
 
     def _told(self, mine: dict[str, Any], error: Exception | None) -> list[dict[str, Any]]:
         """Leave what this rank says in the store, wait for the others, and return what all say."""
+        late, told = list[int](), list[dict[str, Any]]()
         try:
             store: Any = dist.distributed_c10d._get_default_store()
             base = f"torchridge/{self.group.group_name}"
             count = store.add(f"{base}/{self.me}/calls", 1)
             keys = [f"{base}/{r}/{count}" for r in self.members]
             store.set(keys[self.index], json.dumps(mine))
-            late = [] if error is not None else self._late(store, keys)
-            told = [] if error is not None or late else [json.loads(text) for text in store.multi_get(keys)]
+            if error is None:
+                late = self._late(store, keys)
+                told = [] if late else [json.loads(text) for text in store.multi_get(keys)]
+            store.set(f"{base}/{self.me}/read", str(count))
+            farewell = _Farewell(store, [f"{base}/{r}/read" for r in self.members if r not in late], count)
         except RuntimeError as lost:
             raise error or RankError(
                 f"{mine['operation']}: on rank {self.me} the store of the process group does not answer; the rank that "
                 f"keeps it, mostly rank 0, may have died. {lost}"
             ) from lost
+        if _keeps_store(store) and self.size > 1:
+            seconds = self._timeout(store).total_seconds()
+            if error is None and not late:
+                farewell.wait(seconds)
+            else:  # the others may be long in coming: this rank says what went wrong, and ends when they have read
+                threading.Thread(target=farewell.wait, args=(seconds,), name="torchridge-store").start()
         if error is not None:
             raise error
         if late:
@@ -170,6 +183,34 @@ class Ranks:
                 f"the {name} over ranks {self.members} broke off on rank {self.me}: another rank died, or fell behind "
                 f"by more than the group's timeout. {error}"
             ) from error
+
+
+class _Farewell:
+    """Keeps the store until the ranks that came have read a round: it ends with the process that keeps it."""
+
+    def __init__(self, store: Any, keys: list[str], count: int) -> None:
+        self._store, self._keys, self._count = store, keys, count
+
+    def wait(self, seconds: float) -> None:
+        """Wait at most so long, and never hold the store against who asks it meanwhile."""
+        end, pause = time.monotonic() + seconds, 1e-4
+        with suppress(RuntimeError):
+            while not self._read() and time.monotonic() < end:
+                time.sleep(pause)
+                pause = min(2 * pause, 0.05)
+
+    def _read(self) -> bool:
+        return bool(self._store.check(self._keys)) and all(
+            int(text) >= self._count for text in self._store.multi_get(self._keys)
+        )
+
+
+def _keeps_store(store: Any) -> bool:
+    """Whether the store may end with this process: a TCP store that rank 0 keeps, and no agent of torchrun."""
+    while isinstance(store, dist.PrefixStore):  # type: ignore[attr-defined]
+        store = store.underlying_store
+    agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE", "") == "True"
+    return isinstance(store, dist.TCPStore) and dist.get_rank() == 0 and not agent  # type: ignore[attr-defined]
 
 
 def _text(error: Exception | None) -> str | None:

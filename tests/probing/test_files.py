@@ -75,8 +75,20 @@ def test_resuming_something_else_is_refused(tmp_path: Path) -> None:
         probe_layers(model(), interrupted(3), "*", checkpoint=path, **OPTIONS)
     with pytest.raises(ValueError, match="the batches differ"):
         probe_layers(model(), batches()[::-1], "*", checkpoint=path, **OPTIONS)
-    with pytest.raises(ValueError, match=r"other options \(\['layers'\]\)"):
+    with pytest.raises(ValueError, match=r"`checkpoint`: probe.ckpt was written with other options \(\['layers'\]\)"):
         probe_layers(model(), batches(), "0", checkpoint=path, **OPTIONS)
+    other = model()
+    with torch.no_grad():
+        other[0].weight[0, 0] += 1e-3
+    with pytest.raises(ValueError, match=r"other options \(\['model'\]\)"):
+        probe_layers(other, batches(), "*", checkpoint=path, **OPTIONS)
+    changed = batches()
+    changed[1][0][0, 0] += 1e-3  # the labels are the same
+    with pytest.raises(ValueError, match="the batches differ"):
+        probe_layers(model(), changed, "*", checkpoint=path, **OPTIONS)
+    ids = torch.arange(99) % 3
+    with pytest.raises(ValueError, match=r"other options \(\['cv'\]\)"):
+        probe_layers(model(), batches(), "*", checkpoint=path, **{**OPTIONS, "cv": ids})
 
 
 @pytest.fixture

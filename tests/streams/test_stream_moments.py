@@ -95,7 +95,7 @@ class Breaking(RowSource):
 def test_a_resumed_pass_is_the_same_bit_for_bit(
     kind: str, fold: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("torchridge.streams.delimited._BLOCK_BYTES", 5000)
+    monkeypatch.setattr("torchridge.streams.lines._BLOCK_BYTES", 5000)
     rows = data()
     options = {k: v for k, v in named(kind, tmp_path, rows).items() if k in ("source", "target")}
     if kind != "npy":
@@ -135,6 +135,8 @@ def test_a_checkpoint_of_other_rows_or_options_is_refused(tmp_path: Path) -> Non
         ({"max_bytes": 1000}, r"`max_bytes`=1000 is too small: moments of 7 features.*Pass at least"),
         ({"checkpoint_every": 0}, "`checkpoint_every`"),
         ({"fold": 5, "fold_rows": 600}, "fill only 2 folds"),
+        ({"fold": 10**20}, f"`fold`={10**20}: the 1003 rows fill only 1003 folds"),
+        ({"fold": 10**20, "fold_rows": 10}, "fill only 101 folds"),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, int], message: str) -> None:

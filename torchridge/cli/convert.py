@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
+from torchridge.cli import output
 from torchridge.cli.flags import flags_of
 from torchridge.strength import CONVENTIONS, convert_strength
 
@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> None:
     result: Any = convert_strength(options.value, source=options.origin, target=options.goal, feature_std=many, **facts)
     if options.json:
         given = {"value": options.value, "from": options.origin, "to": options.goal, "result": result}
-        print(json.dumps(given))
+        print(output.to_json(given))
     else:
         print(",".join(map(repr, result)) if isinstance(result, list) else repr(result))
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import os
 import sys
 from typing import Any
 
 from torch import nn
 
+from torchridge.cli import output
 from torchridge.cli.flags import flags_of
 from torchridge.training.decay import explain_weight_decay
 
@@ -38,28 +40,38 @@ def run(options: argparse.Namespace) -> None:
         embeddings=options.embeddings,
         layer_decay=options.layer_decay,
     )
-    print(table.to_json() if options.json else table)
+    print(output.to_json(json.loads(table.to_json())) if options.json else table)
 
 
 def _model(name: str) -> nn.Module:
     place, colon, path = name.partition(":")
     if not (place and colon and path):
         raise argparse.ArgumentTypeError(f"MODULE:NAME should name a model or what makes one, got {name!r}")
-    sys.path.insert(0, os.getcwd())  # as `python -m` does
+    here = os.getcwd()
+    sys.path.insert(0, here)  # as `python -m` does
     try:
-        found: Any = importlib.import_module(place)
-        for part in path.split("."):
-            found = getattr(found, part)
-    except ImportError as error:
-        raise ValueError(f"module {place!r} cannot be imported: {error}.") from None
-    except AttributeError:
-        raise ValueError(f"module {place!r} has no {path!r}.") from None
+        found = _found(place, path)
     finally:
-        sys.path.remove(os.getcwd())
+        sys.path.remove(here)
     model = found if isinstance(found, nn.Module) else _made(found, name)
     if not isinstance(model, nn.Module):
         raise TypeError(f"{name} should be or make an nn.Module, got {type(model).__name__}.")
     return model
+
+
+def _found(place: str, path: str) -> Any:
+    try:
+        found: Any = importlib.import_module(place)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"module {place!r} cannot be imported: {error}.") from None
+    except (Exception, SystemExit) as error:  # somebody else's code runs
+        raise ValueError(f"module {place!r} cannot be imported, {type(error).__name__}: {error}") from error
+    try:
+        for part in path.split("."):
+            found = getattr(found, part)
+    except AttributeError:
+        raise ValueError(f"module {place!r} has no {path!r}.") from None
+    return found
 
 
 def _made(factory: Any, name: str) -> Any:
@@ -67,5 +79,5 @@ def _made(factory: Any, name: str) -> Any:
         return factory
     try:
         return factory()
-    except Exception as error:  # somebody else's code: whatever it raises, the reader needs its name
+    except (Exception, SystemExit) as error:  # somebody else's code: whatever it raises, the reader needs its name
         raise ValueError(f"{name}() raised {type(error).__name__}: {error}") from error

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
+
+from torchridge.cli import output
 
 _PACKAGES = (
     "torchridge",
@@ -33,7 +34,7 @@ def add(commands: Any) -> None:
 def run(options: argparse.Namespace) -> None:
     """Print versions and devices."""
     found = environment()
-    print(json.dumps(found) if options.json else "\n".join(f"{name:14s}{value}" for name, value in found.items()))
+    print(output.to_json(found) if options.json else "\n".join(f"{name:14s}{value}" for name, value in found.items()))
 
 
 def environment() -> dict[str, str]:

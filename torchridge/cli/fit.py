@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> None:
     if options.output is not None:
         model.write(options.output, solution, features if source.feature_names else None, targets)
     report = _report(solution, moments.weight_sum, features, targets, options)
-    print(json.dumps(report) if options.json else _text(report))
+    print(output.to_json(report) if options.json else _text(report))
 
 
 def _folds(options: argparse.Namespace) -> int | None:
@@ -62,7 +62,7 @@ def _folds(options: argparse.Namespace) -> int | None:
         raise argparse.ArgumentTypeError(f"--scoring r2 needs folds, which --cv {options.cv} has none of")
     if options.alpha is not None or options.fold is not None or options.cv in ("gcv", "evidence"):
         return None
-    if not options.cv.isdigit() or int(options.cv) < 2:
+    if not re.fullmatch("[0-9]{1,18}", options.cv) or int(options.cv) < 2:
         raise argparse.ArgumentTypeError(
             f"--cv should be a number of folds of at least 2, gcv or evidence, got {options.cv!r}"
         )

@@ -26,3 +26,9 @@ def spoken(message: str, flags: Mapping[str, str]) -> str:
         return flags[name] if value is None else f"{flags[name]} {value.strip(chr(39))}"
 
     return _NAMED.sub(flag, message)
+
+
+def one_line(message: str) -> str:
+    """Return a message without its line breaks, cut where it would fill a screen."""
+    line = " ".join(message.split())
+    return line if len(line) <= 2000 else f"{line[:1997]}..."

@@ -7,12 +7,12 @@ import os
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from torchridge import __version__
 from torchridge._warnings import TorchridgeWarning
 from torchridge.cli import convert, decay, env, fit, path, predict
-from torchridge.cli.flags import spoken
+from torchridge.cli.flags import one_line, spoken
 
 _CODES = """\
 exit codes:
@@ -24,9 +24,16 @@ exit codes:
 """
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {one_line(message)} (see {self.prog} --help)\n")
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="torchridge",
         description="L2 regularization: fit and use ridge models on files of any size, convert strengths.",
         epilog=_CODES,
@@ -58,10 +65,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0
     """
     try:
-        options = parser().parse_args(arguments)
+        options, unknown = parser().parse_known_args(arguments)
     except SystemExit as end:  # argparse ends the process; whoever calls this function gets a code
         return end.code if isinstance(end.code, int) else 2
     said = f"torchridge {options.command}"
+    if unknown:
+        return _failed(said, f"unrecognized arguments: {' '.join(unknown)} (see {said} --help)", 2)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("always", TorchridgeWarning)
@@ -76,16 +85,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{said}: interrupted", file=sys.stderr)
         return 130
     except argparse.ArgumentTypeError as error:
-        print(f"{said}: error: {error}", file=sys.stderr)
-        return 2
-    except (ValueError, TypeError, ImportError, OSError, ArithmeticError) as error:
-        print(f"{said}: error: {spoken(str(error), options.flags)}", file=sys.stderr)
-        return 1
+        return _failed(said, str(error), 2)
+    except MemoryError:
+        return _failed(said, "there is not enough memory; try --max-memory, or fewer features", 1)
+    except (ValueError, TypeError, ImportError, OSError, ArithmeticError, RuntimeError) as error:
+        return _failed(said, spoken(str(error), options.flags), 1)
+    except Exception as error:
+        if sys.flags.dev_mode:
+            raise
+        name = type(error).__name__
+        return _failed(
+            said, f"unexpected {name}: {error}; please report it, with what python -X dev -m torchridge says", 1
+        )
     return 0
+
+
+def _failed(said: str, message: str, code: int) -> int:
+    print(f"{said}: error: {one_line(message)}", file=sys.stderr)
+    return code
 
 
 def _warn(said: str, flags: Mapping[str, str]) -> Any:
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        print(f"{said}: warning: {spoken(str(message), flags)}", file=sys.stderr)
+        print(f"{said}: warning: {one_line(spoken(str(message), flags))}", file=sys.stderr)
 
     return show

@@ -36,13 +36,41 @@ def write(path: Path, solution: Solution, features: list[str] | None, targets: l
         name: value for name in ("alphas", "scores", "fold_scores") if (value := getattr(solution, name)) is not None
     }
     content: dict[str, Any] = {"features": features, "targets": targets, "alpha": float(solution.alpha)}
-    _files.write(path, KIND, tensors, content | {"n_samples": solution.n_samples, "solver": solution.solver})
+    content |= {"n_samples": solution.n_samples, "solver": solution.solver}
+    _files.write(path, KIND, tensors, content, name="output")
 
 
 def read(path: Path) -> Model:
-    """Return a model that `write` wrote."""
-    tensors, content = _files.read(path, KIND)
-    return Model(tensors["weight"], tensors["bias"], content["features"], content["targets"])
+    """Return a model that `write` wrote.
+
+    Raises:
+        ValueError: if the file does not hold a weight, a bias, and names that fit them.
+    """
+    tensors, content = _files.read(path, KIND, name="model")
+    with _files.understood(path, "model"):
+        fitted = Model(tensors["weight"], tensors["bias"], content["features"], content["targets"])
+        _check_whole(fitted)
+    return fitted
+
+
+def _check_whole(model: Model) -> None:
+    weight, bias = model.weight, model.bias
+    if weight.ndim != 2 or bias.shape != weight.shape[:1] or 0 in weight.shape:
+        raise ValueError(
+            f"expected a weight (targets, features) and a bias (targets,), got {[*map(_shape, (weight, bias))]}"
+        )
+    if weight.dtype not in (torch.float32, torch.float64) or bias.dtype is not weight.dtype:
+        raise ValueError(f"expected a weight and a bias of float32 or float64, got {weight.dtype} and {bias.dtype}")
+    if not bool(torch.isfinite(weight).all() and torch.isfinite(bias).all()):
+        raise ValueError("the weight or the bias holds NaN or infinity")
+    for what, names, count in (("features", model.features, len(weight[0])), ("targets", model.targets, len(weight))):
+        fits = isinstance(names, list) and len(names) == count and all(isinstance(name, str) for name in names)
+        if not (fits and len(set(names or [])) == count) and not (names is None and what == "features"):
+            raise ValueError(f"expected {count} different names of {what}, got {names!r:.200}")
+
+
+def _shape(value: Tensor) -> tuple[int, ...]:
+    return tuple(value.shape)
 
 
 def check_names(model: Model, names: tuple[str, ...] | None, d: int | None) -> None:

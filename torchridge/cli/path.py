@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
+from torchridge._files import replacing
 from torchridge.cli import model, output, rows
 from torchridge.linear.ridge.ridge import ridge_cv, ridge_path
 from torchridge.linear.ridge.solution import Solution
@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> None:
     if axes is not None:
         _draw(path, chosen, features, options.output, axes)
     if options.json:
-        print(json.dumps(_content(path, chosen, features, targets)))
+        print(output.to_json(_content(path, chosen, features, targets)))
     else:
         _write(path, features, targets)
 
@@ -61,7 +61,8 @@ def _axes() -> Any:
 def _draw(path: Solution, chosen: Solution, features: list[str], output: Path, axes: Any) -> None:
     ax, plot_path = axes
     plot_path(path, ax=ax, chosen=chosen.alpha, names=features)
-    ax.figure.savefig(output, dpi=150)
+    with replacing(output, "output") as file:
+        ax.figure.savefig(file, dpi=150, format=output.suffix.removeprefix("."))
 
 
 def _content(path: Solution, chosen: Solution, features: list[str], targets: list[str]) -> dict[str, Any]:

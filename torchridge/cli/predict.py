@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torchridge._files import replacing
 from torchridge.cli import model, output, rows
 from torchridge.cli.flags import flags_of
 from torchridge.streams import RowSource, prefetch
@@ -31,7 +31,7 @@ def add(commands: Any) -> None:
         "-o", "--output", metavar="FILE", type=Path, help=".csv or .npy; default: CSV on standard output"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object a row")
-    parser.set_defaults(run=run, flags=flags_of(parser, path="MODEL"))
+    parser.set_defaults(run=run, flags=flags_of(parser))
 
 
 def run(options: argparse.Namespace) -> None:
@@ -62,7 +62,8 @@ def _predictions(fitted: model.Model, source: RowSource, progress: bool) -> Iter
         for batch in _shown(batches, source, progress):
             if not bool(torch.isfinite(batch.X).all()):
                 row = at + int((~torch.isfinite(batch.X)).any(1).nonzero()[0, 0])
-                raise ValueError(f"row {row} of the rows holds NaN or infinity; expected finite numbers.")
+                of = source.name or "the rows"
+                raise ValueError(f"row {row} of {of} holds NaN or infinity; expected finite numbers.")
             at += len(batch.X)
             yield fitted.predict(batch.X)
 
@@ -80,31 +81,30 @@ def _shown(batches: Any, source: RowSource, progress: bool) -> Iterator[Any]:
 
 
 def _write_text(parts: Iterator[Tensor], targets: list[str], as_json: bool, out: TextIO) -> None:
-    if not as_json:
-        out.write(",".join(_quoted(name) for name in targets) + "\n")
+    head = "" if as_json else ",".join(_quoted(name) for name in targets) + "\n"
     for part in parts:
         lines = part.tolist()
+        if lines:  # a first row that is refused leaves nothing behind
+            out.write(head)
+            head = ""
         if as_json:
-            out.writelines(json.dumps(dict(zip(targets, line, strict=True))) + "\n" for line in lines)
+            out.writelines(output.to_json(dict(zip(targets, line, strict=True))) + "\n" for line in lines)
         else:
             out.writelines(",".join(map(repr, line)) + "\n" for line in lines)
+    out.write(head)
 
 
 def _write_file(parts: Iterator[Tensor], targets: list[str], path: Path) -> None:
     """Write the file whole, or leave what was there."""
-    beside = path.with_name(path.name + ".part")
-    try:
+    with replacing(path, "output") as file:
         if path.suffix == ".npy":
-            values = [part.numpy() for part in parts]
-            with beside.open("wb") as file:
-                np.save(file, np.concatenate(values))
+            np.save(file, np.concatenate([part.numpy() for part in parts]))
         else:
-            with beside.open("w", encoding="utf-8", newline="") as text:
-                _write_text(parts, targets, False, text)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+            text = TextIOWrapper(file, encoding="utf-8", newline="")
+            _write_text(parts, targets, False, text)
+            text.flush()
+            text.detach()
 
 
 def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"' if any(c in name for c in ',"\n') else name
+    return '"' + name.replace('"', '""') + '"' if any(c in name for c in ',"\r\n') else name

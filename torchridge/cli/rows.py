@@ -15,6 +15,9 @@ from torchridge.cli.flags import flags_of
 from torchridge.solvers.moments import Moments
 from torchridge.streams import RowSource, open_rows, stream_moments
 
+# A longer grid is a slip of the keyboard.
+_MOST_ALPHAS = 10**6
+
 _SIZES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -36,8 +39,9 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         metavar="ROWS",
-        help="a file that ends in .csv, .tsv (or with .gz), .parquet, .arrow, .feather, .npy or .safetensors; - is CSV "
-        "on standard input",
+        help="a file that ends in .csv, .tsv (or with .gz), .parquet, .arrow, .feather, .npy or .safetensors; a folder "
+        "or a pattern of .parquet files; - is CSV on standard input, whose rows are dealt to the folds as by "
+        "--fold-rows 256, since their number is not known",
     )
     parser.add_argument(
         "--features", metavar="COLUMNS", type=columns, help="names or numbers from 0, with commas; default: the others"
@@ -59,7 +63,12 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--weight", metavar="COLUMN", type=column, help="sample weights")
     parser.add_argument("--fold", metavar="COLUMN", type=column, help="fold ids, in place of --cv")
-    parser.add_argument("--fold-rows", metavar="N", type=int, help="deal runs of N rows to the folds in turn")
+    parser.add_argument(
+        "--fold-rows",
+        metavar="N",
+        type=int,
+        help="deal runs of N rows to the folds in turn, of a pipe and of a file alike",
+    )
     parser.add_argument(
         "--alphas", type=alphas, default="auto", help="auto (default), LOW:HIGH:COUNT spaced evenly in log, or a,b,c"
     )
@@ -74,7 +83,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
 
 def training_flags(parser: argparse.ArgumentParser) -> dict[str, str]:
     """Return what the library's arguments are called here."""
-    return flags_of(parser, rows="ROWS", path="--checkpoint")
+    return flags_of(parser, rows="ROWS")
 
 
 def opened(options: argparse.Namespace, **named: Any) -> RowSource:
@@ -126,7 +135,7 @@ def names_of(source: RowSource) -> tuple[list[str], list[str]]:
 
 def column(text: str) -> str | int:
     """Read one column: a number, or a name."""
-    return int(text) if re.fullmatch(r"-?\d+", text) else text
+    return int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else text
 
 
 def columns(text: str) -> list[str | int]:
@@ -139,7 +148,7 @@ def size(text: str) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", text.strip(), re.IGNORECASE)
     if match is None:
         raise argparse.ArgumentTypeError(f"should be a size such as 500M or 2G, got {text!r}")
-    return int(float(match[1]) * _SIZES[match[2].upper()])
+    return int(min(float(match[1]) * _SIZES[match[2].upper()], 2.0**62))
 
 
 def alphas(text: str) -> str | torch.Tensor:
@@ -157,6 +166,6 @@ def alphas(text: str) -> str | torch.Tensor:
 
 
 def _positive(text: str) -> int:
-    if (number := int(text)) < 1:
+    if not 1 <= (number := int(text)) <= _MOST_ALPHAS:
         raise ValueError
     return number

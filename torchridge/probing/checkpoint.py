@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from torchridge import _files as files
 from torchridge.probing.chunks import Chunk, Gatherer
 from torchridge.probing.table import LayerTable
 
-KIND = "torchridge.probe-checkpoint/1"
+KIND = "torchridge.probe-checkpoint/2"
 
 
 def write(path: str | Path, gatherer: Gatherer, table: LayerTable, about: dict[str, Any]) -> None:
@@ -31,13 +32,14 @@ def write(path: str | Path, gatherer: Gatherer, table: LayerTable, about: dict[s
         "waiting": waiting,
         "devices": devices,
         "batches": gatherer.batches,
+        "seen": gatherer.seen,
         "chunk_rows": gatherer.chunk_rows,
         "dtypes": {layer: str(dtype) for layer, dtype in gatherer.dtypes.items()},
         "vector_target": gatherer.vector_target,
         "folds": labeler.folds.state(),
         "codes": list(labeler.codes.codes.items()),
     }
-    files.write(path, KIND, tensors, content)
+    files.write(path, KIND, tensors, content, name="checkpoint")
 
 
 def resume(path: str | Path, gatherer: Gatherer, table: LayerTable, about: dict[str, Any]) -> None:
@@ -46,14 +48,24 @@ def resume(path: str | Path, gatherer: Gatherer, table: LayerTable, about: dict[
     Raises:
         ValueError: where the file was written for other options, or is damaged.
     """
-    tensors, content = files.read(path, KIND)
-    if content["about"] != about:
-        wrong = [name for name in about if content["about"].get(name) != about[name]]
-        raise ValueError(f"`checkpoint`: the file was written with other options ({wrong}). Delete it to start anew.")
+    tensors, content = files.read(path, KIND, name="checkpoint")
+    with files.understood(path, "checkpoint"):
+        found = dict(content["about"])
+    if found != about:
+        wrong = [name for name in about if found.get(name) != about[name]]
+        raise ValueError(
+            f"`checkpoint`: {Path(path).name} was written with other options ({wrong}). Delete it to start anew."
+        )
+    with files.understood(path, "checkpoint"):
+        _take_over(tensors, content, gatherer, table)
+
+
+def _take_over(tensors: dict[str, Tensor], content: dict[str, Any], gatherer: Gatherer, table: LayerTable) -> None:
     devices = {layer: torch.device(d) for layer, d in content["devices"].items()}
     table.load(tensors, content["table"], devices)
     gatherer.batches, gatherer.chunk_rows = content["batches"], content["chunk_rows"]
     gatherer.dtypes = {k: getattr(torch, v.removeprefix("torch.")) for k, v in content["dtypes"].items()}
+    gatherer.seen = content["seen"]
     gatherer.vector_target = content["vector_target"]
     gatherer.labeler.folds.load(content["folds"])
     gatherer.labeler.codes.codes = dict(content["codes"])

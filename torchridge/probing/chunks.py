@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchridge import _check
+from torchridge import _check, _content
 from torchridge.probing import frozen
 from torchridge.probing.batches import Batch, Reader
 from torchridge.probing.folding import ClassCodes, StreamFolds, check_classes
@@ -145,6 +145,8 @@ class Gatherer:
         self.batches = 0
         self.dtypes: dict[str, torch.dtype] = {}
         self.vector_target = True
+        self.record = False  # whether a checkpoint is to know the inputs
+        self.seen = ""  # a digest of them
 
     def push(self, item: Any) -> Chunk | None:
         """Take one batch, and return a chunk if that filled it."""
@@ -152,6 +154,7 @@ class Gatherer:
         features, mask = self.extract(batch)
         self.pending.append(self.labeler.rows(batch, features, mask, self.per_token))
         self.batches += 1
+        self.seen = self._seen(self.seen, batch)
         if not self.dtypes:
             self.dtypes = {layer: rows.dtype for layer, rows in features.items()}
             self.vector_target = batch.labels.ndim == 1 + self.per_token
@@ -166,17 +169,22 @@ class Gatherer:
 
     def skip(self, items: Iterator[Any], labeler: Labeler) -> None:
         """Pass over the batches that a checkpoint has seen, and make sure they are the same."""
+        seen = ""
         for _ in range(self.batches):
             item = next(items, None)
             if item is None:
                 break
             batch = self.reader.read(item, labeler.folds.examples)
             labeler.folds.assign(batch.labels, None, batch.groups)
-        if labeler.folds.digest != self.labeler.folds.digest:
+            seen = self._seen(seen, batch)
+        if (labeler.folds.digest, seen) != (self.labeler.folds.digest, self.seen):
             raise ValueError(
                 "`checkpoint`: the batches differ from those it was written for. Give the same batches in the same "
                 "order (a shuffled loader with the same seed), or delete the file."
             )
+
+    def _seen(self, before: str, batch: Batch) -> str:
+        return _content.chained(before, batch.inputs, batch.weight) if self.record else ""
 
 
 def rows_of_a_chunk(features: dict[str, Tensor]) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from torchridge import _check
+from torchridge import _check, _content
 from torchridge.probing.batches import Reader, as_tensor, numbered
 from torchridge.probing.chunks import Features
 from torchridge.probing.frozen import frozen, hooked
@@ -108,8 +108,9 @@ def probe_layers(
 
     names = ("task", "readouts", "seed", "standardize")
     about = {name: _plain(getattr(settings, name)) for name in names}
-    about |= {"layers": list(found), "pool": pool if isinstance(pool, str) else "callable", "cv": repr(settings.cv)}
+    about |= {"layers": list(found), "pool": pool if isinstance(pool, str) else "callable", "cv": _told(settings.cv)}
     about |= {"class_weight": repr(settings.class_weight), "control": settings.control}
+    about |= {} if settings.checkpoint is None else {"model": _content.of_module(model)}
     return Session(settings, batches, reader, features.of, lend, pool == "token", about).run()
 
 
@@ -221,6 +222,11 @@ def known_options(options: dict[str, Any]) -> dict[str, Any]:
     if unknown:
         raise TypeError(f"unknown options {unknown}; expected some of {list(Settings.__dataclass_fields__)}.")
     return options
+
+
+def _told(cv: Any) -> str:
+    """Return the folds as text: their number, or a digest of the ids, which would be cut short."""
+    return repr(cv) if cv is None or isinstance(cv, int) else _content.chained("", cv)
 
 
 def _plain(value: Any) -> Any:

@@ -221,8 +221,9 @@ class ProbeReport:
             FileNotFoundError: where there is none.
         """
         tensors, content = files.read(path, KIND)
-        probes = tuple(_probe(i, record, tensors) for i, record in enumerate(content.pop("probes")))
-        return ProbeReport(probes, **content)
+        with files.understood(path, "path"):
+            probes = tuple(_probe(i, record, tensors) for i, record in enumerate(content.pop("probes")))
+            return ProbeReport(probes, **content)
 
     def add_to(self, writer: Any, tag: str = "probe") -> None:
         """Write scores by depth, and the curve over strengths of every layer, to anything with `add_scalar`."""

@@ -116,6 +116,7 @@ class Session:
             file = None if file is None else pooled_ranks.checkpoint_file(file, self._ranks)
         device = None if settings.moments_device is None else torch.device(settings.moments_device)
         table = LayerTable(settings.plan, device)
+        gatherer.record = file is not None
         with self.lend():
             items = iter(self._progress())
             if file is not None and Path(file).exists():

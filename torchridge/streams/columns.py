@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 Column = str | int
@@ -24,6 +24,10 @@ class Selection(NamedTuple):
         extra = tuple(c for c in (self.weight, self.fold) if c is not None)
         return (*self.features, *self.targets, *extra)
 
+    def roles(self) -> dict[str, Any]:
+        """Return the positions as JSON holds them."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in self._asdict().items()}
+
 
 def select(
     names: Sequence[str],
@@ -34,54 +38,61 @@ def select(
     where: str,
 ) -> Selection:
     """Find the columns; features are by default all the others, in their order."""
-    _refuse_twins(names, where)
-    targets = _positions(names, target, "target", where)
-    extra = [
-        None if c is None else _position(names, c, name, where) for name, c in (("weight", weight), ("fold", fold))
-    ]
+    table = _Table(names, where)
+    targets = table.positions(target, "target")
+    extra = [None if c is None else table.position(c, name) for name, c in (("weight", weight), ("fold", fold))]
     taken = {*targets, *(c for c in extra if c is not None)}
     chosen = (
         tuple(i for i in range(len(names)) if i not in taken)
         if features is None
-        else _positions(names, features, "features", where)
+        else table.positions(features, "features")
     )
     if not chosen:
         raise ValueError(f"`features`: {where} has no column left for them; its columns are {_listed(names)}.")
     if both := taken.intersection(chosen):
-        raise ValueError(f"`features` holds {names[min(both)]!r}, which is target, weight or fold too. Leave it out.")
+        raise ValueError(
+            f"`features` holds {names[min(both)]!r} of {where}, which is target, weight or fold too. Leave it out."
+        )
     return Selection(chosen, targets, isinstance(target, (str, int)), extra[0], extra[1])
 
 
-def _refuse_twins(names: Sequence[str], where: str) -> None:
-    first: dict[str, int] = {}
-    for i, name in enumerate(names):
-        if first.setdefault(name, i) < i:
+class _Table:
+    """The columns of a table by their names."""
+
+    def __init__(self, names: Sequence[str], where: str) -> None:
+        self.names, self.where = names, where
+        self.numbers: dict[str, int] = {}
+        for i, name in enumerate(names):
+            if (first := self.numbers.setdefault(name, i)) < i:
+                raise ValueError(
+                    f"`source`: {where} names {name!r} twice, columns {first + 1} and {i + 1}; expected a name for "
+                    f"each. Rename one of them."
+                )
+
+    def positions(self, columns: Columns | None, argument: str) -> tuple[int, ...]:
+        if columns is None:
+            return ()
+        if not isinstance(columns, (str, int, Iterable)):
+            raise TypeError(f"`{argument}` should name columns or give their numbers, got {columns!r}.")
+        each = [columns] if isinstance(columns, (str, int)) else list(columns)
+        found = tuple(self.position(c, argument) for c in each)
+        if len(set(found)) < len(found):
+            raise ValueError(f"`{argument}` names a column of {self.where} twice: {each}.")
+        return found
+
+    def position(self, column: Any, argument: str) -> int:
+        width = len(self.names)
+        if isinstance(column, bool) or not isinstance(column, (str, int)):
+            raise TypeError(f"`{argument}` should name columns or give their numbers, got {column!r}.")
+        if isinstance(column, int):
+            if not -width <= column < width:
+                raise ValueError(f"`{argument}`={column}, but {self.where} has {width} columns.")
+            return column % width
+        if column not in self.numbers:
             raise ValueError(
-                f"`source`: {where} names {name!r} twice, columns {first[name] + 1} and {i + 1}; expected a name for "
-                f"each. Rename one of them."
+                f"`{argument}`: {self.where} has no column {column!r}; its columns are {_listed(self.names)}."
             )
-
-
-def _positions(names: Sequence[str], columns: Columns | None, argument: str, where: str) -> tuple[int, ...]:
-    if columns is None:
-        return ()
-    each = [columns] if isinstance(columns, (str, int)) else list(columns)
-    found = tuple(_position(names, c, argument, where) for c in each)
-    if len(set(found)) < len(found):
-        raise ValueError(f"`{argument}` names a column twice: {each}.")
-    return found
-
-
-def _position(names: Sequence[str], column: Any, argument: str, where: str) -> int:
-    if isinstance(column, bool) or not isinstance(column, (str, int)):
-        raise TypeError(f"`{argument}` should name columns or give their numbers, got {column!r}.")
-    if isinstance(column, int):
-        if not -len(names) <= column < len(names):
-            raise ValueError(f"`{argument}`={column}, but {where} has {len(names)} columns.")
-        return column % len(names)
-    if column not in names:
-        raise ValueError(f"`{argument}`: {where} has no column {column!r}; its columns are {_listed(names)}.")
-    return list(names).index(column)
+        return self.numbers[column]
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -1,8 +1,9 @@
-"""Rows of a mapped file read past the page cache: it is no help to a pass over more than it holds, and it has its cost.
+"""Rows of a mapped file, read from the file: a page that is cut off a mapping ends the process, a read does not.
 
-Pages that are not in the cache have to be found, entered in it, mapped and taken out again. Measured on 2 cores of a
-virtual machine, cold, for 0.5 GB of float32 rows and their conversion: by the mapping 0.3 to 1.0 s of a core, by direct
-reads into memory that is used again 0.08 s. Rows that are in the cache already are taken from there, by the mapping.
+They are read past the page cache if they are not in it: it is no help to a pass over more than it holds, and it has
+its cost. Pages that are not in the cache have to be found, entered in it, mapped and taken out again. Measured on 2
+cores of a virtual machine, cold, for 0.5 GB of float32 rows and their conversion: by the mapping 0.3 to 1.0 s of a
+core, by direct reads into memory that is used again 0.08 s.
 """
 
 from __future__ import annotations
@@ -27,13 +28,38 @@ Slot = dict["Direct", mmap.mmap]
 
 
 class Direct:
-    """The file under a mapped array, opened for direct reads into memory that is used again."""
+    """The file under a mapped array, read into memory that is used again."""
 
-    def __init__(self, handle: int, start: int, address: int) -> None:
-        self._handle, self._start, self._address = handle, start, address
+    def __init__(self, handle: int, past: int | None, start: int, address: int, name: str) -> None:
+        self._handle, self._past = handle, past  # `past` the page cache, if the file system has such reads
+        self._start, self._address, self._name = start, address, name
 
     def __del__(self) -> None:
-        os.close(self._handle)
+        for handle in (self._handle, self._past):
+            if handle is not None:
+                os.close(handle)
+
+    def buffered(self, low: int, high: int, slot: Slot) -> Any:
+        """Return bytes of the array by way of the page cache, in memory of a slot.
+
+        Raises:
+            ValueError: if the file has become shorter.
+        """
+        size, got = high - low, 0
+        buffer = self._buffer(size, slot)
+        with memoryview(buffer) as view:
+            while got < size:
+                some = os.preadv(self._handle, [view[got:size]], self._start + low + got)
+                if some <= 0:
+                    raise cut_short(self._name, self._start + high, os.fstat(self._handle).st_size)
+                got += some
+        return np.frombuffer(buffer, np.uint8)[:size]
+
+    def _buffer(self, size: int, slot: Slot) -> mmap.mmap:
+        buffer = slot.get(self)
+        if buffer is None or len(buffer) < size:
+            buffer = slot[self] = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # aligned to a page
+        return buffer
 
     def cached(self, low: int, high: int) -> bool:
         """Whether most of some bytes of the array are in the page cache."""
@@ -49,14 +75,14 @@ class Direct:
         """Return bytes of the array, in memory of a slot, or None where the disk does not give them."""
         start = (self._start + low) // _BLOCK * _BLOCK
         size = -(-(self._start + high - start) // _BLOCK) * _BLOCK
-        buffer = slot.get(self)
-        if buffer is None or len(buffer) < size:
-            buffer = slot[self] = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # aligned to a page
+        if self._past is None:
+            return None
+        buffer = self._buffer(size, slot)
         skip, wanted, got = self._start + low - start, self._start + high - start, 0
         with memoryview(buffer) as view:
             while got < wanted:
                 try:
-                    some = os.preadv(self._handle, [view[got:size]], start + got)
+                    some = os.preadv(self._past, [view[got:size]], start + got)
                 except OSError:
                     return None
                 if some <= 0 or (some % _BLOCK and got + some < wanted):
@@ -65,28 +91,43 @@ class Direct:
         return np.frombuffer(buffer, np.uint8)[skip:wanted]
 
 
-def direct_of(values: Any, mapping: mmap.mmap) -> Direct | None:
-    """Return the file under a mapped array, or None where it cannot be read so, or its name tells another file."""
+def cut_short(name: str, expected: int, size: int) -> ValueError:
+    """Return the error of a file that became shorter while it was open."""
+    return ValueError(
+        f"`source`: {name} was cut short after it was opened: expected at least {expected} bytes, found {size}. Write "
+        f"it whole, and open it again."
+    )
+
+
+def direct_of(values: Any, mapping: mmap.mmap, name: str) -> Direct | None:
+    """Return the file under a mapped array, or None if it cannot be read so, or its name tells another file."""
     file = values
     while not isinstance(file, np.memmap) and isinstance(file.base, np.ndarray):
         file = file.base
-    if not isinstance(file, np.memmap) or file.mode != "r" or not hasattr(os, "O_DIRECT"):
+    if not isinstance(file, np.memmap) or file.filename is None or not hasattr(os, "preadv"):
         return None
     base, address = np.frombuffer(mapping, np.uint8).ctypes.data, values.ctypes.data
     offset = file.offset - file.offset % mmap.ALLOCATIONGRANULARITY  # where the mapping starts
-    try:
-        handle = os.open(str(file.filename), os.O_RDONLY | os.O_DIRECT)
-    except OSError:
+    handle = _opened(file.filename, 0)
+    if handle is None:
         return None
-    found = Direct(handle, offset + address - base, address)
+    past = _opened(file.filename, os.O_DIRECT) if hasattr(os, "O_DIRECT") else None
+    found = Direct(handle, past, offset + address - base, address, name)
     status = os.fstat(handle)
     return found if _mapped_file(base) == (os.major(status.st_dev), os.minor(status.st_dev), status.st_ino) else None
+
+
+def _opened(path: Any, flags: int) -> int | None:
+    try:
+        return os.open(str(path), os.O_RDONLY | flags)
+    except OSError:
+        return None
 
 
 def _mapped_file(address: int) -> tuple[int, int, int] | None:
     """Return the device, major and minor, and the number of the file that is mapped at an address."""
     maps = Path("/proc/self/maps")
-    for line in maps.read_text().splitlines() if maps.exists() else ():
+    for line in os.fsdecode(maps.read_bytes()).splitlines() if maps.exists() else ():
         bounds, _, _, device, inode, *_ = line.split()
         low, high = (int(x, 16) for x in bounds.split("-"))
         if low <= address < high:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from torchridge.solvers.moments import Moments
 from torchridge.solvers.rows import check_rows
 from torchridge.streams import checkpoint as checkpoints
 from torchridge.streams import prefetch
+from torchridge.streams.checkpoint import Position
 from torchridge.streams.folding import StreamFolds, folds_of, ids_of
 from torchridge.streams.iterables import IterableRows
 from torchridge.streams.source import Batch, RowSource
@@ -58,7 +60,9 @@ def stream_moments(
         device: of the sums. Rows go to CUDA through pinned memory, while the batch before is summed.
         progress: show rows, their rate and the time left on standard error; needs tqdm.
         checkpoint: a file to resume from if it is there, written every `checkpoint_every` batches and at the end, and
-            replaced whole. A resumed pass gives the same numbers, bit for bit.
+            replaced whole. A resumed pass gives the same numbers, bit for bit. The file knows the rows by their columns
+            and a digest of what is read: all of it up to 64 MiB, a sample of what is larger with the time of its last
+            change. Of a pipe, and of batches that are not in a list, all rows are read again and compared.
         checkpoint_every: batches between two writes.
 
     Raises:
@@ -84,33 +88,36 @@ def stream_moments(
         (1.0, 1.0)
     """
     source = rows if isinstance(rows, RowSource) else IterableRows(rows)
-    moments, done = Moments(dtype=dtype, device=device), 0
+    moments, at = Moments(dtype=dtype, device=device), Position()
     where = moments.device or torch.device("cpu")
     plan = _plan(source, fold, fold_rows, batch_rows, max_bytes, dtype, prefetch.held(source, where))
     _check.integer(checkpoint_every, "checkpoint_every", minimum=1)
-    if checkpoint is not None:
-        _files.check_place(checkpoint, "checkpoint")
-    about = source.identity() | {
-        "fold": plan.folds and [plan.folds.k, plan.folds.run, *plan.folds.bounds],
-        "batch_rows": plan.rows,
-        "dtype": str(dtype),
-    }
-    if checkpoint is not None and Path(checkpoint).exists():
-        done = checkpoints.resume(checkpoint, moments, about)
-    stream = prefetch.batches(source, done, plan.rows, where)
-    with closing(stream), _bar(progress, source, done) as bar:  # type: ignore[type-var]
+    about = None if checkpoint is None else _about(source, plan, dtype, checkpoint)
+    if checkpoint is not None and about is not None and Path(checkpoint).exists():
+        at = checkpoints.resume(checkpoint, moments, about)
+    known = about is None or "content" in about
+    stream = prefetch.batches(source, at.done if known else 0, plan.rows, where)
+    with closing(stream), _bar(progress, source, at.done) as bar:  # type: ignore[type-var]
+        if checkpoint is not None and not known:
+            checkpoints.pass_over(checkpoint, stream, at)
         for i, batch in enumerate(stream, 1):
-            plan.add(moments, batch, done)
-            done += len(batch.X)
+            plan.add(moments, batch, source.first_row + at.done)
+            at = at.after(batch, known=known)
             bar.update(len(batch.X))
-            if checkpoint is not None and i % checkpoint_every == 0:
-                checkpoints.write(checkpoint, moments, done, about)
-    if done == 0:
-        raise ValueError("`rows` is empty; expected at least one row.")
-    plan.check_filled(moments, done)
-    if checkpoint is not None:
-        checkpoints.write(checkpoint, moments, done, about)
+            if checkpoint is not None and about is not None and i % checkpoint_every == 0:
+                checkpoints.write(checkpoint, moments, at, about)
+    plan.check_filled(moments, at.done)
+    if checkpoint is not None and about is not None:
+        checkpoints.write(checkpoint, moments, at, about)
     return moments
+
+
+def _about(source: RowSource, plan: _Plan, dtype: torch.dtype, checkpoint: str | Path) -> dict[str, Any]:
+    """Return what a checkpoint must agree with, as JSON gives it back."""
+    _files.check_place(checkpoint, "checkpoint")
+    folds = plan.folds and [plan.folds.k, plan.folds.run, *plan.folds.bounds]
+    about = source.identity() | {"fold": folds, "batch_rows": plan.rows, "dtype": str(dtype)}
+    return dict(json.loads(json.dumps(about)))
 
 
 @dataclass
@@ -118,12 +125,13 @@ class _Plan:
     folds: StreamFolds | None
     rows: int | None  # of a batch; None: as they come
     max_bytes: int | None
+    source: RowSource
     work: Workspace | None = None
 
     def add(self, moments: Moments, batch: Batch, start: int) -> None:
         """Add a batch whose first row is number `start`."""
         if batch.y is None:
-            raise ValueError("`rows` have no targets. Name them: `open_rows(..., target=...)`.")
+            raise ValueError(f"`rows`{_of(self.source)} have no targets. Name them: `open_rows(..., target=...)`.")
         if moments.n_samples == 0 and self.rows is None and self.max_bytes is not None:
             d, t = batch.X.shape[-1], batch.y.shape[1] if batch.y.ndim == 2 else 1
             k = self.folds.k if self.folds else 1
@@ -147,7 +155,8 @@ class _Plan:
             self._update(moments, batch, fold)
         except ValueError as error:
             stop = start + len(batch.X)
-            raise ValueError(f"in the rows from {start} to {stop - 1}, numbered from there: {error}") from None
+            of = f" of {self.source.name}" if self.source.name else ""
+            raise ValueError(f"in the rows from {start} to {stop - 1}{of}, numbered from there: {error}") from None
 
     def _update(self, moments: Moments, batch: Batch, fold: int | Tensor | None) -> None:
         rows = check_rows(batch.X, batch.y, batch.sample_weight)  # type: ignore[arg-type]
@@ -158,13 +167,25 @@ class _Plan:
         moments._update(rows, fold, work=self.work)
 
     def check_filled(self, moments: Moments, n: int) -> None:
-        """Raise where folds stayed empty."""
+        """Raise where there were no rows, or folds stayed empty; a part of the rows may have neither."""
+        if self.source.total_rows != self.source.n_rows:
+            return
+        if n == 0:
+            raise ValueError(f"`rows`{_of(self.source)} is empty; expected at least one row.")
         if self.folds is not None and len(moments.folds) < self.folds.k:
-            run = f" in runs of {self.folds.run}" if self.folds.run else ""
-            raise ValueError(
-                f"`fold`={self.folds.k}: the {n} rows{run} fill only {len(moments.folds)} folds. Lower `fold`, or pass "
-                f"a smaller `fold_rows`."
-            )
+            raise _unfilled(self.source, self.folds.k, n, len(moments.folds), self.folds.run)
+
+
+def _of(source: RowSource) -> str:
+    return f" ({source.name})" if source.name else ""
+
+
+def _unfilled(source: RowSource, k: int, n: int, filled: int, run: int | None) -> ValueError:
+    runs = f" in runs of {run}" if run else ""
+    return ValueError(
+        f"`fold`={k}: the {n} rows{runs} fill only {filled} folds. Lower `fold`, or pass a smaller `fold_rows`"
+        f"{_of(source)}."
+    )
 
 
 def _plan(
@@ -185,8 +206,10 @@ def _plan(
         least = size * (rows or 64)
         most = None if max_bytes is None else _batch_bytes(max_bytes, d, t, k or 1, dtype, least, held)
         rows = rows or _default_rows(d, t, size, dtype, most, held)
-    n = None if k is None or fold_rows is not None else source.n_rows
-    return _Plan(None if k is None else folds_of(k, fold_rows, n), rows, max_bytes)
+    n = None if k is None or fold_rows is not None else source.total_rows
+    if k is not None and n and k > n:  # before anything is read, and before K folds are laid out
+        raise _unfilled(source, k, n, n, None)
+    return _Plan(None if k is None else folds_of(k, fold_rows, n), rows, max_bytes, source)
 
 
 def _default_rows(d: int, t: int, row_bytes: int, dtype: torch.dtype, most: int | None, held: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,18 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from torchridge.streams.arrays import array_rows, safetensors_rows
+from torchridge._ranks import Ranks
+from torchridge.streams.arrays import array_rows
 from torchridge.streams.arrow import ArrowRows
 from torchridge.streams.delimited import CsvRows
+from torchridge.streams.frames import FrameRows, is_frame
 from torchridge.streams.iterables import IterableRows
+from torchridge.streams.named import Roles
+from torchridge.streams.parquet import ParquetRows
+from torchridge.streams.safetensors_file import safetensors_rows
 from torchridge.streams.source import RowSource
 
-_TABLES = (".parquet", ".pq", ".arrow", ".feather")
+_PARQUET, _ARROW = (".parquet", ".pq"), (".arrow", ".feather")
 
 
 def open_rows(
@@ -27,6 +33,7 @@ def open_rows(
     fold: Any = None,
     delimiter: str | None = None,
     header: bool | None = None,
+    process_group: Any = None,
 ) -> RowSource:
     """Open rows that need not fit in memory, to go over them in order, again and again.
 
@@ -35,16 +42,18 @@ def open_rows(
     =========================  ==========================================================================
     .csv, .tsv, .txt (.gz), -  names or numbers of columns; "-" is standard input, once
     .parquet, .arrow, .feather names or numbers of columns, of numbers or of lists of one length; pyarrow
+    a folder, "part-*.parquet" the same, of all its Parquet files in the order of their paths
     .safetensors               names of tensors
     .npy, arrays, tensors      another file or array; or column numbers of this one
-    any iterable               of (X, y) or (X, y, sample_weight)
+    data frames, Arrow tables  names or numbers of columns; pandas, polars or pyarrow
+    any iterable               of (X, y) or (X, y, sample_weight); or names of columns, of mappings or frames
     =========================  ==========================================================================
 
     Mapped arrays (``numpy.load(mmap_mode="r")``, .npy and .safetensors files) do not stay resident: pages are let go
     as soon as they are copied.
 
     Args:
-        source: a path, "-", an array of shape (n, d), or an iterable of batches.
+        source: a path, "-", an array of shape (n, d), a data frame, or an iterable of batches.
         target: the targets; a single one makes y (n,), a list (n, t). None for rows to predict.
         features: the features; by default all columns but the others that are named.
         weight: sample weights.
@@ -52,6 +61,9 @@ def open_rows(
         delimiter: of CSV; by default a tab for .tsv, else a comma.
         header: whether the first line of CSV holds names; by default, whether any cell of it is neither a number nor a
             missing value ("", "NA", "nan", "?", …).
+        process_group: "world" or a `torch.distributed.ProcessGroup`: of Parquet, the rows of this rank's row groups
+            alone, perhaps none. `stream_moments` then puts them in the folds of all rows, and `ridge_cv(...,
+            process_group=...)` or `all_reduce` adds the ranks up.
 
     Returns:
         An iterable of batches with `n_rows`, `n_features`, `n_targets`, `feature_names`, `target_names`.
@@ -62,7 +74,7 @@ def open_rows(
         FileNotFoundError: where there is no such file.
         ImportError: where pyarrow is needed and not installed.
 
-    Cost: the header of a file; the first row of Parquet and Arrow. Reading comes with every pass.
+    Cost: the header of a file, of each file of a folder; the first row of Parquet and Arrow. Every pass reads the rows.
 
     Example:
         >>> import numpy as np
@@ -73,6 +85,8 @@ def open_rows(
     """
     named = {"target": target, "features": features, "weight": weight, "fold": fold}
     csv = {"delimiter": delimiter, "header": header}
+    if process_group is not None:
+        return _of_this_rank(source, named, csv, process_group)
     if isinstance(source, str) and source == "-":
         return CsvRows(sys.stdin.buffer, **named, delimiter=_delimiter(csv, ","), header=header)
     if isinstance(source, (str, Path)):
@@ -80,26 +94,57 @@ def open_rows(
     _refuse(csv, "an array or an iterable")
     if isinstance(source, (np.ndarray, Tensor)):
         return array_rows(source, target, features, weight, fold)
-    _refuse(named, "an iterable of batches, which bring their own")
-    return IterableRows(source)
+    if is_frame(source):
+        return FrameRows(source, **named)
+    return IterableRows(source, Roles(**named))
+
+
+def _is_parquet(path: Path) -> bool:
+    return path.is_dir() or path.suffix in _PARQUET
+
+
+def _of_this_rank(source: Any, named: dict[str, Any], csv: dict[str, Any], process_group: Any) -> RowSource:
+    """Open Parquet files, and keep this rank's part; what cannot be opened on one rank is an error on all."""
+
+    def opened() -> ParquetRows:
+        rows = _file(Path(source), named, csv) if isinstance(source, (str, Path)) and str(source) != "-" else None
+        if not isinstance(rows, ParquetRows):
+            raise ValueError(
+                "`process_group` spreads the row groups of Parquet files over ranks. Of other sources open this rank's "
+                "own rows, and leave it out."
+            )
+        return rows
+
+    ranks = Ranks(process_group)
+    rows, _ = ranks.together("open_rows", opened, ParquetRows.says, agree=("rows", "files", "columns"))
+    rows.take_part(ranks.index, ranks.size)
+    return rows
 
 
 def _file(path: Path, named: dict[str, Any], csv: dict[str, Any]) -> RowSource:
-    if not path.is_file():
+    pattern = not path.exists() and any(c in path.name or c in str(path.parent) for c in "*?[")
+    if pattern and not glob.glob(str(path), recursive=True):
+        raise FileNotFoundError(f"`source`: no file fits {str(path)!r}.")
+    if pattern and path.suffix not in _PARQUET:
+        raise ValueError(f"`source`: a pattern should end in {' or '.join(_PARQUET)}, got {str(path)!r}.")
+    if not (path.is_file() or path.is_dir() or pattern):
         raise FileNotFoundError(f"`source`: there is no file {str(path)!r}.")
     suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
-    if suffix in (".csv", ".tsv", ".txt"):
+    if suffix in (".csv", ".tsv", ".txt") and not path.is_dir():
         delimiter = _delimiter(csv, "\t" if suffix == ".tsv" else ",")
         return CsvRows(path, **named, delimiter=delimiter, header=csv["header"])
     _refuse(csv, f"a {suffix} file")
-    if suffix in _TABLES:
+    if _is_parquet(path):
+        return ParquetRows(path, **named)
+    if suffix in _ARROW:
         return ArrowRows(path, **named)
     if suffix == ".safetensors":
         return safetensors_rows(path, **named)
     if suffix == ".npy":
         return array_rows(path, **named)
+    tables = ", ".join((*_PARQUET, *_ARROW))
     raise ValueError(
-        f"`source`: {path.name} should end in .csv, .tsv, .txt (or with .gz), .npy, .safetensors, {', '.join(_TABLES)}."
+        f"`source`: {path.name} should end in .csv, .tsv, .txt (or with .gz), .npy, .safetensors, {tables}."
     )
 
 
@@ -107,6 +152,8 @@ def _delimiter(csv: dict[str, Any], default: str) -> str:
     given = csv["delimiter"]
     if given is not None and (not isinstance(given, str) or len(given) != 1):
         raise ValueError(f"`delimiter` should be one character, got {given!r}.")
+    if given is not None and (given in '"\r\n' or not given.isascii()):
+        raise ValueError(f"`delimiter` should be of ASCII, and no quote or line end, got {given!r}.")
     return given or default
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -41,6 +39,8 @@ class RowSource(ABC):
         target_names: names of the columns of y, or None where they have none.
         has_folds: whether every row brings the id of its fold.
         in_place: whether `views` gives the rows without a copy.
+        name: of the file, for errors, or None.
+        first_row: the number of the first row among those of all parts, if this is a part of the rows.
 
     Cost: nothing until it is gone over; then what reading the rows takes, and the memory of one batch.
 
@@ -59,11 +59,18 @@ class RowSource(ABC):
     target_names: tuple[str, ...] | None = None
     has_folds: bool = False
     in_place: bool = False
+    name: str | None = None
+    first_row: int = 0
 
     @property
     @abstractmethod
     def n_rows(self) -> int | None:
         """How many rows there are; None where only reading them would tell."""
+
+    @property
+    def total_rows(self) -> int | None:
+        """How many rows all parts have together, if this is a part of the rows; else `n_rows`."""
+        return self.n_rows
 
     @abstractmethod
     def batches(self, start: int = 0, rows: int | None = None) -> Iterator[Batch]:
@@ -77,23 +84,23 @@ class RowSource(ABC):
         return self.batches()
 
     def identity(self) -> dict[str, Any]:
-        """Return what tells these rows from others: a checkpoint must agree with it."""
-        names = {"features": self.feature_names, "targets": self.target_names}
-        return {"n_features": self.n_features, "n_targets": self.n_targets} | {
-            k: None if v is None else list(v) for k, v in names.items()
-        }
+        """Return what tells these rows from others: a checkpoint must agree with it.
+
+        It is what JSON holds: the columns and their roles, and under "content" a digest of what is read. A source
+        that gives no "content" is read from its first row on when a pass resumes, and what was summed is compared.
+        """
+        names = {"feature_names": self.feature_names, "target_names": self.target_names}
+        sizes = {"n_features": self.n_features, "n_targets": self.n_targets, "has_folds": self.has_folds}
+        return sizes | {k: None if v is None else list(v) for k, v in names.items()}
 
 
-def fold_ids(column: Tensor) -> Tensor:
+def fold_ids(column: Tensor, name: str | None = None) -> Tensor:
     """Return the ids of a column (m,) as integers; refuse what would have to be rounded."""
     wrong = (column != column.round()) | (column.abs() > 2**53)
     if bool(wrong.any()):
         got = column[wrong][0].item()
-        raise ValueError(f"`fold` should be a column of whole numbers, got {got!r} in it. Number the folds 0, 1, ….")
+        of = f" of {name}" if name else ""
+        raise ValueError(
+            f"`fold` should be a column of whole numbers, got {got!r} in it{of}. Number the folds 0, 1, …."
+        )
     return column.to(torch.int64)
-
-
-def file_identity(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return size and time of change of a file."""
-    found = Path(path).stat()
-    return {"file": Path(path).name, "bytes": found.st_size, "changed": found.st_mtime_ns}
