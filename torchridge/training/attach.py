@@ -82,7 +82,8 @@ def regularize(
     output = get(activity)
     owners = dict.fromkeys(j.owner for j in judgements if j.decay)
     for judgement, regularizer in chosen:
-        attach_weight(judgement.owner, attribute_of(judgement.sites[0]), regularizer)
+        for site in judgement.sites:  # all of them: a tie may break, as `to_empty` breaks it
+            attach_weight(site.owner, attribute_of(site), regularizer)
     if output is not None:
         for owner in owners:
             attach_activity(owner, output)
