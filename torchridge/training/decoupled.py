@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from torchridge.training.hooks import StepHook, holds_optimizer, installed, steppable
+from torchridge.training.hooks import StepHook, closure_of, holds_optimizer, installed, steppable, with_closure
 from torchridge.training.optimizers import refuse_other_copy
 from torchridge.training.references import coordinates, like, references_of
 from torchridge.training.shrink import shrink_, shrink_toward_, shrink_where_aligned_
@@ -65,7 +66,7 @@ class DecoupledWeightDecay(StepHook):
             would never call the hook, or would overwrite what it does, as those that train another copy of the
             weights do (schedule-free ones, master weights), unless `coupled`; if `reference` has no parameter of the
             optimizer or one of another shape; if `coupled` is combined with `cautious` or `independent_of_lr`. A step
-            with a closure is refused.
+            that evaluates its closure more than once is refused.
 
     Cost: one pass over the decayed weights a step; with a reference, a second copy of them is kept.
 
@@ -165,16 +166,19 @@ class DecoupledWeightDecay(StepHook):
                 group.setdefault("decay_lr", held[1])
             self._take_over(optimizer, index, group.get(KEY, held[0] if held else 0.0))
 
-    @torch.no_grad()
-    def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Shrink the weights, or add to their gradients, or note where they are."""
-        if any(callable(a) and not isinstance(a, Optimizer) for a in (*args, *kwargs.values())):
-            raise ValueError(
-                "`step` got a closure, which would see weights that are decayed already; expected none. "
-                "Call `loss.backward()` before `optimizer.step()`."
-            )
+    def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Shrink the weights, or add to their gradients, or note where they are; after a closure if there is one."""
         if self.moves_weights:
             refuse_other_copy(optimizer)
+        closure = closure_of(args, kwargs)
+        if closure is None:
+            self._decay(optimizer)
+            return None
+        # A closure may zero the gradients and fill them again, and computes its loss on the weights as they are.
+        return with_closure(args, kwargs, _once(closure, partial(self._decay, optimizer)))
+
+    @torch.no_grad()
+    def _decay(self, optimizer: Optimizer) -> None:
         self._take_newly_set(optimizer)
         self._before = []
         for group in optimizer.param_groups:
@@ -248,6 +252,25 @@ class DecoupledWeightDecay(StepHook):
         # GradScaler lets a fused optimizer step even on infinite gradients and tells it here to change nothing.
         found_inf = getattr(optimizer, "found_inf", None)
         return strength if found_inf is None else strength * (1 - found_inf.to(strength))
+
+
+def _once(closure: Callable[[], Any], then: Callable[[], None]) -> Callable[[], Any]:
+    """Let something follow the closure, which may be evaluated only once a step."""
+    done = False
+
+    def followed() -> Any:
+        nonlocal done
+        if done:
+            raise ValueError(
+                "`step` evaluates its closure more than once, which would see weights that are decayed already; "
+                "expected once. Add `penalty(model)` to the loss in the closure instead."
+            )
+        loss = closure()
+        then()
+        done = True
+        return loss
+
+    return followed
 
 
 def _groups_to_take(optimizer: Optimizer) -> list[tuple[int, dict[str, Any]]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, TypeVar
 
@@ -89,6 +89,19 @@ def installed(optimizer: Optimizer, kind: type[HookT]) -> list[HookT]:
     """The hooks of one kind on an optimizer."""
     hooks = getattr(optimizer, _HOOKS[0], {}).values()
     return [hook.__self__ for hook in hooks if isinstance(getattr(hook, "__self__", None), kind)]
+
+
+def closure_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Any] | None:
+    """The closure that a step was called with; `args` begin with the optimizer."""
+    closure: Callable[[], Any] | None = args[1] if len(args) > 1 else kwargs.get("closure")
+    return closure
+
+
+def with_closure(
+    args: tuple[Any, ...], kwargs: dict[str, Any], closure: Callable[[], Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a step with another closure."""
+    return ((args[0], closure, *args[2:]), kwargs) if len(args) > 1 else (args, {**kwargs, "closure": closure})
 
 
 def steppable(optimizer: Any) -> Optimizer:

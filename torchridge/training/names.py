@@ -14,7 +14,7 @@ _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _NORM_CLASS = re.compile("norm|normalization|rmsnorm|layernorm|batchnorm|groupnorm|ln|bn|grn")
 _PROJECTION_CLASS = re.compile("linear|dense|conv")
 _WEIGHTED_CLASS = re.compile(
-    "linear|dense|conv|mlp|ffn|embedding|attention|attn|block|head|proj|projection|experts?|moe|"
+    "linear|dense|conv|mlp|ffn|embeddings?|attention|attn|blocks?|heads?|proj|projection|experts?|moe|"
     "encoder|decoder|model|net|network|former|transformer"
 )
 

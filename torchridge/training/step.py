@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchridge import _check
 from torchridge._warnings import DoublePenaltyWarning, outside
 from torchridge.training.attachment import attachment, carriers, forget_backward
-from torchridge.training.hooks import StepHook, holds_optimizer, installed, steppable
+from torchridge.training.hooks import StepHook, closure_of, holds_optimizer, installed, steppable, with_closure
 from torchridge.training.regularizers import Strength
 from torchridge.training.sums import accumulation_dtype, local, scale, widened, widened_dtype
 from torchridge.training.weights import Weight, parameters_of, split_plain, weight_penalties, weights_of
@@ -50,21 +50,23 @@ class StepPenalty(StepHook):
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Add the penalty's gradient, or let the closure do it."""
+        closure = closure_of(args, kwargs)
+        if closure is None:
+            self._add(optimizer)
+            return None
         # A closure zeroes and refills the gradients, so the penalty has to come after it.
-        if len(args) > 1 and args[1] is not None:
-            return (args[0], self._penalized(optimizer, args[1]), *args[2:]), kwargs
-        if kwargs.get("closure") is not None:
-            return args, {**kwargs, "closure": self._penalized(optimizer, kwargs["closure"])}
-        self._add(optimizer)
-        return None
+        return with_closure(args, kwargs, self._penalized(optimizer, closure))
 
     def _penalized(self, optimizer: torch.optim.Optimizer, closure: Callable[[], Any]) -> Callable[[], Any]:
         def penalized() -> Any:
             loss = closure()
             self._add(optimizer)
+            if loss is None:  # as of a trainer that skips a batch
+                return None
             with torch.no_grad():
                 parts = weight_penalties(_owned(optimizer, weights_of(self.model)))
-            return loss + _sign(optimizer.param_groups[0]) * sum(float(part) for part in parts)
+            device = loss.device if isinstance(loss, Tensor) else None
+            return loss + _sign(optimizer.param_groups[0]) * sum(part.to(device) for part in parts)
 
         return penalized
 
