@@ -82,8 +82,19 @@ def test_no_import_circle() -> None:
 
 @pytest.mark.parametrize(
     "optional",
-    ["sklearn", "tensorboard", "matplotlib", "tqdm", "safetensors", "scipy", "pandas", "pyarrow"]
-    + ["lightning", "transformers", "accelerate", "skorch"],
+    [
+        "sklearn",
+        "tensorboard",
+        "matplotlib",
+        "tqdm",
+        "safetensors",
+        "scipy",
+        "pandas",
+        "pyarrow",
+        "lightning",
+        "transformers",
+        "skorch",
+    ],
 )
 def test_importing_torchridge_pulls_in_no_optional_package(optional: str) -> None:
     # torch itself may bring some of them
