@@ -23,6 +23,9 @@ PAGES = {
     "torchridge.estimators": ("Estimators", "scikit-learn's protocol, for arrays and tensors alike."),
     "torchridge.probing": ("Probing", "Linear readouts of frozen models, layer by layer."),
     "torchridge.plots": ("Plots", "Pictures with matplotlib."),
+    "torchridge.integrations.lightning": ("Lightning", "The penalty once per optimizer step, and its log."),
+    "torchridge.integrations.transformers": ("Hugging Face Trainer", "The penalty once per step, and decayed names."),
+    "torchridge.integrations.skorch": ("skorch", "The penalty once per optimizer step, and its history."),
     "torchridge.tensorboard": ("TensorBoard", "Sweeps, paths and layers for TensorBoard."),
 }
 

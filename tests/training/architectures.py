@@ -115,11 +115,11 @@ def timm_without_torchvision() -> Iterator[Any]:
 
 
 def timm_names() -> list[str]:
-    """One model of each family and naming, the smallest by name where several share one."""
+    """One model of each family."""
     with timm_without_torchvision() as timm:
-        seen: dict[tuple[str, str], str] = {}
+        seen: dict[str, str] = {}
         for name in timm.list_models():
-            seen.setdefault((timm.models.model_entrypoint(name).__module__, name[:6]), name)
+            seen.setdefault(timm.models.model_entrypoint(name).__module__, name)
         return list(seen.values())
 
 

@@ -78,7 +78,7 @@ def test_a_library(library: str, batch: int) -> None:
             check(name, model)
             assert differences(model, rule(model)) - known == set(), name
             built += 1
-    assert built > 20
+    assert built > 8
 
 
 @pytest.mark.parametrize("library", LIBRARIES)

@@ -91,14 +91,16 @@ class StepPenalty(StepHook):
         """Add 2 · strength · W to the gradients."""
         factor = 2 * strength if grad_scale is None else 2 * strength * grad_scale
         ready = [(_dense(weight.grad), weight) for weight in weights if weight.grad is not None]
-        taken: set[int] = set()
-        if not isinstance(factor, Tensor):
-            fast = [pair for pair in ready if _is_wide(*pair)]
-            taken = {id(weight) for _, weight in fast}
-            if fast:
-                torch._foreach_add_([local(g) for g, _ in fast], [local(w) for _, w in fast], alpha=factor)
+        ready.reverse()  # the first weights of the optimizer's loop are then the last ones in the cache
+        wide = [pair for pair in ready if _is_wide(*pair)]
+        if wide:
+            grads, values = [local(g) for g, _ in wide], [w for _, w in wide]
+            if isinstance(factor, Tensor):
+                torch._foreach_add_(grads, [local(t) for t in scale(values, factor)])
+            else:
+                torch._foreach_add_(grads, [local(w) for w in values], alpha=factor)
         for grad, weight in ready:
-            if id(weight) not in taken:
+            if not _is_wide(grad, weight):
                 _add_widened(local(grad), local(weight), factor)
         fresh = [weight for weight in weights if weight.grad is None]
         if fresh and self._unused == "penalize":
