@@ -89,10 +89,8 @@ def layers() -> nn.Module:
     return model
 
 
-def stepper(
-    make: Callable[[], nn.Module], weight_decay: float, hooked: bool, form: dict[str, bool]
-) -> tuple[nn.Module, Callable[[], object]]:
-    model = make()
+def stepper(weight_decay: float, hooked: bool, form: dict[str, bool]) -> tuple[nn.Module, Callable[[], object]]:
+    model = layers()
     weights = [p for p in model.parameters() if p.ndim > 1]
     rest = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": weights, "weight_decay": weight_decay}, {"params": rest}]
@@ -108,7 +106,7 @@ def processor_seconds(run: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
-def once_per_step(make: Callable[[], nn.Module], form: dict[str, bool], count: int) -> dict[str, float]:
+def once_per_step(form: dict[str, bool], count: int) -> dict[str, float]:
     """What the hook adds to a bare step against what `weight_decay` adds, on one thread in processor seconds.
 
     On two threads that others preempt, each parallel loop waits for the slower one; both sides have as many loops, and
@@ -117,7 +115,7 @@ def once_per_step(make: Callable[[], nn.Module], form: dict[str, bool], count: i
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     decays = ((0.0, False), (2 * LAMBDA, False), (0.0, True))
-    bare, decayed, hooked = (stepper(make, decay, hook, form) for decay, hook in decays)
+    bare, decayed, hooked = (stepper(decay, hook, form) for decay, hook in decays)
     for _, step in (decayed, hooked):
         step()
     for p, q in zip(decayed[0].parameters(), hooked[0].parameters(), strict=True):
@@ -151,8 +149,7 @@ def main() -> None:
         "machine": f"{platform.machine()}, {platform.system()}, {torch.backends.cpu.get_cpu_capability()}",
         "in_the_loss": in_the_loss(args.rounds),
         "once_per_step": {
-            f"{name}, {form}": once_per_step(make, {} if form == "default" else {form: True}, args.rounds)
-            for name, make in (("7 layers", layers), ("transformer", transformer))
+            form: once_per_step({} if form == "default" else {form: True}, args.rounds)
             for form in ("default", "foreach", "fused")
         },
     }

@@ -75,7 +75,11 @@ class L2TrainerCallback(TrainerCallback):  # type: ignore[misc]
         self._hooks: list[StepPenalty] = []
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Attach the regularizers and hang the penalty on the optimizer."""
+        """Attach the regularizers and hang the penalty on the optimizer.
+
+        Raises:
+            ValueError: Under DeepSpeed.
+        """
         model, optimizer = kwargs["model"], kwargs["optimizer"]
         if getattr(args, "deepspeed", None):
             raise ValueError(
@@ -133,6 +137,8 @@ class WeightDecayMixin:
     Attributes:
         decay_rules: As `rules` of :func:`decay_parameter_names`.
         decay_embeddings: Whether embeddings are decayed.
+
+    Cost: one walk over the modules when the optimizer is made.
 
     Example:
         >>> from transformers import Trainer
