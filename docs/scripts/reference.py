@@ -35,7 +35,12 @@ def public_modules() -> list[str]:
     found = ["torchridge"]
     for info in pkgutil.walk_packages(torchridge.__path__, "torchridge."):
         if not any(part.startswith("_") for part in info.name.split(".")):
-            module = importlib.import_module(info.name)
+            try:
+                module = importlib.import_module(info.name)
+            except ImportError:
+                if info.name.startswith("torchridge.integrations."):
+                    continue  # its framework is not installed
+                raise
             if inspect.ismodule(module) and hasattr(module, "__all__"):
                 found.append(info.name)
     return found
