@@ -11,8 +11,9 @@ penalized layers is trained on digits and logged to TensorBoard, and the weight-
     python examples/quickstart.py
 """
 
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ try:
 except ImportError:  # the bar is a comfort, not a need
     tqdm = None
 
+SHOWS_BAR = sys.stderr.isatty()  # a log would keep every state of a bar that is drawn over and over
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -42,6 +44,14 @@ def load(name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return X[train], y[train], X[test], y[test]
 
 
+def progress(steps: range, name: str) -> Iterable[int]:
+    """Return the steps under a bar in a terminal, and after one line in a log."""
+    if tqdm is not None and SHOWS_BAR:
+        return tqdm(steps, desc=name, leave=False, delay=1)
+    print(f"{name}: {len(steps)} steps", file=sys.stderr)
+    return steps
+
+
 def train(X: Tensor, y: Tensor, strength: float, in_loss: bool, name: str) -> nn.Linear:
     """Train a linear layer by gradient descent with momentum, the penalty in the loss or in the optimizer."""
     torch.manual_seed(0)
@@ -54,7 +64,7 @@ def train(X: Tensor, y: Tensor, strength: float, in_loss: bool, name: str) -> nn
     groups = [{"params": [model.weight], "weight_decay": 0.0 if in_loss else decay}, {"params": [model.bias]}]
     sgd = torch.optim.SGD(groups, lr=4 / (high**0.5 + low**0.5) ** 2, momentum=((ratio - 1) / (ratio + 1)) ** 2)
     steps = range(int(20 * ratio) + 100)
-    for _ in tqdm(steps, desc=name, leave=False, delay=1) if tqdm else steps:
+    for _ in progress(steps, name):
         sgd.zero_grad()
         loss = nn.functional.mse_loss(model(X), y)
         if in_loss:
@@ -118,13 +128,14 @@ def network(X: Tensor, y: Tensor, X_test: Tensor, y_test: Tensor, epochs: int = 
     steps = torch.utils.data.DataLoader(
         torch.utils.data.TensorDataset(X, labels), 64, shuffle=True, generator=torch.Generator().manual_seed(0)
     )
-    for _ in tqdm(range(epochs), desc="network", leave=False, delay=1) if tqdm else range(epochs):
+    for _ in progress(range(epochs), "network, epochs"):
         for rows, target in steps:
             optimizer.zero_grad()
-            loss, extra = nn.functional.cross_entropy(model(rows), target), penalty(model)
-            (loss + extra).backward()
+            extra = penalty(model)
+            loss = nn.functional.cross_entropy(model(rows), target) + extra
+            loss.backward()
             if monitor:
-                monitor.step(loss=loss, penalty=extra)
+                monitor.step(loss=loss, penalty=extra)  # the loss as it is minimized, and the penalty in it
             optimizer.step()
     with torch.no_grad():
         accuracy = float((model(X_test).argmax(1) == y_test.argmax(1)).double().mean())

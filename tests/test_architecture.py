@@ -60,7 +60,7 @@ def test_training_and_solvers_never_import_each_other() -> None:
 
 def test_nothing_below_imports_what_stands_above() -> None:
     below = {"training", "solvers", "strength", "_check", "_warnings"}
-    above = {"estimators", "probing", "ridge", "streams", "cli"}
+    above = {"estimators", "probing", "ridge", "streams", "cli", "integrations"}
     for name, targets in GRAPH.items():
         if wing(name) in below:
             assert not {t for t in targets if wing(t) in above}, f"{name} imports upwards: {targets}"
@@ -81,7 +81,20 @@ def test_no_import_circle() -> None:
 
 
 @pytest.mark.parametrize(
-    "optional", ["sklearn", "tensorboard", "matplotlib", "tqdm", "safetensors", "scipy", "pandas", "pyarrow"]
+    "optional",
+    [
+        "sklearn",
+        "tensorboard",
+        "matplotlib",
+        "tqdm",
+        "safetensors",
+        "scipy",
+        "pandas",
+        "pyarrow",
+        "lightning",
+        "transformers",
+        "skorch",
+    ],
 )
 def test_importing_torchridge_pulls_in_no_optional_package(optional: str) -> None:
     # torch itself may bring some of them

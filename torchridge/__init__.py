@@ -9,6 +9,7 @@ from torchridge import regularizers
 from torchridge._logistic_cv import LogisticCV
 from torchridge._warnings import (
     ConvergenceWarning,
+    DoublePenaltyWarning,
     GridEdgeWarning,
     IllConditionedWarning,
     InertPenaltyWarning,
@@ -66,6 +67,7 @@ __all__ = [
     "DecayRow",
     "DecayTable",
     "DecoupledWeightDecay",
+    "DoublePenaltyWarning",
     "GridEdgeWarning",
     "IllConditionedWarning",
     "InertPenaltyWarning",

@@ -1,5 +1,12 @@
 """The warnings that torchridge raises, one class for each thing a reader can act on."""
 
+import sys
+from pathlib import Path
+
+import torch
+
+_INSIDE = tuple(f"{Path(str(file)).parent}/" for file in (__file__, torch.__file__))
+
 
 class TorchridgeWarning(UserWarning):
     """Base of every warning that torchridge raises."""
@@ -27,3 +34,15 @@ class MissingClassWarning(TorchridgeWarning):
 
 class InertPenaltyWarning(TorchridgeWarning):
     """L2 on a weight whose scale the model divides out again: it changes the learning rate, not the function."""
+
+
+class DoublePenaltyWarning(TorchridgeWarning):
+    """A weight is penalized in the loss and at the step: the penalty counts twice."""
+
+
+def outside() -> int:
+    """The `stacklevel` of the caller's first frame outside torchridge and torch, e.g. the line that steps."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_INSIDE):
+        frame, level = frame.f_back, level + 1
+    return level

@@ -23,6 +23,9 @@ PAGES = {
     "torchridge.estimators": ("Estimators", "scikit-learn's protocol, for arrays and tensors alike."),
     "torchridge.probing": ("Probing", "Linear readouts of frozen models, layer by layer."),
     "torchridge.plots": ("Plots", "Pictures with matplotlib."),
+    "torchridge.integrations.lightning": ("Lightning", "The penalty once per optimizer step, and its log."),
+    "torchridge.integrations.transformers": ("Hugging Face Trainer", "The penalty once per step, and decayed names."),
+    "torchridge.integrations.skorch": ("skorch", "The penalty once per optimizer step, and its history."),
     "torchridge.tensorboard": ("TensorBoard", "Sweeps, paths and layers for TensorBoard."),
 }
 
@@ -32,7 +35,12 @@ def public_modules() -> list[str]:
     found = ["torchridge"]
     for info in pkgutil.walk_packages(torchridge.__path__, "torchridge."):
         if not any(part.startswith("_") for part in info.name.split(".")):
-            module = importlib.import_module(info.name)
+            try:
+                module = importlib.import_module(info.name)
+            except ImportError:
+                if info.name.startswith("torchridge.integrations."):
+                    continue  # its framework is not installed
+                raise
             if inspect.ismodule(module) and hasattr(module, "__all__"):
                 found.append(info.name)
     return found

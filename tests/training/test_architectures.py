@@ -1,14 +1,15 @@
-"""Real architectures on the meta device: no norm or bias decayed, no linear or convolution weight skipped.
+"""Real architectures on the meta device: no norm, bias or gain decayed, no linear or convolution weight skipped.
 
 What is a norm, a bias, a linear or convolution weight is read off independently of the judgement: torch's types, the
 class's and the parameter's name.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator
+import importlib.util
+import re
+from collections.abc import Iterator
 
 import pytest
-import torch
+from architectures import LIBRARIES, differences, listed, on_meta
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
@@ -18,8 +19,10 @@ from torchridge.training.decay import explain_weight_decay, weight_decay_groups
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 PROJECTIONS = (nn.Linear, _ConvNd)
 
-TIMM_BATCHES = 8
-TRANSFORMERS_BATCHES = 8
+BATCHES = 8
+
+BIAS = re.compile("bias.*|.*bias")
+GAIN = re.compile(r"(layer_?scale|gamma|gain|logit_scale|temperature|alpha|beta|scale)(_?\d+)?")
 
 
 def is_norm(module: nn.Module) -> bool:
@@ -38,7 +41,10 @@ def mistakes(model: nn.Module) -> Iterator[str]:
             if isinstance(module, PROJECTIONS) and last == "weight":
                 if leaf not in decayed:
                     yield f"{leaf} of {type(module).__name__} is skipped"
-            elif (is_norm(module) or last.startswith("bias") or last.endswith("bias")) and leaf in decayed:
+            elif isinstance(module, nn.Embedding) and re.search("bias", prefix.rpartition(".")[2]):
+                if leaf in decayed:
+                    yield f"{leaf} of {type(module).__name__}, a table of biases, is decayed"
+            elif leaf in decayed and (is_norm(module) or BIAS.fullmatch(last) or GAIN.fullmatch(last)):
                 yield f"{leaf} of {type(module).__name__} is decayed"
 
 
@@ -49,11 +55,6 @@ def check(name: str, model: nn.Module) -> None:
     assert sorted(id(p) for group in groups for p in group["params"]) == sorted(trainable)
 
 
-def on_meta(make: Callable[[], nn.Module]) -> nn.Module:
-    with torch.device("meta"):
-        return make()
-
-
 def test_torch_transformer() -> None:
     model = on_meta(nn.Transformer)
     check("torch.nn.Transformer", model)
@@ -61,39 +62,26 @@ def test_torch_transformer() -> None:
     assert sum(row.decay for row in table) == 6 * 4 + 6 * 6
 
 
-def timm_names() -> list[str]:
-    """One model of each family and naming."""
-    timm = pytest.importorskip("timm", reason="timm, or torchvision that it imports, is not installed")
-    seen: dict[tuple[str, str], str] = {}
-    for name in timm.list_models():
-        seen.setdefault((timm.models.model_entrypoint(name).__module__, name[:6]), name)
-    return list(seen.values())
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("batch", range(TIMM_BATCHES))
-def test_timm(batch: int) -> None:
-    names = timm_names()[batch::TIMM_BATCHES]
-    import timm
-
-    for name in names:
-        check(name, on_meta(lambda name=name: timm.create_model(name, pretrained=False)))  # type: ignore[misc]
-    assert len(names) > 10
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("batch", range(TRANSFORMERS_BATCHES))
-def test_transformers(batch: int) -> None:
-    pytest.importorskip("transformers")
-    from transformers import CONFIG_MAPPING, AutoModel
-
+@pytest.mark.parametrize("batch", range(BATCHES))
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_library(library: str, batch: int) -> None:
+    """No mistakes by the second rule above, and no difference from the library's own rule that is not justified."""
+    if importlib.util.find_spec(library) is None:
+        pytest.skip(f"{library} is not installed")
+    names, build, rule = LIBRARIES[library]
+    known = {(*kind.split(": "), place) for kind, entry in listed(library).items() for place in entry["parameters"]}
     built = 0
-    for name in list(CONFIG_MAPPING.keys())[batch::TRANSFORMERS_BATCHES]:
-        model = None
-        # Many composite configurations have no defaults to build a model from, or need further packages.
-        with contextlib.suppress(Exception):
-            model = on_meta(lambda name=name: AutoModel.from_config(CONFIG_MAPPING[name]()))  # type: ignore[misc]
+    for name in names()[batch::BATCHES]:
+        model = build(name)
         if model is not None:
             check(name, model)
+            assert differences(model, rule(model)) - known == set(), name
             built += 1
-    assert built > 10
+    assert built > 8
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_every_difference_is_justified(library: str) -> None:
+    for entry in listed(library).values():
+        assert len(entry["why"]) > 40 and entry["parameters"] == sorted(set(entry["parameters"]))

@@ -268,6 +268,7 @@ def test_a_linear_layer_beside_a_norm_of_another_width_is_not_inert() -> None:
     weight_decay_groups(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(3)), 0.1)
 
 
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has Muon since 2.9")
 def test_muon_gets_hidden_matrices_and_adamw_the_rest() -> None:
     model = Transformer()
     muon, adamw = muon_groups(model, 0.1, lr=0.02, adamw_lr=1e-3)

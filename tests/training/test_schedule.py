@@ -327,8 +327,26 @@ def test_a_refused_reference_leaves_the_optimizer_as_it_was() -> None:
     assert not optimizer._optimizer_step_pre_hooks
 
 
-def test_a_closure_is_refused() -> None:
-    optimizer = adamw()
+@pytest.mark.parametrize("options", [{}, {"coupled": True}, {"cautious": True}], ids=str)
+def test_a_closure_comes_before_the_decay(options: dict[str, bool]) -> None:
+    (ours, ours_backward), (theirs, theirs_backward) = twins(torch.device("cpu"))
+    stepped, closed = (torch.optim.Adam(weight_decay_groups(m, 0.3), lr=0.05) for m in (theirs, ours))
+    for optimizer in (stepped, closed):
+        DecoupledWeightDecay(optimizer, **options)  # type: ignore[arg-type]
+    expected = train(theirs, theirs_backward, stepped, steps=5)
+    for _ in range(5):
+        closed.step(ours_backward)  # type: ignore[arg-type]
+    assert torch.equal(flat(ours), expected)
+
+
+def test_a_closure_that_is_evaluated_again_is_refused() -> None:
+    class Twice(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            closure()
+            return super().step(closure)
+
+    model, backward = problem(torch.device("cpu"))
+    optimizer = Twice(weight_decay_groups(model, 0.1), lr=0.1)
     DecoupledWeightDecay(optimizer)
-    with pytest.raises(ValueError, match=r"`step` got a closure"):
-        optimizer.step(lambda: 0.0)
+    with pytest.raises(ValueError, match=r"`step` evaluates its closure more than once.*`penalty\(model\)`"):
+        optimizer.step(backward)

@@ -17,7 +17,13 @@ from torchridge.training.judge import Judgement, judge
 from torchridge.training.regularizers import L2, Penalty, Strength, validate_float_arg
 from torchridge.training.rules import Rules, match_rules, rule_pairs, spell
 from torchridge.training.sites import sites
-from torchridge.training.weights import attribute_of, weight_penalties, weight_penalty, weights_of
+from torchridge.training.weights import (
+    attribute_of,
+    note_backward,
+    weight_penalties,
+    weight_penalty,
+    weights_of,
+)
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -76,7 +82,8 @@ def regularize(
     output = get(activity)
     owners = dict.fromkeys(j.owner for j in judgements if j.decay)
     for judgement, regularizer in chosen:
-        attach_weight(judgement.owner, attribute_of(judgement.sites[0]), regularizer)
+        for site in judgement.sites:  # all of them: a tie may break, as `to_empty` breaks it
+            attach_weight(site.owner, attribute_of(site), regularizer)
     if output is not None:
         for owner in owners:
             attach_activity(owner, output)
@@ -116,15 +123,14 @@ def penalty(model: nn.Module, *, weights: bool = True, activity: bool = True) ->
         tensor(1., grad_fn=<MulBackward0>)
     """
     _check_model(model)
-    parts = weight_penalties(weights_of(model)) if weights else []
+    counted = weights_of(model) if weights else []
+    parts = weight_penalties(counted)
+    if parts:
+        parts = [_sum(parts)]
+        note_backward(parts[0], counted)
     if activity:
         parts += [value for _, _, carried in carriers(model) for value in carried.values]
-    if not parts:
-        return _zero(model)
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part.to(total.device)
-    return total
+    return _sum(parts) if parts else _zero(model)
 
 
 def penalties(model: nn.Module) -> dict[str, Tensor]:
@@ -156,11 +162,20 @@ def penalties(model: nn.Module) -> dict[str, Tensor]:
     bare = {id(site.owner): site.owner_name for site in reversed(list(sites(model)))}
     found: dict[str, Tensor] = {}
     for weight in weights_of(model):
-        found[_named(bare, weight.module, weight.name.rpartition(".")[2])] = weight_penalty(weight)
+        value = weight_penalty(weight)
+        note_backward(value, [weight])
+        found[_named(bare, weight.module, weight.name.rpartition(".")[2])] = value
     for _, module, carried in carriers(model):
         if carried.values:
             found[_named(bare, module, "activity")] = torch.stack(carried.values).sum()
     return found
+
+
+def _sum(parts: Sequence[Tensor]) -> Tensor:
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part.to(total.device)
+    return total
 
 
 def _named(names: dict[int, str], module: nn.Module, leaf: str) -> str:

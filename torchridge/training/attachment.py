@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -23,16 +23,18 @@ class Attachment:
         weights: Name of a tensor on the module -> its regularizer.
         activity: The regularizer of the module's output.
         values: One penalty for each call of the module since they were cleared.
+        in_loss: The tensors whose penalty has been differentiated as part of a loss since a step last asked.
     """
 
     def __init__(self) -> None:
         self.weights: dict[str, Penalty] = {}
         self.activity: Penalty | None = None
         self.values: list[Tensor] = []
+        self.in_loss: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         # A penalty of an output hangs on an autograd graph, which can be neither copied nor pickled.
-        return {**self.__dict__, "values": []}
+        return {**self.__dict__, "values": [], "in_loss": set()}
 
 
 def attachment(module: nn.Module) -> Attachment | None:
@@ -80,6 +82,12 @@ def carriers(root: nn.Module) -> Iterator[tuple[str, nn.Module, Attachment]]:
         carried = attachment(module)
         if carried is not None:
             yield name, module, carried
+
+
+def forget_backward(attachments: Iterable[Attachment]) -> None:
+    """Forget which penalties were differentiated as part of a loss."""
+    for carried in attachments:
+        carried.in_loss.clear()
 
 
 def record_activity(module: nn.Module, args: Any, output: Any) -> None:

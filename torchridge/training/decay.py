@@ -26,6 +26,7 @@ def weight_decay_groups(
     layer_of: Callable[[str], int] | None = None,
     inert: Inert = "warn",
     optimizer: type[Any] | None = None,
+    param_names: bool = True,
 ) -> list[dict[str, Any]]:
     """Split the trainable parameters into groups for `torch.optim`: weights are decayed, biases and gains are not.
 
@@ -50,10 +51,13 @@ def weight_decay_groups(
         inert: What to do about weights whose scale the model divides out (before BatchNorm, under `spectral_norm`):
             `"warn"` and decay, `"keep"` decaying silently, or `"skip"` them.
         optimizer: The class that will take the groups; refuse now what it would ignore or fail on later.
+        param_names: Whether the groups name their parameters. Torch then refuses a group without names in
+            `add_param_group`, as Lightning's `BackboneFinetuning` adds it: pass False for such loops.
 
     Returns:
-        Plain dicts with `params`, `param_names`, `weight_decay`, `name`, and `lr`, `lr_scale` where they apply. Every
-        trainable parameter is in exactly one, and their order depends on the model alone, so a checkpoint resumes.
+        Plain dicts with `params`, `param_names` unless left out, `weight_decay`, `name`, and `lr`, `lr_scale` where
+        they apply. Every trainable parameter is in exactly one, and their order depends on the model alone, so a
+        checkpoint resumes.
 
     Raises:
         TypeError: If an argument is of the wrong type.
@@ -79,7 +83,7 @@ def weight_decay_groups(
         raise ValueError("`model` has no trainable parameter; expected one at least. Is all of it frozen?")
     if inert == "warn":
         warn_inert(model, [d.judgement for d in chosen if d.decay and d.weight_decay > 0], stacklevel=2)
-    groups = groups_of(chosen, lr)
+    groups = groups_of(chosen, lr, param_names)
     if optimizer is not None:
         check_optimizer(optimizer, groups=groups, model=model)
     return groups
@@ -129,7 +133,7 @@ def explain_weight_decay(
     return DecayTable(tuple(_row(decision, causes.get(decision.judgement.name)) for decision in decisions))
 
 
-def groups_of(decisions: Sequence[Decision], lr: float | None) -> list[dict[str, Any]]:
+def groups_of(decisions: Sequence[Decision], lr: float | None, param_names: bool) -> list[dict[str, Any]]:
     """Gather decisions into plain dicts, in an order that depends on the decisions alone."""
     base = None if lr is None else _check.number(lr, "lr")
     scaled = any(decision.lr_scale != 1.0 for decision in decisions)
@@ -140,11 +144,10 @@ def groups_of(decisions: Sequence[Decision], lr: float | None) -> list[dict[str,
         )
     groups: dict[tuple[Any, ...], dict[str, Any]] = {}
     for d in sorted(decisions, key=_group_key):
-        group = groups.setdefault(
-            _group_key(d), {"params": [], "param_names": [], "weight_decay": d.weight_decay, "name": d.group}
-        )
+        group = groups.setdefault(_group_key(d), {"params": [], "weight_decay": d.weight_decay, "name": d.group})
         group["params"].append(d.judgement.parameter)
-        group["param_names"].append(d.judgement.name)
+        if param_names:
+            group.setdefault("param_names", []).append(d.judgement.name)
         if base is not None:
             group["lr"] = base * d.lr_scale
         if scaled:

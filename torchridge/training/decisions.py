@@ -10,7 +10,7 @@ from torch import nn
 
 from torchridge import _check
 from torchridge.training.inert import inert_weights
-from torchridge.training.judge import Judgement, judge
+from torchridge.training.judge import Judgement, asked_weight_decay, judge
 from torchridge.training.layerwise import layer_indices
 from torchridge.training.rules import Rules, match_rules, rule_pairs, spell
 
@@ -117,9 +117,12 @@ def _decide(
         decay, reason = False, f"{reason}; `embeddings=False`"
     if decay and inert:
         decay, reason = False, f"{reason}; {inert}, `inert='skip'`"
-    own = strength
+    asked = asked_weight_decay(judgement.parameter) if judgement.decay else None
+    own = strength if asked is None else asked
+    if asked is not None:
+        reason = f"{reason}; `_optim` on the parameter has weight_decay {asked:g}"
     if setting is not None:
-        own = strength if setting.weight_decay is None else setting.weight_decay
+        own = own if setting.weight_decay is None else setting.weight_decay
         decay = decay if setting.decay is None else setting.decay
         decay = decay and setting.weight_decay != 0.0
         scale *= setting.lr_scale

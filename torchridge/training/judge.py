@@ -6,6 +6,7 @@ The type of the module that a parameter serves decides first, then what it is ca
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import NamedTuple
@@ -15,7 +16,17 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 
-from torchridge.training.names import Kind, is_embedding_class, is_norm_class, is_projection_class, kind_of_leaf
+from torchridge.training.classes import class_of
+from torchridge.training.names import (
+    Kind,
+    is_bias_class,
+    is_embedding_class,
+    is_norm_class,
+    is_projection_class,
+    is_weight_name,
+    kind_of_leaf,
+    kind_of_table,
+)
 from torchridge.training.sites import Site, sites
 
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.CrossMapLRN2d)
@@ -26,7 +37,17 @@ _WEIGHT_LEAVES: tuple[tuple[tuple[type[nn.Module], ...], re.Pattern[str]], ...] 
     ((nn.RNNBase, nn.RNNCellBase), re.compile(r"weight_(ih|hh|hr)(_l\d+)?(_reverse)?")),
 )
 
-_STATE_SPACE_LEAVES = frozenset({"A_log", "A_logs", "log_A", "log_A_real"})
+_HEADS = ("num_heads", "n_heads", "n_head", "nheads", "heads", "num_attention_heads", "num_v_heads", "num_kv_heads")
+_HEAD_SIZES = (
+    "head_dim",
+    "head_size",
+    "dim_head",
+    "headdim",
+    "d_head",
+    "attention_head_size",
+    "head_k_dim",
+    "head_v_dim",
+)
 
 
 class _Verdict(NamedTuple):
@@ -73,8 +94,8 @@ def judge(model: nn.Module) -> list[Judgement]:
     """Judge every parameter of a model once, tied ones too, in the order of `model.named_parameters()`.
 
     A tied parameter that is a weight in one of its places is a weight. Nothing is changed on the model. A module's own
-    `no_weight_decay()` counts at any depth, and so does `_no_weight_decay` on a parameter; `fully_shard` makes new
-    parameters and loses the latter, so set it again after sharding.
+    `no_weight_decay()` counts at any depth, and so do `_no_weight_decay` and `_optim = {"weight_decay": ...}` on a
+    parameter; `fully_shard` makes new parameters and loses both, so set them again after sharding.
 
     Args:
         model: Any module, also one under `torch.compile`, DDP, FSDP2 or activation-checkpoint wrappers.
@@ -129,7 +150,7 @@ class _Declared:
             if any(fnmatchcase(name, pattern) for name in relative for pattern in names) or any(
                 word in name for name in relative for word in keywords
             ):
-                return type_name(module)
+                return class_of(module).__name__
         return None
 
 
@@ -189,23 +210,46 @@ def _refuse_flat(site: Site) -> None:
 def _by_declaration(site: Site, declared: _Declared) -> _Verdict | None:
     if getattr(site.parameter, "_no_weight_decay", False):
         return _Verdict("exempt", "marked `_no_weight_decay` on the parameter")
+    if asked_weight_decay(site.parameter) == 0.0:
+        return _Verdict("exempt", "`_optim` on the parameter has weight_decay 0")
     owner = declared(site)
     return _Verdict("exempt", f"listed by `no_weight_decay()` of {owner}") if owner else None
 
 
+def asked_weight_decay(parameter: nn.Parameter) -> float | None:
+    """The strength in the `_optim` that a parameter carries, as state-space models write it."""
+    optim = getattr(parameter, "_optim", None)
+    asked = optim.get("weight_decay") if isinstance(optim, Mapping) else None
+    return None if asked is None else float(asked)
+
+
 def _by_owner(site: Site) -> _Verdict | None:
-    owner, leaf, name = site.owner, site.leaf, type_name(site.owner)
-    if isinstance(owner, _NORMS) or (not isinstance(owner, _weighted_types()) and is_norm_class(name)):
+    owner, leaf, name = site.served, site.leaf, site.served.__name__
+    if issubclass(owner, _NORMS) or (not issubclass(owner, _weighted_types()) and is_norm_class(name)):
         return _Verdict("norm", f"parameter of {name}, a normalization")
-    if isinstance(owner, nn.PReLU):
+    if issubclass(owner, nn.PReLU):
         return _Verdict("scale", "slope of PReLU")
     if _is_weight_norm_magnitude(site):
         return _Verdict("scale", f"magnitude of weight_norm on {name}, a gain")
-    if leaf == "weight" and (isinstance(owner, _EMBEDDINGS) or is_embedding_class(name)):
-        return _Verdict("embedding", f"table of {name}")
+    if leaf == "weight" and (issubclass(owner, _EMBEDDINGS) or is_embedding_class(name)):
+        return _table(site)
     if _serves_as_weight(site):
         return _Verdict("weight", f"weight of {name}")
     return None
+
+
+def _table(site: Site) -> _Verdict:
+    """An embedding, or biases and gains that are looked up: then what it is called, or what it is part of, says so."""
+    called = next((part for part in reversed(site.owner_name.split(".")) if not part.isdigit()), "")
+    around = site.classes[-2].__name__ if len(site.classes) > 1 else ""
+    kind = kind_of_table(called)
+    if kind is not None:
+        return _Verdict(kind, f"table of {site.served.__name__} that is named `{called}`, {_MEANING[kind]}")
+    if is_norm_class(around):
+        return _Verdict("norm", f"table of gains in {around}, a normalization")
+    if is_bias_class(around):
+        return _Verdict("bias", f"table of {around}, a bias")
+    return _Verdict("embedding", f"table of {site.served.__name__}")
 
 
 def _weighted_types() -> tuple[type[nn.Module], ...]:
@@ -214,18 +258,18 @@ def _weighted_types() -> tuple[type[nn.Module], ...]:
 
 def _serves_as_weight(site: Site) -> bool:
     leaf = "weight" if _is_weight_norm_direction(site) else site.leaf
-    if any(isinstance(site.owner, types) and pattern.fullmatch(leaf) for types, pattern in _WEIGHT_LEAVES):
+    if any(issubclass(site.served, types) and pattern.fullmatch(leaf) for types, pattern in _WEIGHT_LEAVES):
         return True
     many_axes = is_lazy(site.parameter) or site.sharded_flat or site.parameter.ndim > 1
-    return leaf in ("weight", "kernel") and many_axes and _is_projection(site.owner)
+    return leaf in ("weight", "kernel") and many_axes and _is_projection(site)
 
 
-def _is_projection(owner: nn.Module) -> bool:
+def _is_projection(site: Site) -> bool:
     """Whether a class that torch does not know maps features to features, by what it records or is called."""
     for ends in (("in_features", "out_features"), ("in_channels", "out_channels")):
-        if all(isinstance(getattr(owner, end, None), int) for end in ends):
+        if all(isinstance(getattr(site.owner, end, None), int) for end in ends):
             return True
-    return is_projection_class(type_name(owner))
+    return is_projection_class(site.served.__name__)
 
 
 def _is_weight_norm_magnitude(site: Site) -> bool:
@@ -237,27 +281,33 @@ def _is_weight_norm_direction(site: Site) -> bool:
     return site.leaf == "weight_v" and "weight_g" in site.owner._parameters
 
 
+_MEANING: dict[Kind, str] = {
+    "bias": "a bias",
+    "norm": "a normalization's parameter",
+    "scale": "a scale or shift",
+    "token": "a learned token or position",
+    "embedding": "a table of embeddings",
+    "exempt": "a parameter of a recurrence",
+}
+
+
 def _by_leaf(site: Site) -> _Verdict | None:
-    leaf, name = site.leaf, type_name(site.owner)
+    leaf, name = site.leaf, site.served.__name__
     kind = kind_of_leaf(leaf)
-    if kind is None and leaf in ("D", "Ds") and _STATE_SPACE_LEAVES & set(site.owner._parameters):
+    siblings = site.owner._parameters
+    if leaf in ("D", "Ds", "B", "P", "Q") and any(kind_of_leaf(other) == "exempt" for other in siblings):
         kind = "exempt"
+    if leaf in ("query", "queries") and {"key", "value", "keys", "values"} & set(siblings):
+        kind = None  # the matrices of an attention
     if kind is None:
         return None
     if kind == "bias" and leaf in ("bias", "biases"):
         return _Verdict("bias", f"bias of {name}")
-    meaning = {
-        "bias": "a bias",
-        "norm": "a normalization's parameter",
-        "scale": "a scale or shift",
-        "token": "a learned token or position",
-        "exempt": "a state-space parameter",
-    }[kind]
-    return _Verdict(kind, f"`{leaf}` of {name} is named as {meaning}")
+    return _Verdict(kind, f"`{leaf}` of {name} is named as {_MEANING[kind]}")
 
 
 def _by_shape(site: Site) -> _Verdict:
-    parameter, name = site.parameter, type_name(site.owner)
+    parameter, name = site.parameter, site.served.__name__
     if is_lazy(parameter) or site.sharded_flat:
         state, remedy = (
             ("a lazy parameter without a shape yet", "Run one forward pass first")
@@ -271,11 +321,15 @@ def _by_shape(site: Site) -> _Verdict:
     shape = tuple(parameter.shape)
     if sum(size > 1 for size in shape) <= 1:
         return _Verdict("vector", f"`{site.leaf}` of {name} has shape {shape}, at most one axis longer than 1")
+    if _is_per_head(site):
+        return _Verdict("vector", f"`{site.leaf}` of {name} has shape {shape}, a vector for each head")
     return _Verdict("weight", f"`{site.leaf}` of {name} has shape {shape}, a matrix")
 
 
-def type_name(module: nn.Module) -> str:
-    """The class as its author called it, also where `fully_shard` or a parametrization has derived another."""
-    derived = ("torch.nn.utils.param", "torch.distributed")
-    own = (cls for cls in type(module).__mro__ if not cls.__module__.startswith(derived))
-    return next(own, nn.Module).__name__
+def _is_per_head(site: Site) -> bool:
+    """Whether the shape is (heads, size of a head), as the module records them, and the name not that of a weight."""
+    axes = tuple(size for size in site.parameter.shape if size > 1)
+    if len(axes) != 2 or is_weight_name(site.leaf):
+        return False
+    recorded = [{getattr(site.owner, name, None) for name in names} for names in (_HEADS, _HEAD_SIZES)]
+    return axes[0] in recorded[0] and axes[1] in recorded[1]

@@ -14,7 +14,7 @@ from torchridge import _check
 from torchridge.training.attachment import carriers
 from torchridge.training.judge import Judgement, judge
 from torchridge.training.regularizers import L1L2, L2, Strength
-from torchridge.training.schedule import strength_of
+from torchridge.training.strengths import strength_of
 from torchridge.training.sums import sum_squares, whole
 
 

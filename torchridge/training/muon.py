@@ -24,6 +24,7 @@ def muon_groups(
     embeddings: bool = True,
     lr: float | None = None,
     adamw_lr: float | None = None,
+    param_names: bool = True,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Split the trainable parameters for `torch.optim.Muon` and for AdamW, each in weight-decay groups.
 
@@ -39,6 +40,7 @@ def muon_groups(
         embeddings: Likewise.
         lr: Learning rate of Muon; put in its groups.
         adamw_lr: Learning rate of AdamW; put in its groups.
+        param_names: As for :func:`~torchridge.training.decay.weight_decay_groups`.
 
     Returns:
         The groups for Muon and those for AdamW. Every trainable parameter is in exactly one of all of them.
@@ -65,7 +67,7 @@ def muon_groups(
         raise ValueError("`model` has no hidden matrix for Muon; expected a linear layer besides the output layer.")
     taken = {id(decision) for decision in hidden}
     rest: list[Decision] = [decision for decision in trainable if id(decision) not in taken]
-    return groups_of(hidden, lr), groups_of(rest, adamw_lr)
+    return groups_of(hidden, lr, param_names), groups_of(rest, adamw_lr, param_names)
 
 
 def _heads(model: nn.Module, judgements: Sequence[Judgement], head: Selector | None) -> set[int]:

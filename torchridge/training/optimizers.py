@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from torchridge.training.hooks import StepHook, innermost, installed
 from torchridge.training.judge import judge
+from torchridge.training.sums import local
 
 _TAKES_SPARSE = ("SGD", "Adagrad", "SparseAdam")
+_MASTER = re.compile("master|fp32_(from|groups|params)")
 
 
 def check_optimizer(
@@ -24,7 +28,8 @@ def check_optimizer(
     """Raise where an optimizer would ignore the weight decay of its groups, or fail on them.
 
     LBFGS takes neither groups nor `weight_decay`; SparseAdam and Rprop ignore it; SGD and Adagrad fail on sparse
-    gradients with it, and the others on sparse gradients at all; Muon takes real matrices only.
+    gradients with it, and the others on sparse gradients at all; Muon takes real matrices only. What trains another
+    copy of the weights (schedule-free, master weights) undoes `DecoupledWeightDecay` unless that is coupled.
 
     Args:
         optimizer: An optimizer, or its class together with `groups`.
@@ -45,6 +50,7 @@ def check_optimizer(
         ...
         ValueError: ...
     """
+    optimizer = innermost(optimizer)
     cls = optimizer if isinstance(optimizer, type) else type(optimizer)
     if not issubclass(cls, Optimizer):
         raise TypeError(f"`optimizer` should be a torch.optim.Optimizer or its class, got {cls.__name__}.")
@@ -53,8 +59,48 @@ def check_optimizer(
         _refuse_lbfgs(found)
     _refuse_ignored(cls, found)
     _refuse_sparse(cls, found, model)
+    if not isinstance(optimizer, type) and any(hook.moves_weights for hook in installed(optimizer, StepHook)):
+        refuse_other_copy(optimizer)
     if cls.__name__ == "Muon":
         _refuse_no_matrix(found)
+
+
+def refuse_other_copy(optimizer: Optimizer) -> None:
+    """Raise if the optimizer trains another copy of the weights, so that moving the parameters moves half of it.
+
+    Raises:
+        ValueError: If so, with the remedy.
+    """
+    copied = _other_copy(optimizer)
+    if copied:
+        raise ValueError(
+            f"`optimizer` is {type(optimizer).__name__}, which {copied}, so that decay of the parameters alone would "
+            f"be undone or halved; expected one that trains the parameters themselves. Leave the decay to its own "
+            f"`weight_decay`, or pass `coupled=True`, which goes through the gradient."
+        )
+
+
+def _other_copy(optimizer: Optimizer) -> str | None:
+    groups = optimizer.param_groups
+    if any("train_mode" in group for group in groups):
+        return "is schedule-free: it steps another point than the parameters hold"
+    marks = [vars(optimizer), *groups]
+    if any(_MASTER.search(name) and _is_set(value) for mark in marks for name, value in mark.items()):
+        return "keeps master weights"
+    narrow = (p for group in groups for p in group["params"] if p.dtype in (torch.bfloat16, torch.float16))
+    if any(_is_copy(kept, p) for p in narrow for kept in optimizer.state.get(p, {}).values()):
+        return "keeps master weights in its state"
+    return None
+
+
+def _is_set(value: Any) -> bool:
+    return value if isinstance(value, bool) else value is not None and not isinstance(value, Tensor) and bool(value)
+
+
+def _is_copy(kept: Any, parameter: Tensor) -> bool:
+    if not isinstance(kept, Tensor) or kept.dtype is not torch.float32 or kept.shape != parameter.shape:
+        return False
+    return torch.equal(local(kept).to(parameter.dtype), local(parameter.detach())) and bool(local(kept).any())
 
 
 def _groups(

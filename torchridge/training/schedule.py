@@ -6,31 +6,36 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
 from torch.optim import Optimizer
 
 from torchridge import _check
-from torchridge.training.decoupled import KEY
+from torchridge.training.hooks import StepHook, holds_optimizer, innermost, installed, steppable
+from torchridge.training.strengths import KEY, get_weight_decay, given_lr, set_weight_decay
 
 
-class ConstantWeightDecay:
+class ConstantWeightDecay(StepHook):
     """Keep the weight decay of each group at its initial value, whatever the learning rate does.
 
     Torch's decoupled optimizers shrink weights by lr · weight_decay a step, so a learning-rate schedule is one of the
     decay too. With `independent_of_lr` the group's weight decay is divided by lr / initial lr, and the shrinkage of a
     step is initial lr · weight_decay throughout (Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101, §2).
 
-    Groups whose initial weight decay is 0 stay there. The base of the other schedules: subclass it with `factor`.
+    It is divided just before each step of the optimizer, so it does not matter which schedule was made or steps first.
+    The initial learning rate is the one that the optimizer was given, also under `OneCycleLR` and `CyclicLR`.
+
+    Groups whose initial weight decay is 0 stay there. The initial values are kept here and in `state_dict`, so that
+    loading the optimizer's state does not change them; a group that was added later starts with its own. The base of
+    the other schedules: subclass it with `factor`.
 
     Args:
-        optimizer: The optimizer; if :class:`~torchridge.training.decoupled.DecoupledWeightDecay` took its decay over,
-            that is what is scheduled, in place in its tensor.
-        independent_of_lr: Undo what the learning-rate schedule does to the decay. Then call `step` after the
-            learning-rate scheduler's.
+        optimizer: The optimizer, or what wraps it; if :class:`~torchridge.training.decoupled.DecoupledWeightDecay` took
+            its decay over, that is what is scheduled, in place in its tensor.
+        independent_of_lr: Undo what the learning-rate schedule does to the decay.
 
     Raises:
         TypeError: If `optimizer` is not an optimizer.
-        ValueError: On a step with learning rate 0, which no weight decay can make up for, if `independent_of_lr`.
+        ValueError: If `independent_of_lr`: at a learning rate of 0, which no weight decay can make up for, and for an
+            optimizer whose step would never call a hook.
 
     Cost: one multiplication a group and step.
 
@@ -45,15 +50,16 @@ class ConstantWeightDecay:
     """
 
     def __init__(self, optimizer: Optimizer, *, independent_of_lr: bool = False) -> None:
-        if not isinstance(optimizer, Optimizer):
+        if not holds_optimizer(optimizer):
             raise TypeError(f"`optimizer` should be a torch.optim.Optimizer, got {type(optimizer).__name__}.")
-        self.optimizer = optimizer
+        self.optimizer = steppable(optimizer) if independent_of_lr else innermost(optimizer)
         self.independent_of_lr = independent_of_lr
         self.last_step = 0
-        for group in optimizer.param_groups:
-            group.setdefault("initial_weight_decay", get_weight_decay(group))
-            group.setdefault("initial_lr", float(group["lr"]))
+        self.base_weight_decays: list[float] = []
+        self._given_lrs: list[float] = []
         self._apply()
+        if independent_of_lr:
+            self.attach(self.optimizer, first=True)  # what decays by the strength has to find it made up for
 
     def factor(self, step: int) -> float:
         """What the initial weight decay is multiplied by at a step."""
@@ -70,30 +76,54 @@ class ConstantWeightDecay:
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs to resume."""
-        return {"last_step": self.last_step}
+        return {"last_step": self.last_step, "base_weight_decays": list(self.base_weight_decays)}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Resume at a saved step; load the optimizer's first.
+        """Resume at a saved step, from the saved initial values.
 
         Raises:
-            ValueError: If the step is no integer of at least 0.
-            KeyError: If the state holds none.
+            ValueError: If the step is not an integer of at least 0, or the values are not one for each group.
+            KeyError: If the state holds no step.
         """
-        self.last_step = _check.integer(state_dict["last_step"], "state_dict['last_step']", minimum=0)
+        step = _check.integer(state_dict["last_step"], "state_dict['last_step']", minimum=0)
+        bases = list(state_dict.get("base_weight_decays", self.base_weight_decays))
+        if len(bases) > len(self.optimizer.param_groups):
+            raise ValueError(
+                f"`state_dict` has {len(bases)} initial weight decays, but the optimizer has "
+                f"{len(self.optimizer.param_groups)} groups; expected one for each. Build the optimizer as it was "
+                f"saved."
+            )
+        self.last_step = step
+        self.base_weight_decays[: len(bases)] = bases
+        self._apply()
+
+    def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Make up for the learning rate that this step is taken at."""
         self._apply()
 
     def _apply(self) -> None:
+        self._drop_left_over()
+        groups = self.optimizer.param_groups
+        for group in groups[len(self.base_weight_decays) :]:
+            self.base_weight_decays.append(group.setdefault("initial_weight_decay", get_weight_decay(group)))
+        for group in groups[len(self._given_lrs) :]:
+            self._given_lrs.append(given_lr(self.optimizer, group))
         factor = self.factor(self.last_step)
-        values = [group["initial_weight_decay"] * factor for group in self.optimizer.param_groups]
+        values = [base * factor for base in self.base_weight_decays]
         if self.independent_of_lr:
-            values = [
-                self._compensated(value, group)
-                for value, group in zip(values, self.optimizer.param_groups, strict=True)
-            ]
-        for group, value in zip(self.optimizer.param_groups, values, strict=True):
+            triples = zip(values, groups, self._given_lrs, strict=True)
+            values = [self._compensated(value, group, given) for value, group, given in triples]
+        for group, value in zip(groups, values, strict=True):
             set_weight_decay(group, value)
 
-    def _compensated(self, value: float, group: Mapping[str, Any]) -> float:
+    def _drop_left_over(self) -> None:
+        """Drop the tensors that came with the state of an optimizer under `DecoupledWeightDecay` if this one is not."""
+        if not any(hook.holds_decay for hook in installed(self.optimizer, StepHook)):
+            for group in self.optimizer.param_groups:
+                if KEY in group:
+                    group["weight_decay"] = float(group.pop(KEY))
+
+    def _compensated(self, value: float, group: Mapping[str, Any], given: float) -> float:
         lr = float(group["lr"])
         if value == 0.0:
             return 0.0
@@ -102,7 +132,7 @@ class ConstantWeightDecay:
                 "`lr` is 0, at which no weight decay shrinks anything, got `independent_of_lr=True`. Start the warmup "
                 "above 0, or apply the decay by `DecoupledWeightDecay(optimizer, independent_of_lr=True)`."
             )
-        return float(value * group["initial_lr"] / lr)
+        return value * given / lr
 
 
 class CosineWeightDecay(ConstantWeightDecay):
@@ -147,23 +177,3 @@ class CosineWeightDecay(ConstantWeightDecay):
         """The half cosine."""
         phase = math.pi * min(step, self.total_steps) / self.total_steps
         return self.end_factor + (1 - self.end_factor) * (1 + math.cos(phase)) / 2
-
-
-def get_weight_decay(group: Mapping[str, Any]) -> float:
-    """The strength of a parameter group, wherever it is applied."""
-    return float(strength_of(group))
-
-
-def strength_of(group: Mapping[str, Any]) -> Tensor | float:
-    """The strength of a parameter group as it is kept, on its device where it is a tensor."""
-    strength: Tensor | float = group.get(KEY, group.get("weight_decay", 0.0))
-    return strength
-
-
-def set_weight_decay(group: dict[str, Any], value: float) -> None:
-    """Change the strength of a parameter group, in place where it is a tensor."""
-    key = KEY if KEY in group else "weight_decay"
-    if isinstance(group.get(key), Tensor):
-        group[key].fill_(value)
-    else:
-        group[key] = value

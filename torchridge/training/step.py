@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from torchridge import _check
+from torchridge._warnings import DoublePenaltyWarning, outside
+from torchridge.training.attachment import attachment, carriers, forget_backward
+from torchridge.training.hooks import StepHook, closure_of, holds_optimizer, installed, steppable, with_closure
 from torchridge.training.regularizers import Strength
-from torchridge.training.sums import local, scale
+from torchridge.training.sums import accumulation_dtype, local, scale, widened, widened_dtype
 from torchridge.training.weights import Weight, parameters_of, split_plain, weight_penalties, weights_of
 
 Unused = Literal["penalize", "skip"]
 
 
-class StepPenalty:
+class StepPenalty(StepHook):
     """The hook that :func:`penalize_step` put on an optimizer; `remove()` takes it off.
 
     Attributes:
         model: The model whose regularizers it reads.
+        optimizer: The optimizer that it acts on, which may lie within the one that was given.
 
     Args:
         optimizer: As for `penalize_step`, which makes it.
@@ -37,30 +42,31 @@ class StepPenalty:
     def __init__(self, optimizer: torch.optim.Optimizer, model: nn.Module, unused: Unused) -> None:
         self.model = model
         self._unused = unused
-        self._handle = optimizer.register_step_pre_hook(self._before_step)
-
-    def remove(self) -> None:
-        """Take the hook off the optimizer."""
-        self._handle.remove()
+        self._warned = False
+        forget_backward(weights for _, _, weights in carriers(model))
+        self.attach(optimizer)
 
     def _before_step(
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Add the penalty's gradient, or let the closure do it."""
+        closure = closure_of(args, kwargs)
+        if closure is None:
+            self._add(optimizer)
+            return None
         # A closure zeroes and refills the gradients, so the penalty has to come after it.
-        if len(args) > 1 and args[1] is not None:
-            return (args[0], self._penalized(optimizer, args[1]), *args[2:]), kwargs
-        if kwargs.get("closure") is not None:
-            return args, {**kwargs, "closure": self._penalized(optimizer, kwargs["closure"])}
-        self._add(optimizer)
-        return None
+        return with_closure(args, kwargs, self._penalized(optimizer, closure))
 
     def _penalized(self, optimizer: torch.optim.Optimizer, closure: Callable[[], Any]) -> Callable[[], Any]:
         def penalized() -> Any:
             loss = closure()
             self._add(optimizer)
+            if loss is None:  # as of a trainer that skips a batch
+                return None
             with torch.no_grad():
                 parts = weight_penalties(_owned(optimizer, weights_of(self.model)))
-            return loss + sum(float(part) for part in parts)
+            device = loss.device if isinstance(loss, Tensor) else None
+            return loss + _sign(optimizer.param_groups[0]) * sum(part.to(device) for part in parts)
 
         return penalized
 
@@ -69,45 +75,84 @@ class StepPenalty:
         grad_scale: Tensor | None = getattr(optimizer, "grad_scale", None)
         with torch.enable_grad():
             weights = weights_of(self.model)
-        parameters = {id(p): p for group in optimizer.param_groups for p in group["params"]}
+        signs = {p: _sign(group) for group in optimizer.param_groups for p in group["params"]}
+        self._warn_double(_owned(optimizer, weights))
         plain, others = split_plain(weights)
         for strength, group in plain:
-            leaves = [weight.tensor for weight in group if id(weight.tensor) in parameters]
-            self._add_fused(leaves, strength, grad_scale)
+            for sign in (1, -1):
+                leaves = [weight.tensor for weight in group if signs.get(weight.tensor) == sign]
+                self._add_fused(leaves, sign * strength, grad_scale)
         others += [weight for _, group in plain for weight in group if not weight.tensor.is_leaf]
         if others:
-            self._add_differentiated(others, list(parameters.values()), grad_scale)
+            self._add_differentiated(others, signs, grad_scale)
 
     @torch.no_grad()
     def _add_fused(self, weights: Sequence[Tensor], strength: Strength, grad_scale: Tensor | None) -> None:
         """Add 2 · strength · W to the gradients."""
         factor = 2 * strength if grad_scale is None else 2 * strength * grad_scale
-        ready = [weight for weight in weights if weight.grad is not None]
-        grads = [_dense(weight.grad) for weight in ready if weight.grad is not None]
-        if isinstance(factor, Tensor):
-            torch._foreach_add_([local(g) for g in grads], [local(t) for t in scale(ready, factor)])
-        elif ready:
-            torch._foreach_add_([local(g) for g in grads], [local(t) for t in ready], alpha=factor)
+        ready = [(_dense(weight.grad), weight) for weight in weights if weight.grad is not None]
+        ready.reverse()  # the first weights of the optimizer's loop are then the last ones in the cache
+        wide = [pair for pair in ready if _is_wide(*pair)]
+        if wide:
+            grads, values = [local(g) for g, _ in wide], [w for _, w in wide]
+            if isinstance(factor, Tensor):
+                torch._foreach_add_(grads, [local(t) for t in scale(values, factor)])
+            else:
+                torch._foreach_add_(grads, [local(w) for w in values], alpha=factor)
+        for grad, weight in ready:
+            if not _is_wide(grad, weight):
+                _add_widened(local(grad), local(weight), factor)
         fresh = [weight for weight in weights if weight.grad is None]
         if fresh and self._unused == "penalize":
             for weight, product in zip(fresh, scale(fresh, torch.as_tensor(factor, dtype=torch.float64)), strict=True):
                 weight.grad = product
 
     def _add_differentiated(
-        self, weights: Sequence[Weight], parameters: Sequence[Tensor], grad_scale: Tensor | None
+        self, weights: Sequence[Weight], signs: Mapping[Tensor, int], grad_scale: Tensor | None
     ) -> None:
         """Add the gradient of any other penalty, through whatever computes the weight."""
         with torch.enable_grad():
             value = torch.stack([v.to(weights[0].tensor.device) for v in weight_penalties(weights)]).sum()
         value = value if grad_scale is None else value * grad_scale.to(value.device)
-        trained = [p for p in parameters if p.requires_grad]
+        trained = [p for p in signs if p.requires_grad]
         for parameter, grad in zip(trained, torch.autograd.grad(value, trained, allow_unused=True), strict=True):
             if grad is None:
                 continue
             if parameter.grad is not None:
-                _dense(parameter.grad).add_(grad)
+                _dense(parameter.grad).add_(grad, alpha=signs[parameter])
             elif self._unused == "penalize":
-                parameter.grad = grad
+                parameter.grad = signs[parameter] * grad
+
+    def _warn_double(self, weights: Sequence[Weight]) -> None:
+        """Warn, once, of weights whose penalty came through the loss as well."""
+        if torch.compiler.is_compiling():
+            return
+        twice = [weight.name for weight in weights if weight.in_loss]
+        forget_backward(carried for weight in weights if (carried := attachment(weight.module)) is not None)
+        if twice and not self._warned:
+            self._warned = True
+            more = f" and {len(twice) - 1} more" if len(twice) > 1 else ""
+            warnings.warn(
+                f"`{twice[0]}`{more} is penalized twice: by `penalty(model)` in the loss, and by `penalize_step` at "
+                f"the step. Drop one of them; `penalty(model, weights=False)` leaves only the penalties of outputs.",
+                DoublePenaltyWarning,
+                stacklevel=outside(),
+            )
+
+
+def _sign(group: Mapping[str, Any]) -> int:
+    """-1 where the optimizer turns the gradient around, so that the penalty still pulls to zero."""
+    return -1 if group.get("maximize", False) else 1
+
+
+def _is_wide(grad: Tensor, weight: Tensor) -> bool:
+    return all(widened_dtype(t.dtype) == t.dtype for t in (grad, weight))
+
+
+def _add_widened(grad: Tensor, weight: Tensor, factor: float | Tensor) -> None:
+    # A factor, or a product, rounded to bfloat16 before the sum would be 0.4 % off.
+    factor = factor.to(grad.device, accumulation_dtype(grad.dtype)) if isinstance(factor, Tensor) else factor
+    grad.copy_(widened(grad) + factor * widened(weight))
 
 
 def penalize_step(optimizer: torch.optim.Optimizer, model: nn.Module, *, unused: Unused = "penalize") -> StepPenalty:
@@ -124,10 +169,15 @@ def penalize_step(optimizer: torch.optim.Optimizer, model: nn.Module, *, unused:
     outputs depend on the data, and belong in the loss.
 
     A closure is followed by the penalty at each evaluation, and its loss is returned with the penalty's value, so
-    that LBFGS minimizes the penalized loss.
+    that LBFGS minimizes the penalized loss. Under `maximize=True` the sign is turned, so that weights still shrink.
+
+    The hook stays through `load_state_dict` and `add_param_group`, and goes along with `copy.deepcopy` and pickle: copy
+    model and optimizer in one call, so that the copies belong together. The step at learning rate 0 by which torch
+    makes the states of a fresh optimizer for a checkpoint is left alone.
 
     Args:
-        optimizer: Any `torch.optim` optimizer; with several, call once for each that holds regularized parameters.
+        optimizer: Any `torch.optim` optimizer, or what wraps one (Accelerate, Lookahead, SAM, ZeRO); with several, call
+            once for each that holds regularized parameters.
         model: The model that carries the regularizers, from `regularize` or `L2Linear`; read anew at each step. A
             second call for the same optimizer replaces an earlier one for this model, or for parts of it.
         unused: What to do about a penalized parameter without a gradient, as DDP leaves unused ones: `"penalize"` as
@@ -137,9 +187,13 @@ def penalize_step(optimizer: torch.optim.Optimizer, model: nn.Module, *, unused:
         A handle, for `remove()`.
 
     Raises:
-        TypeError: If `optimizer` is no optimizer or `model` no module.
-        ValueError: If `unused` is unknown; if `model` carries no regularizer of weights, or `optimizer` holds none of
-            the parameters they are of; if an earlier call penalizes some of them, and others besides.
+        TypeError: If `optimizer` is not an optimizer or `model` not a module.
+        ValueError: If `unused` is unknown; if the optimizer's step would never call the hook; if `model` carries no
+            regularizer of weights, or `optimizer` holds none of the parameters they are of; if an earlier call
+            penalizes some of them, and others besides.
+
+    Warns:
+        DoublePenaltyWarning: At a step, once, if the gradient of a weight already holds its penalty from the loss.
 
     Cost: a step reads and writes each gradient once and reads each weight once, fused over the tensors.
 
@@ -153,15 +207,16 @@ def penalize_step(optimizer: torch.optim.Optimizer, model: nn.Module, *, unused:
         >>> torch.allclose(layer.weight, before * (1 - 0.1 * 2 * 0.5))
         True
     """
-    if not isinstance(optimizer, torch.optim.Optimizer):
+    if not holds_optimizer(optimizer):
         raise TypeError(f"`optimizer` should be a torch.optim.Optimizer, got {type(optimizer).__name__}.")
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` should be a torch.nn.Module, got {type(model).__name__}. Pass the model itself.")
     _check.option(unused, "unused", ("penalize", "skip"))
-    _refuse_idle(optimizer, model)
-    for earlier in _replaced(optimizer, model):
+    stepped = steppable(optimizer)
+    _refuse_idle(stepped, model)
+    for earlier in _replaced(stepped, model):
         earlier.remove()
-    return StepPenalty(optimizer, model, unused)
+    return StepPenalty(stepped, model, unused)
 
 
 def _refuse_idle(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
@@ -182,9 +237,8 @@ def _refuse_idle(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
 def _replaced(optimizer: torch.optim.Optimizer, model: nn.Module) -> list[StepPenalty]:
     """Return the earlier hooks on the optimizer that one for `model` stands in for."""
     penalized, replaced = parameters_of(model), []
-    for hook in optimizer._optimizer_step_pre_hooks.values():
-        earlier = getattr(hook, "__self__", None)
-        if not isinstance(earlier, StepPenalty) or penalized.isdisjoint(theirs := parameters_of(earlier.model)):
+    for earlier in installed(optimizer, StepPenalty):
+        if penalized.isdisjoint(theirs := parameters_of(earlier.model)):
             continue
         if not theirs <= penalized:
             raise ValueError(

@@ -21,10 +21,18 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype in (torch.float64, torch.complex128) else torch.float32
 
 
+def widened_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype that :func:`widened` gives: the accumulation dtype, or its complex counterpart."""
+    real = accumulation_dtype(dtype)
+    return (torch.complex128 if real is torch.float64 else torch.complex64) if dtype.is_complex else real
+
+
 def is_dtensor(tensor: Tensor) -> bool:
     """Whether the tensor is sharded or replicated over a device mesh; imports nothing."""
-    module = sys.modules.get("torch.distributed.tensor")
-    return module is not None and isinstance(tensor, module.DTensor)
+    # In torch 2.4 the public module is there without the class, which lies in the private one.
+    modules = (sys.modules.get(name) for name in ("torch.distributed.tensor", "torch.distributed._tensor"))
+    cls = next((c for module in modules if (c := getattr(module, "DTensor", None)) is not None), None)
+    return cls is not None and isinstance(tensor, cls)
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -35,9 +43,7 @@ def whole(tensor: Tensor) -> Tensor:
 
 def widened(tensor: Tensor) -> Tensor:
     """The tensor in its accumulation dtype, complex numbers left complex."""
-    if tensor.is_complex():
-        return tensor.to(torch.complex128 if tensor.dtype == torch.complex128 else torch.complex64)
-    return tensor.to(accumulation_dtype(tensor.dtype))
+    return tensor.to(widened_dtype(tensor.dtype))
 
 
 def sum_squares(tensors: Sequence[Tensor]) -> Tensor:
@@ -132,10 +138,10 @@ def like(part: Tensor, template: Tensor) -> Tensor:
     """Wrap this rank's part as a DTensor placed like `template`, if that is one."""
     if not is_dtensor(template):
         return part
-    from torch.distributed.tensor import DTensor
-
     mesh, placements = template.device_mesh, template.placements  # type: ignore[attr-defined]
-    return DTensor.from_local(part, mesh, placements, run_check=False, shape=template.shape, stride=template.stride())
+    size = {"shape": template.shape, "stride": template.stride()}
+    wrapped: Tensor = type(template).from_local(part, mesh, placements, run_check=False, **size)  # type: ignore[attr-defined]
+    return wrapped
 
 
 def _scaled(tensor: Tensor, factor: Tensor) -> Tensor:

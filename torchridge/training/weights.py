@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
-from torchridge.training.attachment import carriers
+from torchridge.training.attachment import attachment, carriers
 from torchridge.training.regularizers import L1, L1L2, L2, Penalty, Strength, weigh
 from torchridge.training.sites import Site
 from torchridge.training.sums import sum_squares, whole
@@ -33,11 +33,17 @@ class Weight:
     tensor: Tensor
     regularizer: Penalty
 
+    @property
+    def in_loss(self) -> bool:
+        """Whether its penalty has been differentiated as part of a loss since a step last asked."""
+        carried = attachment(self.module)
+        return carried is not None and self.name.rpartition(".")[2] in carried.in_loss
+
 
 def weights_of(model: nn.Module) -> list[Weight]:
     """List the tensors under a regularizer, tied ones once and frozen ones not at all, in the model's order."""
     found: list[Weight] = []
-    seen: set[int] = set()
+    seen: set[frozenset[int]] = set()
     for prefix, module, carried in carriers(model):
         for attribute, regularizer in carried.weights.items():
             name = f"{prefix}.{attribute}" if prefix else attribute
@@ -45,8 +51,9 @@ def weights_of(model: nn.Module) -> list[Weight]:
                 continue
             tensor = _effective(module, attribute)
             _refuse_lazy(tensor, name)
-            if id(tensor) not in seen:
-                seen.add(id(tensor))
+            sources = frozenset(id(p) for p in _sources(module, attribute)) or frozenset((id(tensor),))
+            if sources not in seen:  # what is computed from the same parameters counts once, as they do
+                seen.add(sources)
                 found.append(Weight(name, module, tensor, regularizer))
     return found
 
@@ -54,6 +61,19 @@ def weights_of(model: nn.Module) -> list[Weight]:
 def parameters_of(model: nn.Module) -> set[Tensor]:
     """Return the parameters behind every tensor under a regularizer: frozen and lazy ones too, which may yet count."""
     return {p for _, module, carried in carriers(model) for name in carried.weights for p in _sources(module, name)}
+
+
+def note_backward(total: Tensor, weights: Sequence[Weight]) -> None:
+    """Note on the modules when a penalty is differentiated as part of a loss, for `penalize_step` to see."""
+    if not total.requires_grad or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return
+    places = [(carried, w.name.rpartition(".")[2]) for w in weights if (carried := attachment(w.module)) is not None]
+
+    def note(_: Tensor) -> None:
+        for carried, name in places:
+            carried.in_loss.add(name)
+
+    total.register_hook(note)  # type: ignore[no-untyped-call]
 
 
 def weight_penalties(weights: Sequence[Weight]) -> list[Tensor]:
