@@ -4,8 +4,10 @@ import ast
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 import torchridge
 
@@ -108,3 +110,50 @@ def test_all_is_explicit_and_resolves() -> None:
     assert list(torchridge.__all__) == sorted(torchridge.__all__)
     for name in torchridge.__all__:
         assert hasattr(torchridge, name), name
+
+
+READERS = ("streams", "estimators", "cli")  # and what reads batches, states of generators and files of features
+READING = {"torchridge.probing.batches", "torchridge.probing.frozen", "torchridge.probing.kept", "torchridge.plots"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_numerics_are_torch_alone(path: Path) -> None:
+    text, name = path.read_text(), module_name(path)
+    assert "set_num_threads" not in text
+    if wing(name) not in READERS and name not in READING:
+        found = {a.name for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Import) for a in n.names}
+        found |= {str(n.module) for n in ast.walk(ast.parse(text)) if isinstance(n, ast.ImportFrom)}
+        assert not any(f.split(".")[0] == "numpy" for f in found)
+
+
+def test_few_frames_from_the_call_to_the_factorization(monkeypatch: pytest.MonkeyPatch) -> None:
+    depths: list[int] = []
+    factor = torch.linalg.cholesky_ex
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        frame, names = sys._getframe(1), []
+        while (
+            frame is not None and "torchridge" in frame.f_code.co_filename and "tests" not in frame.f_code.co_filename
+        ):
+            names.append(frame.f_code.co_name)
+            frame = frame.f_back
+        depths.append(len(names))
+        return factor(*args, **kwargs)
+
+    monkeypatch.setattr(torch.linalg, "cholesky_ex", counted)
+    for n, d in ((50, 4), (4, 50)):
+        torchridge.ridge(torch.randn(n, d), torch.randn(n), 1.0)
+    assert depths and max(depths) <= 6
+
+
+def test_a_fit_at_one_strength_takes_no_eigendecomposition(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("an eigendecomposition")
+
+    with monkeypatch.context() as patch:
+        for name in ("eigh", "eigvalsh", "svd"):
+            patch.setattr(torch.linalg, name, never)
+        tall = torchridge.ridge(torch.randn(50, 4), torch.randn(50), 1.0)
+        wide = torchridge.ridge(torch.randn(4, 50), torch.randn(4), 1.0)
+        many = torchridge.ridge(torch.randn(3, 50, 4), torch.randn(3, 50), 1.0)
+    assert 0 < float(tall.dof) < 4 and 0 < float(wide.dof) < 4 and many.dof.shape == (3,)

@@ -48,9 +48,9 @@ def public_modules() -> list[str]:
 
 def names(module: str) -> Iterator[tuple[str, Any]]:
     """The public names of a module and what they are, in its order."""
-    content = vars(importlib.import_module(module))
-    for name in content["__all__"]:
-        yield name, content[name]
+    imported = importlib.import_module(module)
+    for name in imported.__all__:
+        yield name, getattr(imported, name)
 
 
 def path(value: Any) -> str:

@@ -67,6 +67,11 @@ def workspace(n: int, d: int, t: int, dtype: torch.dtype, device: torch.device) 
     return Workspace(joint, [torch.empty(size, w, dtype=dtype, device=device) for w in widths])
 
 
+def constant_noise(mean: Tensor) -> Tensor:
+    """Return the variance up to which a feature of this mean is constant: what rounding leaves is far below an ulp."""
+    return (1e-5 * torch.finfo(mean.dtype).eps * mean) ** 2
+
+
 class _Pass:
     """One pass over chunks of rows: init, `step` a chunk, `finish`.
 
@@ -162,10 +167,12 @@ class _Pass:
         self._flush()
         d, total, cross, yy = self.d, algebra.mirror(self.total), self.cross, self.yy
         if self.joint:
-            total, cross, yy = total[:d, :d].contiguous(), total[:d, d:].clone(), total.diagonal()[d:].clone()
+            total, cross, yy = total[:d, :d], total[:d, d:], total.diagonal()[d:]
         mean = self.base + self.offset
+        varies = (total.diagonal() > self.weight * constant_noise(mean[:d])).to(total)[:, None]
         weight = torch.as_tensor(self.weight, dtype=total.dtype, device=total.device)
-        return Block(self.count, weight, mean[:d].clone(), mean[d:].clone(), total, cross, yy.clamp_min(0))
+        gram, cross = total * varies * varies.T, cross * varies
+        return Block(self.count, weight, mean[:d], mean[d:], gram, cross, yy.clamp_min(0))
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from torchridge.solvers import algebra
+from torchridge.solvers.blocks import constant_noise
 
 
 class Batch(NamedTuple):
@@ -85,7 +86,7 @@ def centred(batch: Batch) -> Centred:
         y, mean_y = _about_mean(y, weight)
     if batch.prior is not None:
         y = y - X @ batch.prior.mT
-    return Centred(X, y, mean_x, mean_y, weight, _penalty(batch, X, weight))
+    return Centred(X, y, mean_x, mean_y, weight, _penalty(batch, X, weight, mean_x))
 
 
 def _about_mean(x: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -97,14 +98,15 @@ def _about_mean(x: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
     return x - rest, mean + rest
 
 
-def _penalty(batch: Batch, X: Tensor, weight: Tensor | None) -> Tensor | None:
+def _penalty(batch: Batch, X: Tensor, weight: Tensor | None, mean_x: Tensor | None) -> Tensor | None:
     if not batch.standardize:
         return batch.penalty
     weight = torch.ones_like(X[..., :1]) if weight is None else weight
     share = (weight / weight.sum(-2, keepdim=True)).mT
     mean = share @ X  # not zero if there is no intercept
     variance = (share @ (X - mean) ** 2).squeeze(-2)
-    variance = torch.where(variance > 0, variance, 1)
+    center = (mean if mean_x is None else mean_x).squeeze(-2)
+    variance = torch.where(variance > constant_noise(center), variance, 1)
     return variance if batch.penalty is None else variance * batch.penalty
 
 

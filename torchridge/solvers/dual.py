@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from torchridge.solvers import algebra
-from torchridge.solvers.blocks import CHUNK_BYTES
+from torchridge.solvers.blocks import CHUNK_BYTES, constant_noise
 from torchridge.solvers.objective import Objective
 from torchridge.solvers.rows import Rows
 from torchridge.solvers.spectral import filters, scale_of, tolerance
@@ -95,7 +95,7 @@ def _scale(objective: Objective, part: slice, x: Tensor, center: Tensor, share: 
     if objective.standardize:
         x = x if objective.intercept else x - share @ x
         spread = share @ (x * x)
-        spread = torch.where(spread > 0, spread, 1)
+        spread = torch.where(spread > constant_noise(center), spread, 1)
         penalty = spread if penalty is None else penalty * spread
     return None if penalty is None else torch.where(penalty > 0, 1 / penalty, 0)
 

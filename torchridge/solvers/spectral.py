@@ -155,8 +155,7 @@ def rank_of(block: Block, objective: Objective) -> int:
     """Return the numerical rank of the rows, their columns brought to one size. Cost: eigenvalues alone, 4/3 d³."""
     gram = located(block, objective).gram
     size = gram.diagonal()
-    noise = block.weight * (10 * torch.finfo(gram.dtype).eps * block.mean_x) ** 2  # of a constant column
-    scale = torch.where(size > noise, size, torch.inf).rsqrt()
+    scale = torch.where(size > 0, size, torch.inf).rsqrt()
     eigvals = torch.linalg.eigvalsh(gram * scale * scale[:, None])
     return int((eigvals > tolerance(eigvals)).sum())
 
