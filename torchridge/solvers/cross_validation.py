@@ -117,7 +117,9 @@ class FoldMoments:
         if self.objective.free is not None or "spectra" in self.__dict__:
             return None
         most = device_constants.most_nodes(self.like.device, self.like.shape[0])
-        return nodes.nodes(alpha, most) if most and bool(alpha.min() > 0) else None
+        host = alpha.detach().cpu()
+        found = nodes.nodes(host, most) if most and bool(host.min() > 0) else None
+        return None if found is None else found._replace(alpha=found.alpha.to(self.like), mix=found.mix.to(self.like))
 
     def _predicted(self, k: int, alpha: Tensor) -> Tensor:
         assert self.rows is not None
