@@ -30,9 +30,11 @@ def widened_dtype(dtype: torch.dtype) -> torch.dtype:
 def is_dtensor(tensor: Tensor) -> bool:
     """Whether the tensor is sharded or replicated over a device mesh; imports nothing."""
     # In torch 2.4 the public module is there without the class, which lies in the private one.
-    modules = (sys.modules.get(name) for name in ("torch.distributed.tensor", "torch.distributed._tensor"))
-    cls = next((c for module in modules if (c := getattr(module, "DTensor", None)) is not None), None)
-    return cls is not None and isinstance(tensor, cls)
+    for name in ("torch.distributed.tensor", "torch.distributed._tensor"):
+        cls = getattr(sys.modules.get(name), "DTensor", None)
+        if cls is not None:
+            return isinstance(tensor, cls)
+    return False
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ class Weight:
 def weights_of(model: nn.Module) -> list[Weight]:
     """List the tensors under a regularizer, tied ones once and frozen ones not at all, in the model's order."""
     found: list[Weight] = []
-    seen: set[frozenset[int]] = set()
+    seen: set[tuple[int, ...]] = set()
     for prefix, module, carried in carriers(model):
         for attribute, regularizer in carried.weights.items():
             name = f"{prefix}.{attribute}" if prefix else attribute
@@ -51,7 +51,7 @@ def weights_of(model: nn.Module) -> list[Weight]:
                 continue
             tensor = _effective(module, attribute)
             _refuse_lazy(tensor, name)
-            sources = frozenset(id(p) for p in _sources(module, attribute)) or frozenset((id(tensor),))
+            sources = tuple([id(p) for p in _sources(module, attribute)]) or (id(tensor),)
             if sources not in seen:  # what is computed from the same parameters counts once, as they do
                 seen.add(sources)
                 found.append(Weight(name, module, tensor, regularizer))
