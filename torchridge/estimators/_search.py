@@ -15,7 +15,8 @@ from torchridge.linear.arguments import Options, Strengths
 from torchridge.linear.ridge.cross_validation import Prepared, prepare_rows
 from torchridge.linear.ridge.ridge import ridge_path
 from torchridge.linear.ridge.solution import Solution
-from torchridge.solvers.cross_validation import FoldMoments, Whole, WholeDual, fold_weights, leave_one_out_errors
+from torchridge.solvers.cross_validation import FoldMoments, Whole, fold_weights, leave_one_out_errors
+from torchridge.solvers.few_rows import WholeDual
 from torchridge.solvers.folds import Split
 from torchridge.solvers.rows import Rows, check_rows
 

@@ -13,19 +13,16 @@ from torch import Tensor
 from torchridge.solvers import blocks, dual, nodes, scoring, spectral
 from torchridge.solvers import device as device_constants
 from torchridge.solvers.blocks import Block
-from torchridge.solvers.dual import Dual
-from torchridge.solvers.folds import Split
+from torchridge.solvers.few_rows import WholeDual
 from torchridge.solvers.nodes import Nodes
 from torchridge.solvers.objective import Objective, frame, system
+from torchridge.solvers.parts import PATH_NUMBERS, portions
 from torchridge.solvers.rows import Rows
 from torchridge.solvers.spectral import Spectrum
 
 # Where a held-out error is under this share of the variance, the difference of moments that gives it has lost its
 # tenth digit, and it is taken from predictions instead.
 _NEARLY_PERFECT = 1e-4
-
-# Numbers in the weights of a path that are held at once to predict with.
-_PATH_NUMBERS = 2**24
 
 
 class Scorer(Protocol):
@@ -127,7 +124,7 @@ class FoldMoments:
         d, t = self.train[k].cross.shape
         place = frame(self.train[k], self.objective)
         parts = []
-        for some in _portions(alpha, _PATH_NUMBERS // (d * t)):
+        for some in portions(alpha, PATH_NUMBERS // (d * t)):
             weight = spectral.weights(self.spectra[k], some)
             parts.append(
                 scoring.heldout_squares_by_prediction(
@@ -146,92 +143,6 @@ def fold_moments(
 ) -> FoldMoments:
     """Prepare the training parts, which are diagonalized when that is asked for."""
     return FoldMoments(train, held, objective, rows, index)
-
-
-class DualFolds(NamedTuple):
-    """K folds that partition the rows, all from one eigendecomposition of their n × n gram matrix."""
-
-    problem: Dual
-    rows: Rows
-    held_rows: list[Tensor]
-    objective: Objective
-
-    @property
-    def eigvals(self) -> Tensor:
-        """Those of all rows."""
-        return self.problem.eigvals
-
-    @property
-    def like(self) -> Tensor:
-        """Those eigenvalues."""
-        return self.problem.eigvals
-
-    def squares(self, alpha: Tensor) -> Tensor:
-        """Return mean squared errors (K, L, t)."""
-        alpha = alpha.to(self.like)
-        if bool((self.eigvals + alpha.min() <= spectral.tolerance(self.eigvals)).any()):
-            return self._refitted().squares(alpha)  # no inverse that blocks could be taken from
-        errors = [(dual.heldout_residuals(self.problem, alpha, i) ** 2).sum(0) for i in self.held_rows]
-        return torch.stack([e / weight_of(self.rows, i) for e, i in zip(errors, self.held_rows, strict=True)])
-
-    def _refitted(self) -> DualSplits:
-        n = self.rows.X.shape[0]
-        parts = []
-        for held in self.held_rows:
-            inside = torch.ones(n, dtype=torch.bool, device=held.device)
-            inside[held] = False
-            parts.append((inside.nonzero()[:, 0], held))
-        return dual_splits(self.rows, parts, self.objective)
-
-    def variances(self) -> Tensor:
-        """Return the variance of the held-out targets, (K, t)."""
-        return torch.stack([target_variance(self.rows, i) for i in self.held_rows])
-
-
-class DualSplits(NamedTuple):
-    """Any splits of few rows, each solved by the gram matrix of its training rows and scored by predictions."""
-
-    problems: list[Dual]
-    splits: list[Split]
-    rows: Rows
-    objective: Objective
-
-    @property
-    def eigvals(self) -> Tensor:
-        """Those of the first training part."""
-        return self.problems[0].eigvals
-
-    @property
-    def like(self) -> Tensor:
-        """Those eigenvalues."""
-        return self.problems[0].eigvals
-
-    def squares(self, alpha: Tensor) -> Tensor:
-        """Return mean squared errors (K, L, t)."""
-        alpha = alpha.to(self.like)
-        return torch.stack([self._split(k, alpha) for k in range(len(self.splits))])
-
-    def _split(self, k: int, alpha: Tensor) -> Tensor:
-        problem, (train, held) = self.problems[k], self.splits[k]
-        rows = take(self.rows, train)
-        d, t = rows.X.shape[1], rows.y.shape[1]
-        parts = []
-        for some in _portions(alpha, _PATH_NUMBERS // (d * t)):
-            weight = dual.weights(problem, rows, self.objective, dual.coefficients(problem, some))
-            parts.append(
-                scoring.heldout_squares_by_prediction(weight, problem.center, problem.target_center, self.rows, held)
-            )
-        return torch.cat(parts) / weight_of(self.rows, held)
-
-    def variances(self) -> Tensor:
-        """Return the variance of the held-out targets, (K, t)."""
-        return torch.stack([target_variance(self.rows, held) for _, held in self.splits])
-
-
-def dual_splits(rows: Rows, parts: list[Split], objective: Objective) -> DualSplits:
-    """Diagonalize the gram matrix of the rows of every training part."""
-    problems = [dual.dual(take(rows, train), objective, torch.float64) for train, _ in parts]
-    return DualSplits(problems, parts, rows, objective)
 
 
 class Whole(NamedTuple):
@@ -272,70 +183,6 @@ class Whole(NamedTuple):
         """Only leave-one-out holds targets out."""
         yy = system(self.block, self.objective._replace(prior=None)).yy
         return (yy / self.block.weight)[None] if self.criterion == "loo" else None
-
-
-class WholeDual(NamedTuple):
-    """The criteria of `Whole` for fewer rows than features."""
-
-    criterion: str
-    problem: Dual
-    rows: Rows
-
-    @property
-    def eigvals(self) -> Tensor:
-        """Those of all rows."""
-        return self.problem.eigvals
-
-    @property
-    def like(self) -> Tensor:
-        """Those eigenvalues."""
-        return self.problem.eigvals
-
-    def squares(self, alpha: Tensor) -> Tensor:
-        """Return the criterion, (1, L, t)."""
-        alpha = alpha.to(self.like)
-        n, weight = self.rows.X.shape[0], weight_of(self.rows, slice(None))
-        if self.criterion == "loo":
-            return ((dual.leave_one_out(self.problem, alpha) ** 2).sum(0) / weight)[None]
-        squares = dual.residual_squares(self.problem, alpha)
-        if self.criterion == "gcv":
-            hat = dual.dof(self.problem, alpha) + int(self.problem.intercept)
-            return scoring.gcv(squares, hat, n, weight)[None]
-        kept = spectral.filters(self.problem.eigvals, alpha)
-        shrunk = (self.problem.eigvals[:, None] * kept**2).T @ self.problem.coef**2
-        count = n - self.problem.unpenalized.shape[1]
-        return scoring.evidence(self.problem.eigvals, squares + alpha[:, None] * shrunk, alpha, count)[None]
-
-    def variances(self) -> Tensor | None:
-        """Only leave-one-out holds targets out."""
-        return target_variance(self.rows, slice(None))[None] if self.criterion == "loo" else None
-
-
-def _portions(alpha: Tensor, size: int) -> list[Tensor]:
-    step = max(1, size)
-    return [alpha[i : i + step] for i in range(0, len(alpha), step)]
-
-
-def take(rows: Rows, index: Tensor) -> Rows:
-    """Return some of the rows."""
-    weight = None if rows.sample_weight is None else rows.sample_weight[index]
-    return Rows(rows.X[index], rows.y[index], weight, rows.vector_target)
-
-
-def weight_of(rows: Rows, index: Tensor | slice) -> Tensor:
-    """Return Σ s over some of the rows."""
-    if rows.sample_weight is None:
-        count = index.shape[0] if isinstance(index, Tensor) else rows.X.shape[0]
-        return torch.full((), count, dtype=torch.float64, device=rows.X.device)
-    return rows.sample_weight[index].double().sum()
-
-
-def target_variance(rows: Rows, index: Tensor | slice) -> Tensor:
-    """Return the weighted variance of the targets of some rows, (t,)."""
-    y = rows.y[index].double()
-    s = torch.ones_like(y[:, 0]) if rows.sample_weight is None else rows.sample_weight[index].double()
-    s = s / s.sum()
-    return s @ (y - s @ y) ** 2
 
 
 def fold_blocks(rows: Rows, index: list[Tensor], dtype: torch.dtype) -> list[Block]:

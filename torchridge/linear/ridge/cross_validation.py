@@ -23,7 +23,8 @@ from torchridge.linear.ridge.solve import rounded, solve, solve_rows
 from torchridge.linear.search import refuse_one_row
 from torchridge.solvers import blocks, cross_validation, dual, folds
 from torchridge.solvers.blocks import Block
-from torchridge.solvers.cross_validation import DualFolds, Scorer, Whole, WholeDual
+from torchridge.solvers.cross_validation import Scorer, Whole
+from torchridge.solvers.few_rows import DualFolds, WholeDual, dual_splits
 from torchridge.solvers.grid import coarse_grid
 from torchridge.solvers.moments import Moments
 from torchridge.solvers.objective import Objective
@@ -247,7 +248,7 @@ def _dual_splits(
 ) -> Prepared:
     blocks.check_squares(source)
     parts = [(a.to(rows.X.device), b.to(rows.X.device)) for a, b in parts]
-    scorer = cross_validation.dual_splits(rows, parts, objective)
+    scorer = dual_splits(rows, parts, objective)
     return Prepared(scorer, objective, source, options, None, rows)
 
 
