@@ -680,6 +680,11 @@ def _(c: Case) -> Any:
 # Public names that no device changes, or that other tests take to devices.
 EXEMPT = {
     "convert_strength": "numbers in, numbers out",
+    "L2Callback": "moves nothing itself: tests/integrations",
+    "L2Regularization": "moves nothing itself: tests/integrations",
+    "L2TrainerCallback": "moves nothing itself: tests/integrations",
+    "WeightDecayMixin": "moves nothing itself: tests/integrations",
+    "decay_parameter_names": "names of parameters",
     "MomentsFolder": "wants ranks: tests/over_ranks",
     "all_reduce": "wants ranks: tests/over_ranks",
     "column_moments": "wants ranks: tests/over_ranks",

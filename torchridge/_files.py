@@ -71,9 +71,11 @@ def read(path: str | Path, kind: str, *, name: str = "path") -> tuple[dict[str, 
 def _opened(path: Path, name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     safetensors = _safetensors()
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
-            return tensors, dict(file.metadata() or {})
+        # One read: `safe_open` opens the path anew for its tensors, and another writer may have replaced it by then.
+        data = path.read_bytes()
+        tensors = _safetensors("torch").load(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        return tensors, dict(header.get("__metadata__") or {})
     except (safetensors.SafetensorError, OSError, *MISUNDERSTOOD) as error:
         raise ValueError(
             f"`{name}`: {path.name} is truncated or no safetensors file ({error}). Save it again."

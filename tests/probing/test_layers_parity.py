@@ -116,7 +116,7 @@ def test_ridge_equals_ridge_classifier(case: Any, device: torch.device) -> None:
     for probe in report:
         F = known[probe.layer]
         make = lambda a=probe.strength: RidgeClassifier(alpha=a)  # noqa: E731
-        np.testing.assert_array_equal(probe.fold_scores["accuracy"], refit(make, F, y.numpy(), ids, accuracy))
+        np.testing.assert_array_equal(probe.fold_scores["accuracy"].cpu(), refit(make, F, y.numpy(), ids, accuracy))
         whole = make().fit(F, y.numpy())
         np.testing.assert_allclose(probe.weight.cpu(), whole.coef_, rtol=PARITY, atol=PARITY)
         np.testing.assert_allclose(probe.bias.cpu(), whole.intercept_, rtol=PARITY, atol=PARITY)
@@ -145,7 +145,7 @@ def test_lda_equals_discriminant_analysis(case: Any, device: torch.device, stand
             lda = LinearDiscriminantAnalysis(solver="eigen", shrinkage=s)
             return make_pipeline(StandardScaler(), lda) if standardize else lda
 
-        np.testing.assert_array_equal(probe.fold_scores["accuracy"], refit(make, F, y.numpy(), ids, accuracy))
+        np.testing.assert_array_equal(probe.fold_scores["accuracy"].cpu(), refit(make, F, y.numpy(), ids, accuracy))
         want = make().fit(F, y.numpy()).decision_function(F)
         got = probe.decision_function(torch.from_numpy(F).to(probe.weight.device)).cpu().numpy()
         want, got = (a - a.mean(1, keepdims=True) for a in (want, got))  # a term that all classes share says nothing
@@ -178,7 +178,7 @@ def test_logistic_equals_logistic_regression(case: Any, device: torch.device) ->
     for probe in report:
         F = known[probe.layer]
         make = lambda c=probe.strength: LogisticRegression(C=c, solver="newton-cg", tol=1e-12, max_iter=1000)  # noqa: E731
-        np.testing.assert_array_equal(probe.fold_scores["accuracy"], refit(make, F, y.numpy(), ids, accuracy))
+        np.testing.assert_array_equal(probe.fold_scores["accuracy"].cpu(), refit(make, F, y.numpy(), ids, accuracy))
         p = torch.softmax(probe.decision_function(torch.from_numpy(F).to(probe.weight.device)), 1).cpu()
         np.testing.assert_allclose(p, make().fit(F, y.numpy()).predict_proba(F), atol=PARITY)
 
