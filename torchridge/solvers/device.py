@@ -49,14 +49,14 @@ def slices(device: torch.device, rows: torch.dtype, sums: torch.dtype) -> int:
 # Columns of a block of a symmetric product: on CUDA wide enough to fill the device, narrow enough that the skipped half
 # of the blocks is close to half of the work. On the CPU measured; see `algebra`. Of up to
 # 256 columns, blocks of 64 take 0.85 of the time of the whole product at (400, 200), on one thread.
-_CPU_GRAM_COLUMNS, _SMALL_GRAM_COLUMNS, _CUDA_GRAM_COLUMNS = 256, 64, 1024
+_CPU_GRAM_COLUMNS, _CUDA_GRAM_COLUMNS = ((256, 64), (768, 128), (2**63, 256)), 1024
 
 
 def gram_columns(device: torch.device, d: int) -> int:
     """Return how many columns one block of a symmetric product of side d takes."""
     if device.type == "cuda":
         return _CUDA_GRAM_COLUMNS
-    return _CPU_GRAM_COLUMNS if d > _CPU_GRAM_COLUMNS else _SMALL_GRAM_COLUMNS
+    return next(columns for most, columns in _CPU_GRAM_COLUMNS if d <= most)
 
 
 def chunks(device: torch.device) -> int:

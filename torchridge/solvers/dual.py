@@ -23,6 +23,9 @@ from torchridge.solvers.objective import Objective
 from torchridge.solvers.rows import Rows
 from torchridge.solvers.spectral import filters, scale_of, tolerance
 
+# Rows of a fold from which a product for each strength in one triangle takes less time than a batch of whole ones.
+_BATCHED = 32
+
 
 class Kernel(NamedTuple):
     """The gram matrix of the rows, and what was taken off them."""
@@ -265,13 +268,18 @@ def unit_variance(problem: Dual, rows: Rows, alpha: Tensor) -> Tensor:
 def heldout_residuals(problem: Dual, alpha: Tensor, index: Tensor) -> Tensor:
     """Return √s times the residuals of rows `index` under fits without them, (rows, L, t). Cost m |index|² L."""
     basis = problem.basis[index]  # (f, m)
-    result = []
-    for some in torch.split(alpha, max(1, CHUNK_BYTES // (8 * basis.numel()))):
-        root = filters(problem.eigvals, some).sqrt().T[:, None]  # (l, 1, m)
-        scaled = basis * root  # (l, f, m)
-        coef = scaled @ (root.mT * problem.coef)  # (l, f, t)
-        result.append(algebra.cholesky(scaled @ scaled.mT).solve(coef))  # H_FF⁻¹ a_F
-    return torch.cat(result).transpose(0, 1)
+    filtered = filters(problem.eigvals, alpha).T.contiguous()  # (L, m)
+    coef = torch.einsum("fm,lmt->lft", basis, filtered[:, :, None] * problem.coef)
+    return algebra.cholesky(_held_blocks(basis, filtered)).solve(coef).transpose(0, 1)  # H_FF⁻¹ a_F
+
+
+def _held_blocks(basis: Tensor, filtered: Tensor) -> Tensor:
+    """Return basis diag(filtered_l) basisᵀ, (L, f, f): large products in one triangle each, small ones in one batch."""
+    root = filtered.sqrt()
+    if len(basis) < _BATCHED:
+        scaled = basis * root[:, None]
+        return scaled @ scaled.mT
+    return torch.stack([algebra.gram((basis * r).T) for r in root])
 
 
 def leave_one_out(problem: Dual, alpha: Tensor) -> Tensor:

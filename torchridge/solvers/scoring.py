@@ -23,8 +23,8 @@ _BASIS_TOLERANCE = 1e-12
 # Under this many columns (strengths × targets) the basis costs more than it saves.
 _DIRECT_COLUMNS = 256
 
-# Numbers of one chunk of rows in leave-one-out: few enough to stay in cache between the operations on them.
-_CACHED_NUMBERS = 2**19
+# Numbers of one chunk of rows in leave-one-out: enough for a product to be worth two threads.
+_CACHED_NUMBERS = 2**21
 
 # Shares of the rows' degrees of freedom: below the first, 1 − tr H / n is rounding; below the second the residuals may
 # be so small that a difference of moments does not hold them.
