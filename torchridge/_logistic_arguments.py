@@ -12,15 +12,19 @@ from torch import Tensor
 from torchridge import _check
 from torchridge._ranks import Ranks
 from torchridge._warnings import ConvergenceWarning
+from torchridge.linear.matrices import dense_of, kind_of, operator_of, shape_of
 from torchridge.solvers.logistic_fit import class_weight
 from torchridge.solvers.logistic_ranks import summed
+from torchridge.solvers.logistic_sparse import filled
+from torchridge.solvers.operators import Operator
+from torchridge.solvers.sparse import SparseArray, SparseTensor
 
 
 @dataclass(frozen=True)
 class Data:
     """Checked rows: X (n, d), labels (h, n) as indices into classes (k,), weight (n,) float64."""
 
-    X: Tensor
+    X: Tensor | Operator  # strided, or a sparse matrix that is only multiplied with
     labels: Tensor
     classes: Tensor
     weight: Tensor
@@ -46,10 +50,13 @@ class Settings:
 
 def check_data(X: Any, y: Any, sample_weight: Any) -> Data:
     """Return the data, or raise."""
+    if kind_of(X) == "sparse":
+        X = sparse_rows(X)
     for value, name in ((X, "X"), (y, "y")):
-        _check.is_tensor(value, name)
-        _check.is_dense_real(value, name)
-        _check.not_empty(value, name)
+        if not is_operator(value):
+            _check.is_tensor(value, name)
+            _check.is_dense_real(value, name)
+            _check.not_empty(value, name)
     data = check_part(X, y, sample_weight)
     if not bool((data.weight > 0).any()):
         raise ValueError("`sample_weight` is zero for every row; expected at least one row of every class to count.")
@@ -59,10 +66,11 @@ def check_data(X: Any, y: Any, sample_weight: Any) -> Data:
 
 def check_part(X: Any, y: Any, sample_weight: Any) -> Data:
     """Return what may be part of the data, with no rows or one class, or raise."""
-    for value, name in ((X, "X"), (y, "y")):
+    sparse = is_operator(X)
+    for value, name in ((y, "y"),) if sparse else ((X, "X"), (y, "y")):
         _check.is_tensor(value, name)
         _check.is_dense_real(value, name)
-    if X.ndim != 2:
+    if len(X.shape) != 2:
         raise ValueError(
             f"`X` should have shape (n, d), got {tuple(X.shape)}. Flatten what is not a row, e.g. (n, -1)."
         )
@@ -70,22 +78,37 @@ def check_part(X: Any, y: Any, sample_weight: Any) -> Data:
         raise ValueError(f"`y` should have shape (n,), or (n, h) for h heads, got {tuple(y.shape)}.")
     if y.is_floating_point():
         raise TypeError(f"`y` should hold class labels as integers or booleans, got {y.dtype}. Convert it: `y.long()`.")
-    _check.same_length(len(y), len(X), "y", "X")
-    _check.same_device({"X": X, "y": y, "sample_weight": sample_weight if isinstance(sample_weight, Tensor) else None})
-    _check.finite(X, "X")
+    _check.same_length(len(y), X.shape[0], "y", "X")
+    on = torch.empty(0, device=X.device)
+    _check.same_device({"X": on, "y": y, "sample_weight": sample_weight if isinstance(sample_weight, Tensor) else None})
+    if not sparse:
+        _check.finite(X, "X")
+        X = X.detach()
     weight = check_weight(sample_weight, X)
     classes, labels = torch.unique(y.detach(), return_inverse=True)
     labels = labels.reshape(len(y), y.shape[1] if y.ndim == 2 else 1).mT.contiguous()
-    return Data(X.detach(), labels, classes, weight, y.ndim == 2)
+    return Data(X, labels, classes, weight, y.ndim == 2)
 
 
-def check_weight(sample_weight: Any, X: Tensor) -> Tensor:
+def is_operator(X: Any) -> bool:
+    """Whether X is a matrix that has been checked and is only multiplied with."""
+    return isinstance(X, (SparseArray, SparseTensor))
+
+
+def sparse_rows(X: Any) -> Tensor | Operator:
+    """Return a sparse matrix of torch or SciPy as what takes products with it, or strided where that is faster."""
+    shape = shape_of(X)
+    entries = X._nnz() if isinstance(X, Tensor) else int(X.nnz)
+    return dense_of(X) if filled(shape, entries) else operator_of(X, "sparse")
+
+
+def check_weight(sample_weight: Any, X: Tensor | Operator) -> Tensor:
     """Return the sample weights (n,) in float64, ones where there are none, or raise."""
     if sample_weight is None:
-        return torch.ones(len(X), dtype=torch.float64, device=X.device)
+        return torch.ones(X.shape[0], dtype=torch.float64, device=X.device)
     _check.is_tensor(sample_weight, "sample_weight")
     _check.is_dense_real(sample_weight, "sample_weight")
-    _check.shape(sample_weight, [(len(X),)], "sample_weight")
+    _check.shape(sample_weight, [(X.shape[0],)], "sample_weight")
     _check.non_negative(sample_weight, "sample_weight")
     weight: Tensor = sample_weight.detach().double()
     return weight
@@ -135,13 +158,23 @@ def check_strengths(C: Any, strength: Any, data: Data) -> Tensor:
     return values if name == "C" else 0.5 / (values * data.total)
 
 
+def _result_dtype(X: Any) -> torch.dtype:
+    """Return the dtype of a result: that of X if it is float32 or float64, of a matrix of SciPy too."""
+    known = {"float32": torch.float32, "float64": torch.float64}
+    return known.get(str(X.dtype).removeprefix("torch."), _default(X))
+
+
+def _default(X: Any) -> torch.dtype:
+    return torch.get_default_dtype() if isinstance(getattr(X, "dtype", None), torch.dtype) else torch.float64
+
+
 def check_settings(
-    X: Tensor, *, fit_intercept: Any, tol: Any, max_iter: Any, max_elements: Any, dtype: Any
+    like: Any, *, fit_intercept: Any, tol: Any, max_iter: Any, max_elements: Any, dtype: Any
 ) -> Settings:
-    """Return the settings, or raise."""
+    """Return the settings for rows like `like`, or raise."""
     _check.option(fit_intercept, "fit_intercept", (True, False))
     if dtype is None:
-        dtype = X.dtype if X.dtype in (torch.float32, torch.float64) else torch.get_default_dtype()
+        dtype = _result_dtype(like)
     _check.option(dtype, "dtype", (torch.float32, torch.float64))
     tol = (1e-6 if dtype is torch.float32 else 1e-10) if tol is None else tol
     return Settings(

@@ -22,9 +22,10 @@ from torchridge._logistic_arguments import (
 from torchridge._logistic_ranks import rank_folds
 from torchridge._warnings import GridEdgeWarning, MissingClassWarning
 from torchridge.solvers.folds import Split, check_groups, fold_ids, splits
-from torchridge.solvers.logistic_fit import fit
+from torchridge.solvers.logistic_fit import Fit, fit, fit_sparse
 from torchridge.solvers.logistic_ranks import summed
 from torchridge.solvers.logistic_solution import LogisticSolution
+from torchridge.solvers.operators import Operator
 from torchridge.solvers.stratified import stratified_folds
 
 Score = Callable[[Tensor, Tensor], Any]
@@ -98,24 +99,22 @@ class Folds(NamedTuple):
 def fit_folds(data: Data, weight: Tensor, C: Tensor, settings: Settings) -> Folds:
     """Fit all rows under every row weight (K, n) at every strength."""
     order = C.argsort()
-    found = fit(
-        data.X,
-        data.labels,
-        len(data.classes),
-        weight,
-        C[order],
-        intercept=settings.intercept,
-        tol=settings.tol,
-        max_iter=settings.max_iter,
-        max_elements=settings.max_elements,
-        ranks=data.ranks,
-    )
+    found = fit_data(data, weight, C[order], settings)
     return Folds(*(getattr(found, name)[order.argsort()][:, 0].transpose(0, 1) for name in Folds._fields))
+
+
+def fit_data(data: Data, weight: Tensor, C: Tensor, settings: Settings) -> Fit:
+    """Fit all rows under every row weight (g, n) at strengths that rise."""
+    of = (data.labels, len(data.classes), weight, C)
+    options: dict[str, Any] = {"intercept": settings.intercept, "tol": settings.tol, "max_iter": settings.max_iter}
+    if isinstance(data.X, Tensor):
+        return fit(data.X, *of, max_elements=settings.max_elements, ranks=data.ranks, **options)
+    return fit_sparse(data.X, *of, **options)
 
 
 def make_splits(data: Data, cv: Any, groups: Any) -> list[Split]:
     """Return the (train, test) row numbers of every fold."""
-    n, labels = len(data.X), data.labels[0].cpu()
+    n, labels = data.X.shape[0], data.labels[0].cpu()
     if isinstance(cv, int) and not isinstance(cv, bool) and groups is None:
         ids = stratified_folds(labels, folds_that_fit(cv, labels))
     elif isinstance(cv, (int, Tensor)):
@@ -136,7 +135,7 @@ def _parts(ids: Tensor, k: int) -> list[Split]:
 
 def training_weight(data: Data, parts: list[Split]) -> Tensor:
     """Return the weights (K, n) of the training rows of every fold; a row drawn twice counts twice."""
-    weight = data.weight.new_zeros(len(parts), len(data.X))
+    weight = data.weight.new_zeros(len(parts), data.X.shape[0])
     for fold, (train, _) in enumerate(parts):
         index = train.to(weight.device)
         weight[fold].index_add_(0, index, data.weight[index])
@@ -162,12 +161,21 @@ def _scores(data: Data, parts: list[Split], weight: Tensor, bias: Tensor, score:
     total = bias.new_zeros(2, *bias.shape[:2])  # of scores, and of weights
     for fold, (_, test) in enumerate(parts):
         rows = test.to(weight.device)
-        X, labels, row_weight = data.X[rows].to(weight.dtype), data.labels[0, rows], data.weight[rows]
+        logits_of = _logits_of(data.X, rows, weight.dtype)
+        labels, row_weight = data.labels[0, rows], data.weight[rows]
         for i in range(weight.shape[1]):
-            proba = _proba(X @ weight[fold, i].mT + bias[fold, i])
+            proba = _proba(logits_of(weight[fold, i]) + bias[fold, i])
             total[:, fold, i] = _score(score, data.classes[labels], labels, proba, row_weight)
     total = summed(data.ranks, "held-out scores", total)
     return total[0] / total[1]
+
+
+def _logits_of(X: Tensor | Operator, rows: Tensor, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    """Return what takes weights (c, d) to logits (m, c) of some rows."""
+    if isinstance(X, Tensor):
+        some = X[rows].to(dtype)
+        return lambda weight: some @ weight.mT
+    return lambda weight: X.matmul(weight.mT)[rows]
 
 
 def _proba(logits: Tensor) -> Tensor:

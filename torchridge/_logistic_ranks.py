@@ -19,6 +19,7 @@ from torchridge._logistic_arguments import (
     folds_that_fit,
 )
 from torchridge._ranks import Ranks, brief
+from torchridge.linear.matrices import kind_of
 from torchridge.linear.rank_folds import fold_plan
 from torchridge.solvers.stratified import stratified_folds
 
@@ -39,6 +40,8 @@ def check_ranks(
     ranks = Ranks(group)
 
     def own() -> tuple[Data, Settings]:
+        if kind_of(X) == "sparse":
+            raise ValueError("`X` over ranks should be dense, got a sparse matrix. Leave out `process_group`.")
         if callable(scoring):
             raise ValueError(
                 "`scoring` over ranks should be 'log_loss' or 'accuracy'; a callable needs all predictions."
@@ -79,7 +82,7 @@ def rank_folds(data: Data, cv: Any, groups: Any) -> tuple[Tensor, int]:
     def stratified(k: int, total: int) -> Tensor:
         return stratified_folds(labels, folds_that_fit(k, labels))
 
-    plan = fold_plan(lambda: len(data.X), cv, groups, ranks, operation, {}, stratified)
+    plan = fold_plan(lambda: data.X.shape[0], cv, groups, ranks, operation, {}, stratified)
     ids, told = ranks.together(operation, plan, lambda ids: {"ids": torch.unique(ids).tolist()})
     names = torch.tensor(sorted({i for t in told for i in t["ids"]}), dtype=torch.int64)
     if len(names) < 2:
@@ -89,8 +92,8 @@ def rank_folds(data: Data, cv: Any, groups: Any) -> tuple[Tensor, int]:
 
 def _all_labels(data: Data, ranks: Ranks) -> Tensor:
     """Return the labels of all ranks' rows, one after the other."""
-    sizes = ranks.all_gather("the rows", torch.tensor([len(data.X)]))[:, 0].tolist()
+    sizes = ranks.all_gather("the rows", torch.tensor([data.X.shape[0]]))[:, 0].tolist()
     padded = torch.zeros(max(sizes), dtype=torch.int64)
-    padded[: len(data.X)] = data.labels[0].cpu()
+    padded[: data.X.shape[0]] = data.labels[0].cpu()
     each = ranks.all_gather("the labels", padded)
     return torch.cat([part[:size] for part, size in zip(each, sizes, strict=True)])

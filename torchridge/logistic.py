@@ -16,14 +16,14 @@ from torchridge._logistic_arguments import (
     check_strengths,
     warn_unless_converged,
 )
-from torchridge._logistic_cv import LogisticCV, cross_validate
+from torchridge._logistic_cv import LogisticCV, cross_validate, fit_data
 from torchridge._logistic_ranks import check_ranks
-from torchridge.solvers.logistic_fit import Fit, fit
+from torchridge.solvers.logistic_fit import Fit
 from torchridge.solvers.logistic_solution import LogisticSolution
 
 
 def logistic(
-    X: Tensor,
+    X: Tensor | Any,
     y: Tensor,
     C: float | Sequence[float] | Tensor | None = None,
     *,
@@ -40,14 +40,16 @@ def logistic(
 
     CE is the cross-entropy of a softmax over all classes, or of the one logit of the second of two classes, as in
     scikit-learn. The bias b is never penalized. A path costs far less than its strengths one by one: a single
-    eigendecomposition preconditions them all, and each starts from its neighbour.
+    eigendecomposition preconditions them all, and each starts from its neighbour. A single strength needs none: it is
+    found by Newton's method where the Hessian is small, else by L-BFGS on the features themselves.
 
     The answer is unique, for separable classes too, which `separated` reports. Collinear features share their weight
     (minimum norm). A class whose rows all have weight zero gets probability zero; where that leaves two of several, the
     fit is that of these two alone, with one logit.
 
     Args:
-        X: (n, d) features. Scales may differ; the penalty is in the units given.
+        X: (n, d) features. Scales may differ; the penalty is in the units given. Also a sparse tensor (CSR, CSC, COO)
+            or a scipy.sparse matrix, which is only multiplied with, and centred in its products alone.
         y: (n,) labels, integers or booleans; or (n, h) for h independent heads over the same rows.
         C: strength as scikit-learn counts it: a number, or (L,) in any order. 1 by default.
         strength: instead of C, λ beside the mean loss: C = 1 / (2 λ Σ_i s_i).
@@ -75,7 +77,8 @@ def logistic(
     Warns:
         ConvergenceWarning: where `max_iter` came before `tol`; the solution says which in `converged`.
 
-    Cost: 3·n·d² + 9·d³ flops once, then 4·n·d·c flops for each evaluation, of which a strength takes about 1 to 20.
+    Cost: 3·n·d² + 9·d³ flops once for a path, then 4·n·d·c flops for each evaluation, of which a strength takes about
+    1 to 20. For a sparse X two products with c columns an evaluation, and 20 vectors of (c, d) in memory.
 
     Source: preconditioned L-BFGS; Böhning (1992), doi:10.1007/BF00048682, bounds the Hessian in the same eigenbasis.
 
@@ -101,7 +104,7 @@ def logistic(
 
 
 def logistic_cv(
-    X: Tensor,
+    X: Tensor | Any,
     y: Tensor,
     Cs: int | Sequence[float] | Tensor = 10,
     *,
@@ -172,23 +175,12 @@ def logistic_cv(
         raise ValueError(f"`y` should have shape (n,), got {tuple(y.shape)}. Call `logistic_cv` once for each column.")
     strengths = check_strengths(grid, None, data).reshape(-1)
     folds = cross_validate(data, strengths, settings, cv=cv, groups=groups, scoring=scoring)
-    return folds.refit(_solve(data, torch.tensor(folds.C, dtype=torch.float64, device=X.device), settings))
+    return folds.refit(_solve(data, torch.tensor(folds.C, dtype=torch.float64, device=data.X.device), settings))
 
 
 def _solve(data: Data, C: Tensor, settings: Settings) -> LogisticSolution:
     order = C.reshape(-1).argsort()
-    found = fit(
-        data.X,
-        data.labels,
-        len(data.classes),
-        data.weight[None],
-        C.reshape(-1)[order],
-        intercept=settings.intercept,
-        tol=settings.tol,
-        max_iter=settings.max_iter,
-        max_elements=settings.max_elements,
-        ranks=data.ranks,
-    )
+    found = fit_data(data, data.weight[None], C.reshape(-1)[order], settings)
     warn_unless_converged(found.converged, found.gap, settings)
     return _solution(data, C, settings, found, order.argsort())
 

@@ -5,6 +5,7 @@ scikit-learn is not needed to read any of them. The wording of some errors is it
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from torchridge import _check
+from torchridge.linear.matrices import operator_of
 from torchridge.streams.shared import shared
 
 # A sparse matrix of up to this many bytes, made dense, is made dense.
@@ -49,16 +51,20 @@ def is_sparse(X: Any) -> bool:
     return hasattr(X, "tocsr") and hasattr(X, "nnz")
 
 
-def read_table(X: Any, device: Any = None, name: str = "X") -> Table:
-    """Return features of shape (n, d) on `device` (by default where they are), and what to give answers back as."""
+def read_table(X: Any, device: Any = None, name: str = "X", *, sparse: bool = False) -> Table:
+    """Return features of shape (n, d) on `device` (by default where they are), and what to give answers back as.
+
+    With `sparse` a sparse matrix in the memory of the CPU stays one, whatever its size; else only where it has to.
+    """
     names = feature_names(X)
+    keep = sparse and torch.device(device or getattr(X, "device", "cpu")).type == "cpu"
     if isinstance(X, Tensor):
-        values = _from_tensor(X, name)
+        values = _from_tensor(X, name, keep)
         values = values.to(device or X.device) if isinstance(values, Tensor) else values
         dtype = X.dtype if X.is_floating_point() else torch.float64
         return Table(values, Container(True, X.device, dtype), names)
     if is_sparse(X):
-        rows = _from_sparse(X, device)
+        rows = _from_sparse(X, device, keep)
         array_dtype = X.dtype
     else:
         array = as_array(X, name)
@@ -69,12 +75,12 @@ def read_table(X: Any, device: Any = None, name: str = "X") -> Table:
     return Table(rows, Container(False, torch.device("cpu"), dtype), names)
 
 
-def _from_tensor(X: Tensor, name: str) -> Any:
+def _from_tensor(X: Tensor, name: str, keep: bool) -> Any:
     if X.is_complex():
         raise ValueError(f"Complex data not supported: `{name}` is {X.dtype}.")
     _shape(tuple(X.shape), name)
     if X.layout is not torch.strided:
-        if X.numel() * 8 > DENSE_BYTES:
+        if X.numel() * 8 > DENSE_BYTES or (keep and has_scipy()):
             return _to_scipy(X.detach())
         X = X.to_dense()
     return X.detach()
@@ -94,13 +100,24 @@ def _to_scipy(X: Tensor) -> Any:
     return csr_matrix(parts, shape=tuple(X.shape))
 
 
-def _from_sparse(X: Any, device: Any) -> Any:
+def has_scipy() -> bool:
+    """Whether SciPy is installed."""
+    return importlib.util.find_spec("scipy") is not None
+
+
+def _from_sparse(X: Any, device: Any, keep: bool) -> Any:
     if X.dtype.kind == "c":
         raise ValueError(f"Complex data not supported: `X` is {X.dtype}.")
     _shape(tuple(X.shape), "X")
-    if X.shape[0] * X.shape[1] * 8 > DENSE_BYTES:
+    if keep or X.shape[0] * X.shape[1] * 8 > DENSE_BYTES:
         return X.tocsr()
     return as_tensor(_real(X.toarray(), "X")).to(device or "cpu")
+
+
+def check_entries(X: Any) -> None:
+    """Raise if a scipy.sparse matrix in rows holds NaN or infinity, in the words of `_check.finite`."""
+    if X.dtype.kind == "f" and not np.isfinite(X.data.sum(dtype=np.float64)):
+        operator_of(X, "sparse")
 
 
 def too_large(shape: Any) -> str:

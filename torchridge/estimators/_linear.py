@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from torchridge import _check
-from torchridge.estimators._input import Container, Table, as_tensor, is_sparse, read_table
+from torchridge.estimators._input import Container, Table, as_tensor, check_entries, is_sparse, read_table
 from torchridge.estimators._protocol import Estimator, not_fitted
 from torchridge.estimators._ranks import add_ranks, own_moments
 from torchridge.solvers.moments import Moments
@@ -43,9 +43,9 @@ class LinearModel(Estimator):
     def _solve_moments(self) -> None:
         raise NotImplementedError
 
-    def _read(self, X: Any) -> Table:
+    def _read(self, X: Any, *, sparse: bool = False) -> Table:
         """Read rows for a model that is fitted, and compare their columns with those it was fitted on."""
-        table = read_table(X, self.device)
+        table = read_table(X, self.device, sparse=sparse)
         self._check_features(table)
         return table
 
@@ -81,8 +81,9 @@ class LinearModel(Estimator):
     def _raw(self, X: Any) -> Any:
         """Return X coef_ᵀ + intercept_ in the kind that X came in."""
         self._check_fitted()
-        table = self._read(X)
+        table = self._read(X, sparse=True)
         if table.sparse:
+            check_entries(table.X)
             values = table.X @ np.asarray(_plain(self.coef_)).T + _plain(self.intercept_)
             return table.container.give(as_tensor(np.asarray(values)))
         _check.finite(table.X, "X")

@@ -55,7 +55,8 @@ def fold_scores(paths: Paths, rows: Rows, parts: list[Split], scorer: Scorer | N
     names = names.cpu().numpy() if isinstance(names, Tensor) else names
     for k, (_, test) in enumerate(parts):
         index = test.to(rows.codes.device)
-        X, codes = rows.table.X[index], rows.codes[index]
+        X = rows.table.X[test.numpy()] if rows.table.sparse else rows.table.X[index]
+        codes = rows.codes[index]
         weight = None if rows.own is None else rows.own[index]
         cut = of_rows(params, test.numpy(), len(rows.codes))
         for i in range(len(paths.Cs)):
@@ -63,12 +64,17 @@ def fold_scores(paths: Paths, rows: Rows, parts: list[Split], scorer: Scorer | N
                 scores[k, i] = _accuracy(X, codes, weight, paths.weight[k, i], paths.bias[k, i])
             else:
                 model = _member(paths, k, i, names)
-                scores[k, i] = scorer(model, X.cpu().numpy(), names[codes.cpu().numpy()], **cut)
+                scores[k, i] = scorer(
+                    model, X.cpu().numpy() if isinstance(X, Tensor) else X, names[codes.cpu().numpy()], **cut
+                )
     return scores
 
 
-def _accuracy(X: Tensor, codes: Tensor, sample_weight: Tensor | None, weight: Tensor, bias: Tensor) -> float:
-    logits = X.to(weight.dtype) @ weight.T + bias.to(weight.dtype)
+def _accuracy(X: Any, codes: Tensor, sample_weight: Tensor | None, weight: Tensor, bias: Tensor) -> float:
+    if isinstance(X, Tensor):
+        logits = X.to(weight.dtype) @ weight.T + bias.to(weight.dtype)
+    else:
+        logits = torch.as_tensor(X @ weight.T.numpy()) + bias
     predicted = (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
     return _metrics.accuracy(predicted == codes, sample_weight)
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from torchridge._ranks import Ranks
+from torchridge.solvers import logistic_single, logistic_sparse
 from torchridge.solvers.logistic_basis import Basis, eigenbasis, rotate, unrotate
 from torchridge.solvers.logistic_blocks import WHOLE
+from torchridge.solvers.logistic_features import SparseFeatures
 from torchridge.solvers.logistic_loss import Rows, chunks
 from torchridge.solvers.logistic_path import Path, repair, solve_path, strengths_at_once
 from torchridge.solvers.logistic_ranks import led, shared_basis, summed
+from torchridge.solvers.logistic_single import Single
+from torchridge.solvers.operators import Operator
 
 # Below this the rounding of float32 sums is no longer small beside the gap that is asked for.
 _FLOAT32_TOL = 1e-7
@@ -36,6 +40,43 @@ class Fit:
     n_iter: Tensor
     converged: Tensor
     separated: Tensor
+
+
+def fit_sparse(
+    X: Operator, labels: Tensor, k: int, weight: Tensor, C: Tensor, *, intercept: bool, tol: float, max_iter: int
+) -> Fit:
+    """Fit every head under every row weight and strength, by products with X. The strengths must rise.
+
+    Shape:
+        as `fit`.
+
+    Cost: two products with c columns an evaluation, of which a strength takes about 5 to 20; two more for each weight.
+    """
+    total = weight.sum(1)
+    shares = weight / total[:, None]
+    seen = class_weight(labels, shares, k)  # (h, g, k)
+    X = logistic_sparse.doubled(X)
+    twice = 1.0 + ((seen > 0).sum(-1) == 2) * float(k > 2)
+    penalty = twice / (C[:, None, None] * total)  # (L, h, g)
+    columns = []
+    for g, share in enumerate(shares):
+        features = SparseFeatures(X, share, intercept=intercept)
+        columns.append(
+            [
+                logistic_sparse.fit(features, head, share, seen[h, g], penalty[:, h, g], tol=tol, max_iter=max_iter)
+                for h, head in enumerate(labels)
+            ]
+        )
+    names = [f.name for f in fields(Fit)]
+
+    def joined(name: str) -> Tensor:
+        each = [torch.stack([getattr(found, name) for found in heads], 1) for heads in columns]
+        return each[0][:, :, None] if len(each) == 1 else torch.stack(each, 2)
+
+    found = {name: joined(name) for name in names}
+    found["objective"] = found["objective"] * (C[:, None, None] * total)
+    found |= {name: found[name].bool() for name in ("converged", "separated")}
+    return Fit(**found)
 
 
 def working_dtype(tol: float, n: int, coefficients: int, condition: float, device: torch.device) -> torch.dtype:
@@ -65,6 +106,11 @@ def fit(
     total = summed(ranks, "weights", weight.sum(1))  # (g,)
     shares = weight / total[:, None]
     seen = summed(ranks, "class weights", class_weight(labels, shares, k))  # (h, g, k)
+    alone = None
+    if ranks is None and len(C) == len(labels) == len(shares) == 1 and bool((seen > 0).all()):
+        alone = _alone(X, labels[0], shares[0], seen[0, 0], float(1 / (C[0] * total[0])), intercept, tol, max_iter)
+        if alone.converged or alone.n_iter >= max_iter:
+            return _of_single(alone, X, labels[0], weight[0], C * total)
     if ranks is None:
         basis = eigenbasis(X, shares.mean(0), intercept=intercept)
     else:
@@ -76,7 +122,7 @@ def fit(
     count = int(summed(ranks, "rows", penalty.new_tensor(float(len(X)))))
     dtype = working_dtype(tol, count, (1 if k == 2 else k) * len(basis.eigvals), condition, X.device)
     rows = _rows(X, basis, labels, shares, seen, dtype, max_elements)
-    start = _start(seen, len(basis.eigvals), intercept)
+    start = _start(seen, len(basis.eigvals), intercept) if alone is None else _rotated(basis, alone)
     at_once = strengths_at_once(start.shape[0] * start.shape[1], start.shape[2], X.device)
     options: dict[str, Any] = {"at_once": at_once, "tol": tol, "max_iter": max_iter}
 
@@ -93,6 +139,47 @@ def fit(
         path = go_on(exact) if ranks is None else led(ranks, exact, go_on)
     separated = summed(ranks, "separation", (~_separated(rows, path.theta)).double()) == 0
     return _in_units(basis, path, C[:, None, None] * total, seen, separated)
+
+
+def _alone(
+    X: Tensor, labels: Tensor, shares: Tensor, seen: Tensor, penalty: float, intercept: bool, tol: float, max_iter: int
+) -> Single:
+    """Fit a single problem without a basis, in float32 first where that pays."""
+    coefficients = (1 if len(seen) == 2 else len(seen)) * (X.shape[1] + 1)
+    dtype = torch.float64
+    if len(X) * coefficients > _LITTLE:
+        spread = float((shares @ X.double().square()).sum()) if X.numel() <= _LITTLE else 0.0
+        dtype = working_dtype(tol, len(X), coefficients, 0.5 * spread / penalty, X.device)
+    options: dict[str, Any] = {"intercept": intercept, "tol": tol, "max_iter": max_iter}
+    return logistic_single.fit(X, labels, shares, seen, penalty, dtype=dtype, **options)
+
+
+def _of_single(found: Single, X: Tensor, labels: Tensor, weight: Tensor, unit: Tensor) -> Fit:
+    logits = torch.addmm(found.bias, X.to(found.weight.dtype), found.weight.mT)
+    chosen = (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
+    separated = ((chosen == labels) | (weight == 0)).all()
+
+    def shaped(value: Any) -> Tensor:
+        return torch.as_tensor(value, device=X.device).view(1, 1, 1)
+
+    gap = found.gap / max(found.objective, torch.finfo(torch.float64).tiny)
+    return Fit(
+        found.weight[None, None, None],
+        found.bias[None, None, None],
+        found.objective * unit.view(1, 1, 1),
+        shaped(torch.tensor(gap, dtype=torch.float64)),
+        shaped(found.n_iter),
+        shaped(found.converged),
+        separated.view(1, 1, 1),
+    )
+
+
+def _rotated(basis: Basis, found: Single) -> Tensor:
+    """Return the coefficients (1, 1, c, q) over the basis of a fit that is to be gone on with."""
+    weight = found.weight @ basis.directions
+    if not basis.intercept:
+        return weight[None, None]
+    return torch.cat([weight, (found.bias + found.weight @ basis.mean)[:, None]], 1)[None, None]
 
 
 def _rows(

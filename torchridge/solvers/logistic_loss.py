@@ -139,3 +139,19 @@ def _softmax(
         # Σ w p (1 − p) is the sum over the other classes of Σ w p p': it keeps its digits where p is close to 1.
         hessian += torch.diag_embed(shared.sum(2)) - shared
     return row_loss, proba.mul_(weight[:, None]).scatter_(1, labels, -wrong * weight[:, None])
+
+
+def loss_and_residual(logits: Tensor, labels: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the weighted loss and its derivative by the logits (c, n), of one problem in which no class is closed.
+
+    A few operations, as small problems are made of nothing else: what `_softmax` does for losses that are tiny beside
+    the logits is left out, so that a loss has an absolute error of a few roundings of its logits.
+    """
+    if len(logits) == 1:
+        sign = labels.to(logits.dtype).mul_(2).sub_(1)
+        against = (logits[0] * sign).neg_()
+        residual = torch.sigmoid(against).mul_(weight).mul_(sign).neg_()
+        return torch.dot(functional.softplus(against), weight), residual[None]
+    log_proba, index = torch.log_softmax(logits, 0), labels[None]
+    loss = -torch.dot(log_proba.gather(0, index)[0], weight)
+    return loss, log_proba.exp_().mul_(weight).scatter_add_(0, index, -weight[None])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from torchridge import _check
+from torchridge.linear.matrices import kind_of, operator_of
 
 
 @dataclass(frozen=True)
@@ -61,28 +63,36 @@ class LogisticSolution:
         kept = {"classes", "heads"}
         return replace(self, **{f.name: getattr(self, f.name)[index] for f in fields(self) if f.name not in kept})
 
-    def decision_function(self, X: Tensor) -> Tensor:
+    def decision_function(self, X: Tensor | Any) -> Tensor:
         """Return the logits of the rows of X (m, d): (L, m, h, k), without the dimensions that the fit lacks.
 
-        Two classes have one logit, that of the second class: (L, m, h).
+        Two classes have one logit, that of the second class: (L, m, h). X may be sparse.
 
         Raises:
             ValueError: on a shape that does not fit.
         """
-        if X.ndim != 2 or X.shape[1] != self.weight.shape[-1]:
+        if len(X.shape) != 2 or X.shape[1] != self.weight.shape[-1]:
             raise ValueError(f"`X` should have shape (m, {self.weight.shape[-1]}), got {tuple(X.shape)}.")
-        logits = X.to(self.weight.dtype) @ self.weight.mT + self.bias[..., None, :]  # (*, m, c)
+        logits = self._product(X) + self.bias[..., None, :]  # (*, m, c)
         logits = logits.movedim(-3, -2) if self.heads else logits
         return logits[..., 0] if len(self.classes) == 2 else logits
 
-    def predict_proba(self, X: Tensor) -> Tensor:
+    def _product(self, X: Any) -> Tensor:
+        """Return X weightᵀ, (*, m, c), of strided or sparse rows."""
+        if kind_of(X) != "sparse":
+            strided: Tensor = X.to(self.weight.dtype) @ self.weight.mT
+            return strided
+        flat = operator_of(X, "sparse").matmul(self.weight.reshape(-1, self.weight.shape[-1]).mT.contiguous())
+        return flat.T.reshape(*self.weight.shape[:-1], -1).mT
+
+    def predict_proba(self, X: Tensor | Any) -> Tensor:
         """Return the probability of every class, (L, m, h, k) without the dimensions that the fit lacks."""
         logits = self.decision_function(X)
         if len(self.classes) > 2:
             return torch.softmax(logits, -1)
         return torch.stack([torch.sigmoid(-logits), torch.sigmoid(logits)], -1)
 
-    def predict(self, X: Tensor) -> Tensor:
+    def predict(self, X: Tensor | Any) -> Tensor:
         """Return the most probable class of every row, (L, m, h) without the dimensions that the fit lacks."""
         logits = self.decision_function(X)
         return self.classes[logits.argmax(-1) if len(self.classes) > 2 else (logits > 0).long()]

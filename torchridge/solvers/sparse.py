@@ -48,6 +48,10 @@ class SparseArray:
             yield slice(row, end), type(self.X)(parts, shape=(end - row, self.shape[1]))
             row = end
 
+    def double(self) -> SparseArray:
+        """Return the matrix with float64 entries."""
+        return self if self.dtype is torch.float64 else SparseArray(self.X.astype("f8"))
+
     def matmul(self, v: Tensor) -> Tensor:
         """Return X v."""
         out = v.new_empty(self.shape[0], v.shape[1])
@@ -111,6 +115,10 @@ class SparseTensor(TwoProducts):
         if dtype not in matrices:
             matrices[dtype] = matrices[self.dtype].to(dtype)
         return matrices[dtype]
+
+    def double(self) -> SparseTensor:
+        """Return the matrix, which keeps a float64 copy by itself."""
+        return self
 
     def matmul(self, v: Tensor) -> Tensor:
         """Return X v."""
