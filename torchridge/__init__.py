@@ -18,10 +18,10 @@ from torchridge._warnings import (
     TorchridgeWarning,
 )
 from torchridge.distributed import MomentsFolder, RankError, all_reduce, column_moments
+from torchridge.linear.logistic_solution import LogisticSolution
 from torchridge.linear.ridge.ridge import ridge, ridge_cv, ridge_path
 from torchridge.linear.ridge.solution import Solution
 from torchridge.logistic import logistic, logistic_cv
-from torchridge.solvers.logistic_solution import LogisticSolution
 from torchridge.solvers.moments import Moments
 from torchridge.solvers.operators import LinearOperator
 from torchridge.strength import convert_strength

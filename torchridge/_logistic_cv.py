@@ -21,10 +21,10 @@ from torchridge._logistic_arguments import (
 )
 from torchridge._logistic_ranks import rank_folds
 from torchridge._warnings import GridEdgeWarning, MissingClassWarning
+from torchridge.linear.logistic_solution import LogisticSolution
 from torchridge.solvers.folds import Split, check_groups, fold_ids, splits
 from torchridge.solvers.logistic_fit import Fit, fit, fit_sparse
 from torchridge.solvers.logistic_ranks import summed
-from torchridge.solvers.logistic_solution import LogisticSolution
 from torchridge.solvers.operators import Operator
 from torchridge.solvers.stratified import stratified_folds
 

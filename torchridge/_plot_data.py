@@ -9,8 +9,8 @@ from torch import Tensor
 
 from torchridge import _check
 from torchridge._logistic_cv import LogisticCV
+from torchridge.linear.logistic_solution import LogisticSolution
 from torchridge.linear.ridge.solution import Solution
-from torchridge.solvers.logistic_solution import LogisticSolution
 
 
 class Curve(NamedTuple):

@@ -18,8 +18,8 @@ from torchridge._logistic_arguments import (
 )
 from torchridge._logistic_cv import LogisticCV, cross_validate, fit_data
 from torchridge._logistic_ranks import check_ranks
+from torchridge.linear.logistic_solution import LogisticSolution
 from torchridge.solvers.logistic_fit import Fit
-from torchridge.solvers.logistic_solution import LogisticSolution
 
 
 def logistic(

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from torchridge._logistic_cv import LogisticCV
 from torchridge._plot_data import curve_of, lines_of, number_of
+from torchridge.linear.logistic_solution import LogisticSolution
 from torchridge.linear.ridge.solution import Solution
-from torchridge.solvers.logistic_solution import LogisticSolution
 from torchridge.training.decay_table import DecayRow, DecayTable
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from torch import Tensor
 from torchridge import plots
 from torchridge._logistic_cv import LogisticCV
 from torchridge._plot_data import curve_of
+from torchridge.linear.logistic_solution import LogisticSolution
 from torchridge.linear.ridge.solution import Solution
-from torchridge.solvers.logistic_solution import LogisticSolution
 
 if TYPE_CHECKING:
     from torchridge.probing.report import Probe, ProbeReport
