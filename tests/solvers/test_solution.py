@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from oracles import relative
 from torch import Tensor
 
 from torchridge import GridEdgeWarning, Solution, logistic, ridge, ridge_cv, ridge_path
@@ -172,3 +173,27 @@ def test_a_strength_that_a_path_does_not_have(index: Any) -> None:
 def test_a_vector_of_rows_that_need_gradients() -> None:
     with pytest.raises(ValueError, match=r"expected \(\*b, n, d\).*`X\[:, None\]`"):
         ridge(torch.ones(5, requires_grad=True), torch.ones(5), 1.0)
+
+
+def test_what_is_read_later_does_not_follow_the_callers_tensors(device: torch.device) -> None:
+    X, y = torch.randn(30, 5, device=device).double(), torch.randn(30, device=device).double()
+    alpha, factors = torch.tensor(2.0, device=device).double(), torch.ones(5, device=device).double()
+    solution = ridge(X, y, alpha, penalty_factors=factors)
+    want = ridge(X, y, 2.0).dof
+    alpha.zero_()
+    factors.zero_()
+    assert float(solution.alpha) == 2.0 and abs(float(solution.dof) - float(want)) <= 1e-9
+    wide = torch.randn(6, 30, device=device).double()
+    few = ridge(wide, torch.randn(6, device=device).double(), 1.0)
+    wide.mul_(0.5)
+    with pytest.raises(ValueError, match="`X` was changed in place after the fit"):
+        _ = few.unit_variance
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1e-5, 1.0, 1e6])
+def test_what_is_known_of_a_batch_does_not_depend_on_units(scale: float, device: torch.device) -> None:
+    X, y = torch.randn(2, 50, 4, device=device).double(), torch.randn(2, 50, device=device).double()
+    want = ridge(X[0], y[0], 10.0, standardize=True)
+    got = ridge(X * scale, y, 10.0, standardize=True)
+    assert abs(float(got.dof[0]) - float(want.dof)) <= 1e-8
+    assert relative(got.standard_errors[0] * scale, want.standard_errors) <= 1e-8

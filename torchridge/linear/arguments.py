@@ -95,7 +95,8 @@ def check_strengths(alpha: Any, name: str, *, like: Tensor) -> tuple[Tensor, flo
     _check.is_dense_real(strengths, name)
     _check.not_empty(strengths, name)
     weakest = _check.non_negative(strengths.detach().cpu(), name)  # few numbers: one wait for a device
-    return strengths.to(like.device, torch.float64), weakest
+    copied = strengths.to(like.device, torch.float64)  # what is read later must not change with the caller's tensor
+    return (copied.clone() if copied is strengths else copied), weakest
 
 
 def strengths_of(alpha: Any, name: str, t: int, like: Tensor) -> Strengths:
@@ -124,7 +125,8 @@ def _as_tensor(value: Any, name: str, like: Tensor, dtype: torch.dtype) -> Tenso
     if isinstance(value, Tensor):
         _check.same_device({"X": like, name: value})
         _check.is_dense_real(value, name)
-        return value.to(dtype)
+        copied = value.to(dtype)
+        return copied.clone() if copied is value else copied
     try:
         return torch.as_tensor(value, dtype=dtype, device=like.device)
     except (TypeError, ValueError, RuntimeError):

@@ -167,13 +167,19 @@ def condition_estimate(batch: Batch, rows: Centred, primal: bool) -> Tensor:
     return torch.where(factor.info == 0, factor.condition(), torch.inf).nan_to_num(torch.inf).amax(-1)
 
 
+def _almost(penalty: Tensor, squares: Tensor, alpha: Tensor) -> Tensor:
+    """Return the penalty factors, those of free features so small that they change nothing at any strength."""
+    least = 1e-10 * squares / alpha.amax(-1, keepdim=True).clamp_min(torch.finfo(alpha.dtype).tiny)
+    return torch.where(penalty > 0, penalty, least.clamp(1e-200, 1e200))
+
+
 def diagnosed(batch: Batch, solved: Solved, rows: Centred, primal: bool) -> Diagnosed:
     """Return what is known of the solutions. Cost: a singular value decomposition."""
     weight = solved.weight if batch.prior is None else solved.weight - batch.prior.unsqueeze(-3)
     left = rows.y.unsqueeze(-3) - rows.X.unsqueeze(-3) @ weight.mT  # (*b, L, n, t)
     s = torch.ones_like(rows.X[..., :1]) if rows.weight is None else rows.weight
     squares = (s.unsqueeze(-3) * left**2).sum(-2)
-    root = None if rows.penalty is None else rows.penalty.clamp_min(1e-10).rsqrt()  # a free feature: nearly so
+    root = None if rows.penalty is None else _almost(rows.penalty, (s * rows.X**2).sum(-2), batch.alpha).rsqrt()
     x = rows.X if root is None else rows.X * root.unsqueeze(-2)
     n, d = x.shape[-2:]
     _, sigma, right = torch.linalg.svd(x * s.sqrt(), full_matrices=False)

@@ -60,6 +60,20 @@ class Diagnosis:
     __hash__ = None  # type: ignore[assignment]
 
 
+def unchanged(X: torch.Tensor) -> Callable[[], None]:
+    """Return a function that raises if X has been changed in place since."""
+    version = None if X.is_inference() else X._version
+
+    def check() -> None:
+        if version is not None and X._version != version:
+            raise ValueError(
+                "`X` was changed in place after the fit, and this value is computed from it when it is read. Read "
+                "it before, or fit a copy, `X.clone()`."
+            )
+
+    return check
+
+
 def _same(a: Any, b: Any) -> bool:
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
         return a.device == b.device and torch.equal(a, b)

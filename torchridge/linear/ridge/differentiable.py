@@ -174,7 +174,7 @@ def _weight(sample_weight: Any, shape: tuple[int, ...], n: int, dtype: torch.dty
     _check.is_dense_real(sample_weight, "sample_weight")
     _check.shape(sample_weight, list(dict.fromkeys([(n,), (*shape, n)])), "sample_weight")
     _check.non_negative(sample_weight, "sample_weight")
-    weight: Tensor = sample_weight.to(dtype).expand(*shape, n)
+    weight: Tensor = sample_weight.to(dtype).clone().expand(*shape, n)
     return weight
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from torchridge.linear.arguments import Strengths
 from torchridge.linear.ridge.choose import CAREFUL, Choice, resolved
-from torchridge.linear.ridge.diagnosis import Diagnosis, once
+from torchridge.linear.ridge.diagnosis import Diagnosis, once, unchanged
 from torchridge.solvers import algebra, blocks, dual, spectral
 from torchridge.solvers.algebra import Factor
 from torchridge.solvers.blocks import Block
@@ -271,7 +271,7 @@ def _fit_wide_rows(problem: dual.Dual, rows: Rows, place: Frame, objective: Obje
 
 
 def _dual_diagnosis(solved: Callable[[], dual.Dual], rows: Rows, strengths: Strengths) -> Diagnosis:
-    alpha, weakest = strengths.alpha, strengths.weakest
+    alpha, weakest, check = strengths.alpha, strengths.weakest, unchanged(rows.X)
     measure = dual.residual_squares_per_target if strengths.per_target else dual.residual_squares
 
     def condition() -> float:
@@ -279,10 +279,14 @@ def _dual_diagnosis(solved: Callable[[], dual.Dual], rows: Rows, strengths: Stre
         smallest = 0.0 if weakest > found.tolerance else found.least
         return (found.top + weakest) / (smallest + weakest)
 
+    def unit_variance() -> Tensor:
+        check()
+        return dual.unit_variance(solved(), rows, alpha)
+
     return Diagnosis(
         squares=lambda: measure(solved(), alpha),
         dof=lambda: dual.dof(solved(), alpha),
-        unit_variance=lambda: dual.unit_variance(solved(), rows, alpha),
+        unit_variance=unit_variance,
         condition=condition,
         rank=lambda: dual.rank(solved()),
     )
