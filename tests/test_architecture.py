@@ -112,8 +112,8 @@ def test_all_is_explicit_and_resolves() -> None:
         assert hasattr(torchridge, name), name
 
 
-READERS = ("streams", "estimators", "cli")  # and what reads batches, states of generators and files of features
-READING = {"torchridge.probing.batches", "torchridge.probing.frozen", "torchridge.probing.kept", "torchridge.plots"}
+READERS = ("streams", "estimators", "cli")  # and what keeps states of generators and files of features
+READING = {"torchridge.probing.frozen", "torchridge.probing.kept", "torchridge.plots"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_name)

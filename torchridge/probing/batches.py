@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -109,7 +108,7 @@ def as_tensor(values: Any, name: str) -> Tensor:
 
 def numbered(groups: Any) -> list[Any]:
     """Return group labels as hashable values."""
-    values = groups.tolist() if isinstance(groups, (Tensor, np.ndarray)) else list(groups)
+    values = groups.tolist() if hasattr(groups, "tolist") else list(groups)
     return [tuple(v) if isinstance(v, list) else v for v in values]
 
 
