@@ -169,7 +169,7 @@ class _Pass:
         if self.joint:
             total, cross, yy = total[:d, :d], total[:d, d:], total.diagonal()[d:]
         mean = self.base + self.offset
-        varies = (total.diagonal() > self.weight * constant_noise(mean[:d])).to(total)[:, None]
+        varies = (total.diagonal() >= self.weight * constant_noise(mean[:d])).to(total)[:, None]
         weight = torch.as_tensor(self.weight, dtype=total.dtype, device=total.device)
         gram, cross = total * varies * varies.T, cross * varies
         return Block(self.count, weight, mean[:d], mean[d:], gram, cross, yy.clamp_min(0))
