@@ -124,8 +124,8 @@ def test_sparse_rows_that_would_not_fit_when_dense(monkeypatch: pytest.MonkeyPat
         dense = Ridge(**options).fit(X, y, s)
         np.testing.assert_allclose(ours.coef_, dense.coef_, rtol=1e-10, atol=1e-12)
         np.testing.assert_allclose(ours.predict(sparse.csr_matrix(X)), dense.predict(X), rtol=1e-10)
-    with pytest.raises(ValueError, match="sparse `X` of shape"):
-        RidgeCV().fit(sparse.csr_matrix(X), y)
+    chosen = RidgeCV().fit(sparse.csr_matrix(X), y)
+    assert chosen.alpha_ == linear_model.RidgeCV().fit(X, y).alpha_
     monkeypatch.setattr("torchridge.estimators._solve._MOMENTS_COLUMNS", 5)
     ours = Ridge().fit(sparse.csr_matrix(X), y, s)
     np.testing.assert_allclose(ours.coef_, Ridge().fit(X, y, s).coef_, rtol=1e-6, atol=1e-7)
@@ -148,9 +148,10 @@ def test_strengths_of_sparse_rows_that_would_not_fit_when_dense(monkeypatch: pyt
     assert ours.best_score_ == pytest.approx(theirs.best_score_, rel=1e-6)
     np.testing.assert_allclose(ours.coef_, theirs.coef_, rtol=1e-6, atol=1e-7)
     assert RidgeCV(alphas, cv="gcv").fit(sparse.csr_matrix(X), y).alpha_ == criterion.alpha_
-    for refused in (RidgeCV(alphas), RidgeCV(alphas, cv=4, scoring="neg_median_absolute_error")):
-        with pytest.raises(ValueError, match="does not fit in"):
-            refused.fit(sparse.csr_matrix(X), y)
+    for given in ({}, {"cv": 4, "scoring": "neg_median_absolute_error"}):  # leave-one-out, and any scorer
+        ours, peer = RidgeCV(alphas, **given).fit(sparse.csr_matrix(X), y), linear_model.RidgeCV(alphas, **given)
+        assert ours.alpha_ == peer.fit(X, y).alpha_
+        np.testing.assert_allclose(ours.coef_, peer.coef_, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("layout", ["csr", "coo", "csc"])
@@ -185,9 +186,9 @@ def test_classes_of_sparse_rows_that_would_not_fit_when_dense(monkeypatch: pytes
     assert ours.solution_.solver == "cg" and ours.alpha_ == dense.alpha_
     np.testing.assert_allclose(ours.coef_, dense.coef_, rtol=1e-6, atol=1e-7)
     assert (ours.predict(sparse.csr_matrix(X)) == dense.predict(X)).all()
-    for cv in (None, 3):  # scored by predictions, which need dense rows
-        with pytest.raises(ValueError, match="does not fit in"):
-            RidgeClassifierCV(cv=cv).fit(sparse.csr_matrix(X), labels)
+    for cv in (None, 3):
+        peer = linear_model.RidgeClassifierCV(cv=cv).fit(X, labels)
+        assert RidgeClassifierCV(cv=cv).fit(sparse.csr_matrix(X), labels).alpha_ == peer.alpha_
 
 
 ALPHAS = np.logspace(-3, 3, 13)

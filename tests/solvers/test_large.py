@@ -154,11 +154,14 @@ def test_a_flat_spectrum_gets_no_sketch_beyond_the_first_look() -> None:
     X = torch.randn(3000, 400, generator=g, dtype=torch.float64)
     X = torch.where(X.abs() < 2, 0, X)
     y = X.sum(1) + torch.randn(3000, generator=g, dtype=torch.float64)
-    plain = ridge(X.to_sparse_csr(), y, 100.0, solver="cg", rank=0)
-    ours = ridge(X.to_sparse_csr(), y, 100.0, solver="cg")
+    ones = torch.ones(400, dtype=torch.float64)  # without factors a sparse matrix is first tried without a sketch
+    plain = ridge(X.to_sparse_csr(), y, 100.0, solver="cg", rank=0, penalty_factors=ones)
+    ours = ridge(X.to_sparse_csr(), y, 100.0, solver="cg", penalty_factors=ones)
     assert "of rank 4," in ours.reason
     assert ours.n_iter <= plain.n_iter + 1
-    many = ridge(X.to_sparse_csr(), torch.stack([y] * 50, 1), 100.0, solver="cg")  # whose steps share the sketch
+    many = ridge(
+        X.to_sparse_csr(), torch.stack([y] * 50, 1), 100.0, solver="cg", penalty_factors=ones
+    )  # whose steps share the sketch
     assert int(many.reason.split("of rank ")[1].split(",")[0]) >= 16
     assert oracles.relative(ours.weight, ridge(X, y, 100.0).weight) < 1e-7
 

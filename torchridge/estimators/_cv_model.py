@@ -11,14 +11,24 @@ from torch import Tensor
 
 from torchridge import _check
 from torchridge.estimators._folds import make_parts
-from torchridge.estimators._input import Container, Table, too_large
+from torchridge.estimators._input import Container, Table, filled, fits, too_large
 from torchridge.estimators._judges import FoldJudge
 from torchridge.estimators._linear import LinearModel
 from torchridge.estimators._route import Routed
 from torchridge.estimators._scorers import resolve
-from torchridge.estimators._search import Found, ScoreRows, by_folds, follows_from_squares, leave_one_out
+from torchridge.estimators._search import (
+    Found,
+    ScoreRows,
+    by_folds,
+    by_sparse_folds,
+    follows_from_squares,
+    leave_one_out,
+    sparse_leave_one_out,
+)
 from torchridge.linear.ridge.ridge import ridge_cv
 from torchridge.linear.ridge.solution import Solution
+from torchridge.solvers import sparse_gram
+from torchridge.solvers.sparse_ridge import gram_pays, pays
 
 # Scores of folds that products give from squared errors.
 _SQUARES = (None, "r2", "neg_mean_squared_error")
@@ -27,7 +37,7 @@ _SQUARES = (None, "r2", "neg_mean_squared_error")
 class Problem(NamedTuple):
     """Rows to choose a strength by."""
 
-    X: Tensor  # (n, d)
+    X: Any  # (n, d) a tensor, or a scipy.sparse matrix in rows
     y: Tensor  # (n, t)
     weight: Tensor | None  # (n,)
 
@@ -93,7 +103,7 @@ class RidgeCVModel(LinearModel):
         per_target = getattr(self, "alpha_per_target", False)
         if isinstance(alphas, str) or isinstance(parts, str):
             return self._criterion(problem, alphas, "loo" if parts is None else parts, per_target)
-        grid = torch.from_numpy(alphas).to(problem.X.device)
+        grid = torch.from_numpy(alphas).to(problem.y.device)
         return self._scored(problem, grid, parts, rows, fold)
 
     def _scored(
@@ -101,12 +111,40 @@ class RidgeCVModel(LinearModel):
     ) -> Found:
         X, y, weight = problem
         per_target = getattr(self, "alpha_per_target", False)
+        if not isinstance(X, Tensor):
+            return self._scored_sparse(problem, grid, parts, rows, fold)
         if parts is not None:
             return by_folds(X, y, weight, grid, parts, intercept=self.fit_intercept, scoring=self.scoring, score=fold)
         store = self.store_cv_results
         return leave_one_out(
             X, y, weight, grid, intercept=self.fit_intercept, score=rows, store=store, per_target=per_target
         )
+
+    def _scored_sparse(
+        self, problem: Problem, grid: Tensor, parts: Any, rows: ScoreRows | None, fold: FoldJudge | None
+    ) -> Found:
+        X, y, weight = problem
+        if parts is not None:
+            assert fold is not None
+            return by_sparse_folds(X, y, weight, grid, parts, intercept=self.fit_intercept, score=fold)
+        if X.shape[0] > sparse_gram.ROWS:
+            raise ValueError(too_large(X.shape))
+        asked = {"score": rows, "store": self.store_cv_results}
+        asked["per_target"] = getattr(self, "alpha_per_target", False)
+        return sparse_leave_one_out(X, y, weight, grid, intercept=self.fit_intercept, **asked)
+
+    def _prepared(self, table: Table, targets: int, alphas: Any, parts: Any) -> Table:
+        """Return a table that is made dense if that costs less, and fits."""
+        if not table.sparse or not fits(table):
+            return table
+        (n, d), entries = table.X.shape, int(table.X.nnz)
+        if parts is None:  # leave-one-out needs the Gram matrix of the rows: from products, or filled
+            few = n <= sparse_gram.ROWS and gram_pays(n, d, entries)
+            return table if few and not isinstance(alphas, str) else filled(table)
+        folds = len(parts) if isinstance(parts, list) else 1
+        strengths = 4 if isinstance(alphas, str) else min(len(alphas), 4)  # they share their products
+        above = isinstance(alphas, str) or bool((alphas > 0).all())
+        return table if above and pays(n, d, entries, folds * targets * strengths) else filled(table)
 
     def _criterion(self, problem: Problem, alphas: Any, cv: Any, per_target: bool) -> Found:
         """Choose by what the front door has beside scikit-learn: a grid of its own, GCV, the evidence."""
@@ -192,10 +230,3 @@ def _check_alpha(alpha: Any, name: str, strict: bool) -> None:
     if not float(alpha) >= 0 or (strict and alpha == 0):
         bound = "> 0.0. Leave-one-out needs positive `alphas`" if strict else ">= 0.0"
         raise ValueError(f"{name} == {alpha}, must be {bound}.")
-
-
-def dense(table: Table) -> Table:
-    """Return a table, or raise where it is too large to be made dense."""
-    if table.sparse:
-        raise ValueError(too_large(table.X.shape))
-    return table

@@ -114,6 +114,21 @@ def _from_sparse(X: Any, device: Any, keep: bool) -> Any:
     return as_tensor(_real(X.toarray(), "X")).to(device or "cpu")
 
 
+def fits(table: Table) -> bool:
+    """Whether a sparse table may be made dense."""
+    return bool(table.X.shape[0] * table.X.shape[1] * 8 <= DENSE_BYTES)
+
+
+def filled(table: Table) -> Table:
+    """Return a sparse table as a dense one."""
+    return table._replace(X=as_tensor(_real(table.X.toarray(), "X")))
+
+
+def take(X: Any, index: Tensor) -> Any:
+    """Return some rows of a tensor or a scipy.sparse matrix."""
+    return X[index.to(X.device)] if isinstance(X, Tensor) else X[index.cpu().numpy()]
+
+
 def check_entries(X: Any) -> None:
     """Raise if a scipy.sparse matrix in rows holds NaN or infinity, in the words of `_check.finite`."""
     if X.dtype.kind == "f" and not np.isfinite(X.data.sum(dtype=np.float64)):

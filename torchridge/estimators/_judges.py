@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchridge.estimators._input import Container, Table
+from torchridge.estimators._input import Container, Table, take
 from torchridge.estimators._labels import Labels
 from torchridge.estimators._scorers import Predicted, Scorer
 from torchridge.estimators._search import ScoreRows
@@ -44,7 +44,7 @@ def judge_classes(scorer: Scorer, params: Mapping[str, Any], labels: Labels) -> 
 class FoldJudge:
     """A judge of the held-out rows of a fold; without a scorer, the model's own `score`."""
 
-    X: Tensor
+    X: Any  # a tensor, or a scipy.sparse matrix in rows
     y: Any
     parts: list[Split]
     member: Member
@@ -55,12 +55,16 @@ class FoldJudge:
         """Return the score of one strength on the rows of fold k."""
         test = self.parts[k][1]
         model = self.member(k, weight, bias, alpha)
-        rows = self.X[test.to(self.X.device)]
+        rows = take(self.X, test)
         chosen = test.numpy()
-        cut = of_rows(self.params, chosen, len(self.X))
+        cut = of_rows(self.params, chosen, self.X.shape[0])
         if self.scorer is None:
             return float(model.score(rows, self.y[test.to(self.y.device)], **cut))
-        return float(self.scorer(model, rows.cpu().numpy(), np.asarray(self.y)[chosen], **cut))
+        return float(
+            self.scorer(
+                model, rows.cpu().numpy() if isinstance(rows, Tensor) else rows, np.asarray(self.y)[chosen], **cut
+            )
+        )
 
 
 def judge_folds(
@@ -97,9 +101,11 @@ def judge_class_folds(
         if not complete[k]:
             train = parts[k][0]
             own = None if sample_weight is None else sample_weight[train.to(sample_weight.device)]
-            return model.fit(table.X[train.to(table.X.device)], y[train], own)
+            return model.fit(take(table.X, train), y[train], own)
         model.n_features_in_ = weight.shape[1]
-        model.classes_ = torch.arange(k_classes, device=table.X.device) if scorer is None else labels.classes
+        model.classes_ = (
+            torch.arange(k_classes, device=getattr(table.X, "device", "cpu")) if scorer is None else labels.classes
+        )
         model.multilabel_ = labels.multilabel
         model._keep_weights(weight, bias, _container(table, scorer), False)
         return model
@@ -116,6 +122,8 @@ def _names(labels: Labels) -> Any:
 
 
 def _container(table: Table, scorer: Scorer | None) -> Container:
+    if table.sparse:
+        return Container(False, torch.device("cpu"), torch.float64)
     device = table.X.device if scorer is None else torch.device("cpu")
     return Container(scorer is None, device, torch.float64)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from torchridge import _check
-from torchridge.estimators._input import Table, as_tensor, too_large
+from torchridge.estimators._input import Table, as_tensor, filled, fits, too_large
 from torchridge.estimators._protocol import convergence_warning
 from torchridge.linear.ridge.ridge import ridge
 from torchridge.linear.ridge.solution import Solution
@@ -19,6 +19,7 @@ from torchridge.solvers.blocks import Block
 from torchridge.solvers.moments import Moments
 from torchridge.solvers.nonnegative import nonnegative
 from torchridge.solvers.objective import Objective, frame, system
+from torchridge.solvers.sparse_ridge import pays
 
 SOLVERS = ("auto", "svd", "cholesky", "lsqr", "sparse_cg", "sag", "saga", "lbfgs")
 
@@ -91,9 +92,13 @@ def _numbers(alpha: Any) -> Tensor:
 def solve_rows(table: Table, y: Tensor, weight: Tensor | None, request: Request) -> Fitted:
     """Solve for the rows of a table."""
     if table.sparse:
-        if request.positive or table.X.shape[1] <= _MOMENTS_COLUMNS:
-            return solve_moments(sparse_moments(table.X, y, weight), request)
-        return _solve_products(table, y, weight, request)
+        if _by_products(table, y.shape[1] if y.ndim == 2 else 1, request):
+            return _solve_products(table, y, weight, request)
+        if not fits(table):
+            if request.positive or table.X.shape[1] <= _MOMENTS_COLUMNS:
+                return solve_moments(sparse_moments(table.X, y, weight), request)
+            return _solve_products(table, y, weight, request)
+        table = filled(table)
     target = y[:, None] if y.ndim == 1 else y
     alpha = strength_of(request.alpha, target.shape[1]).to(target.device)
     if request.positive:
@@ -105,6 +110,19 @@ def solve_rows(table: Table, y: Tensor, weight: Tensor | None, request: Request)
     return Fitted(solution.weight, solution.bias, _name(request, solution.solver), solution)
 
 
+def _by_products(table: Table, columns: int, request: Request) -> bool:
+    """Choose whether a sparse table is only multiplied with, by cost; at strengths that are above zero."""
+    if request.positive or request.solver in ("svd", "cholesky"):
+        return False
+    n, d = table.X.shape
+    return pays(n, d, int(table.X.nnz), columns) and bool((strength_of(request.alpha, columns) > 0).all())
+
+
+def _tolerance(tol: float) -> float:
+    """Return the relative residual to reach: 1e-8 at scikit-learn's default of 1e-4, which stops there."""
+    return min(1e-8, max(1e-4 * float(tol), 1e-12))
+
+
 def _solve_products(table: Table, y: Tensor, weight: Tensor | None, request: Request) -> Fitted:
     target = (y[:, None] if y.ndim == 1 else y).double()
     solution = ridge(
@@ -114,6 +132,7 @@ def _solve_products(table: Table, y: Tensor, weight: Tensor | None, request: Req
         sample_weight=weight,
         fit_intercept=request.fit_intercept,
         solver="cg",
+        tol=_tolerance(request.tol),
         max_iter=request.max_iter,
     )
     return Fitted(solution.weight, solution.bias, _name(request, solution.solver), solution)

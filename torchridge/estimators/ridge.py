@@ -67,7 +67,7 @@ class Ridge(_RidgeModel, Regressor):
         copy_X: kept for scikit-learn's signature; X is never written to.
         max_iter: with `positive`, the most exchanges of the active set; the most steps of conjugate gradients on a
             sparse matrix; the direct solvers have no iterations.
-        tol: kept for scikit-learn's signature; the direct solvers go to rounding, conjugate gradients to 1e-8.
+        tol: conjugate gradients go to a relative residual of tol·1e-4, at most 1e-8; the direct solvers to rounding.
         solver: "auto", "svd" (of the rows), or a name of scikit-learn's that the exact solve then stands in for:
             "cholesky", "lsqr", "sparse_cg", "sag", "saga"; "lbfgs" for `positive`.
         positive: constrain W ≥ 0 (exact, by block principal pivoting on the d × d moments).
@@ -145,7 +145,7 @@ class Ridge(_RidgeModel, Regressor):
             return self._fit_stream(X, sample_weight)
         request = self._request()
         check_request(request, is_sparse(X))
-        table = read_table(X, self.device)
+        table = read_table(X, self.device, sparse=True)
         target, weight = read_target(y, table), read_weight(sample_weight, table)
         fitted = solve_rows(table, target, weight, request)
         self._forget()
@@ -257,7 +257,7 @@ class RidgeClassifier(_RidgeModel, Classifier):
         """
         request = self._request()
         check_request(request, is_sparse(X))
-        table = read_table(X, self.device)
+        table = read_table(X, self.device, sparse=True)
         labels, weight = read_labels(y, table.X.shape[0]), read_weight(sample_weight, table)
         weight = joined_weights(weight, class_weights(self.class_weight, labels))
         fitted = solve_rows(table, beside(table, labels.signs), weight, request)

@@ -6,7 +6,7 @@ import warnings
 from typing import Any
 
 from torchridge import _check
-from torchridge.estimators._cv_model import Problem, RidgeCVModel, dense
+from torchridge.estimators._cv_model import Problem, RidgeCVModel
 from torchridge.estimators._input import Table, beside, is_sparse, read_table, read_target, read_weight
 from torchridge.estimators._judges import judge_class_folds, judge_classes, judge_folds, judge_rows
 from torchridge.estimators._kinds import Classifier, Regressor
@@ -106,17 +106,19 @@ class RidgeCV(RidgeCVModel, Regressor):
                 FutureWarning,
                 stacklevel=2,
             )
-        table = read_table(X, self.device)
+        table = read_table(X, self.device, sparse=True)
         y_, weight = read_target(y, table), read_weight(sample_weight, table)
         vector = y_.ndim == 1
         parts = self._parts(X, y, len(y_), None, routed)
-        if table.sparse:
+        table = self._prepared(table, 1 if vector else y_.shape[1], alphas, parts)
+        squares = isinstance(parts, str) or follows_from_squares(self.scoring, weight, routed.score)
+        if table.sparse and parts is not None and squares:
             found = self._by_products(table, y_[:, None] if vector else y_, weight, alphas, parts, routed)
             self._keep_found(table, found, vector)
             return self
         rows = None if scorer is None else judge_rows(scorer, routed.score, vector, self.alpha_per_target)
         fold = None
-        if isinstance(parts, list) and not follows_from_squares(self.scoring, weight, routed.score):
+        if isinstance(parts, list) and not squares:
             fold = judge_folds(table, y_, parts, self.fit_intercept, scorer, routed.score)
         problem = Problem(table.X, y_[:, None] if vector else y_, weight)
         self._keep_found(table, self._choose(problem, alphas, parts, rows, fold), vector)
@@ -216,16 +218,17 @@ class RidgeClassifierCV(RidgeCVModel, Classifier):
         """
         self._check_options()
         alphas = self._check_alphas()
-        table = read_table(X, self.device)
+        table = read_table(X, self.device, sparse=True)
         labels = read_labels(y, table.X.shape[0])
         weight = joined_weights(read_weight(sample_weight, table), class_weights(self.class_weight, labels))
         scorer = resolve(self.scoring)
         routed = route(self, None if weight is None else weight.cpu().numpy(), params, scorer)
         parts = self._parts(X, y, len(labels.codes), None if labels.multilabel else labels.codes, routed)
+        table = self._prepared(table, labels.signs.shape[1], alphas, parts)
         if table.sparse and isinstance(parts, str):
             found = self._by_products(table, labels.signs, weight, alphas, parts, routed)
         else:
-            found = self._judged(dense(table), labels, weight, alphas, parts, scorer, routed)
+            found = self._judged(table, labels, weight, alphas, parts, scorer, routed)
         self._keep_labels(labels)
         self._keep_found(table, found, False)
         return self

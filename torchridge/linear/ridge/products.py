@@ -16,7 +16,7 @@ from torchridge.linear.matrices import kind_of, operator_of, shape_of
 from torchridge.linear.ridge.choose import Choice
 from torchridge.linear.ridge.diagnosis import Diagnosis
 from torchridge.linear.ridge.solution import Solution
-from torchridge.solvers import design, large
+from torchridge.solvers import design, large, nystrom, sparse_ridge
 from torchridge.solvers.design import Design
 from torchridge.solvers.large import Columns, Rule
 from torchridge.solvers.nystrom import Nystrom
@@ -121,15 +121,24 @@ def solve(X: Any, y: Any, alpha: Any, name: str, sample_weight: Any, options: Op
     strengths = strengths_of(alpha, name, problem.y.shape[1], problem.y)
     count, weakest = problem.y.shape[1] * len(strengths.alpha), strengths.weakest
     form = problem.form()
+    plain = problem.rank is None and problem.objective.prior is None and weakest > 0
+    if plain and sparse_ridge.applies(problem.X, form, strengths.per_target):
+        solved = sparse_ridge.solve(form, problem.y, strengths.alpha, problem.rule, problem.objective.intercept)
+        if solved is not None:
+            return fit(problem, form, nystrom.empty(0, problem.y.device), strengths, choice, solved)
     approximation = large.approximate(form, weakest, count, problem.rank, problem.rule.tol)
     return fit(problem, form, approximation, strengths, choice)
 
 
-def fit(problem: Problem, form: Design, approximation: Nystrom, strengths: Strengths, choice: Choice) -> Solution:
-    """Solve with an approximation that is at hand, and warn where the tolerance was not reached."""
+def fit(
+    problem: Problem, form: Design, approximation: Nystrom, strengths: Strengths, choice: Choice,
+    solved: sparse_ridge.Solved | None = None,
+) -> Solution:  # fmt: skip
+    """Solve with an approximation that is at hand, unless it is solved, and warn if the tolerance was not reached."""
     t, d, path = problem.y.shape[1], problem.X.shape[1], strengths.path
     columns = large.grid(strengths.alpha, strengths.per_target, t, 1)
-    weight, bias, error, steps = solve_columns(problem, form, approximation, columns)
+    weight, bias, error, steps = solved or solve_columns(problem, form, approximation, columns)
+    preconditioner = "no" if solved else "Nyström"
     L = len(columns.alpha) // t
     pick: Any = slice(None) if path else 0
     single = not path and not strengths.per_target
@@ -141,7 +150,7 @@ def fit(problem: Problem, form: Design, approximation: Nystrom, strengths: Stren
         bias=bias.reshape(L, t)[pick].to(problem.dtype),
         alpha=strengths.alpha[0] if single else strengths.alpha,
         solver="cg",
-        reason=f"{choice.reason}; Nyström preconditioner of rank {approximation.rank}, "
+        reason=f"{choice.reason}; {preconditioner} preconditioner of rank {approximation.rank}, "
         f"{'rows' if form.dual else 'features'} as unknowns",
         n_samples=problem.rows,
         diagnosis=Diagnosis.of(
