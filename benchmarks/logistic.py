@@ -34,7 +34,7 @@ from scipy.special import logsumexp
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
-from torchridge.logistic import logistic
+from torchridge.linear.logistic.logistic import logistic
 
 GAPS = (1e-6, 1e-5, 1e-4, 1e-3)  # the one that is asked for, and what scikit-learn is let off with where it must be
 PATIENCE = 40  # iterations that are looked at one by one, past which float32 says near and is not; then every tenth

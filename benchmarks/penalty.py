@@ -20,9 +20,9 @@ import torch
 from torch import nn
 from torch.utils.benchmark import Timer
 
-from torchridge.training.attach import penalty, regularize
-from torchridge.training.regularizers import L2
-from torchridge.training.step import penalize_step
+from torchridge.training.penalties.attach import penalty, regularize
+from torchridge.training.penalties.regularizers import L2
+from torchridge.training.penalties.step import penalize_step
 
 LAMBDA = 1e-4
 RESULTS = Path(__file__).parent / "results" / "penalty.json"

@@ -34,7 +34,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from torchridge import Moments, Solution, open_rows, ridge_cv, stream_moments
-from torchridge.solvers.folds import contiguous_folds
+from torchridge.solvers.moments.folds import contiguous_folds
 
 D, FOLDS, BOUND = 1024, 5, 2**31
 ALPHAS = torch.logspace(-2, 6, 100, dtype=torch.float64)

@@ -3,9 +3,9 @@
 import torch
 from torch import nn
 
-from torchridge.training.attach import penalty, regularize
-from torchridge.training.regularizers import L2
-from torchridge.training.step import penalize_step
+from torchridge.training.penalties.attach import penalty, regularize
+from torchridge.training.penalties.regularizers import L2
+from torchridge.training.penalties.step import penalize_step
 
 micro_batches, strength = 4, 0.05
 generator = torch.Generator().manual_seed(0)

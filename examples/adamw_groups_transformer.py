@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from torchridge.training.decay import explain_weight_decay, weight_decay_groups
-from torchridge.training.schedule import CosineWeightDecay
+from torchridge.training.weight_decay.groups import explain_weight_decay, weight_decay_groups
+from torchridge.training.weight_decay.schedule import CosineWeightDecay
 
 torch.manual_seed(0)
 vocabulary, width, length = 16, 32, 12

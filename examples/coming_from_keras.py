@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from torchridge.regularizers import L1L2, deserialize, get, l2, serialize
-from torchridge.training.attach import penalties, penalty, regularize
-from torchridge.training.layers import L2Linear
+from torchridge.training.penalties.attach import penalties, penalty, regularize
+from torchridge.training.penalties.layers import L2Linear
 
 torch.manual_seed(0)
 x, y = torch.randn(256, 20), torch.randint(0, 3, (256,))

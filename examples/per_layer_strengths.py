@@ -5,7 +5,7 @@ import re
 import torch
 from torch import nn
 
-from torchridge.training.decay import explain_weight_decay, weight_decay_groups
+from torchridge.training.weight_decay.groups import explain_weight_decay, weight_decay_groups
 
 torch.manual_seed(0)
 model = nn.Sequential()

@@ -61,7 +61,7 @@ def test_training_and_solvers_never_import_each_other() -> None:
 
 
 def test_nothing_below_imports_what_stands_above() -> None:
-    below = {"training", "solvers", "strength", "_check", "_warnings"}
+    below = {"training", "solvers", "strength", "_check", "exceptions"}
     above = {"estimators", "probing", "ridge", "streams", "cli", "integrations"}
     for name, targets in GRAPH.items():
         if wing(name) in below:
@@ -113,7 +113,7 @@ def test_all_is_explicit_and_resolves() -> None:
 
 
 READERS = ("streams", "estimators", "cli")  # and what keeps states of generators and files of features
-READING = {"torchridge.probing.frozen", "torchridge.probing.kept", "torchridge.plots"}
+READING = {"torchridge.probing.features.frozen", "torchridge.probing.features.kept", "torchridge.plots"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_name)

@@ -41,7 +41,7 @@ FREE = {"StepPenalty", "clear_regularizers", "convert_strength", "Regularizer", 
 
 def computes(path: str) -> bool:
     """Whether a name does work in proportion to the data or the model: no result, no picture, no name of a class."""
-    drawn = path.startswith(("torchridge.plots", "torchridge.tensorboard", "torchridge.training.identifiers"))
+    drawn = path.startswith(("torchridge.plots", "torchridge.tensorboard", "torchridge.training.penalties.identifiers"))
     record = is_dataclass(PUBLIC[path]) or (inspect.isclass(PUBLIC[path]) and issubclass(PUBLIC[path], tuple))
     return not drawn and not record and path.rpartition(".")[2] not in FREE
 

@@ -26,7 +26,7 @@ from torchridge import (
     weight_decay_groups,
 )
 from torchridge.regularizers import L2
-from torchridge.training.decoupled import DecoupledWeightDecay
+from torchridge.training.weight_decay.decoupled import DecoupledWeightDecay
 
 pytestmark = [
     on_cuda,

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from torchridge import ConvergenceWarning
-from torchridge.logistic import logistic
+from torchridge.linear.logistic.logistic import logistic
 
 STRENGTHS = np.logspace(-5, 3, 20)
 

@@ -10,9 +10,9 @@ from test_logistic import planted
 from torch import Tensor
 
 from torchridge import TorchridgeWarning
-from torchridge._warnings import GridEdgeWarning, MissingClassWarning
-from torchridge.logistic import logistic, logistic_cv
-from torchridge.solvers.stratified import stratified_folds
+from torchridge.exceptions import GridEdgeWarning, MissingClassWarning
+from torchridge.linear.logistic.logistic import logistic, logistic_cv
+from torchridge.solvers.moments.stratified import stratified_folds
 
 GRID = [1e-3, 1e-1, 1e1]
 pytestmark = pytest.mark.filterwarnings("ignore::torchridge.GridEdgeWarning")

@@ -10,8 +10,8 @@ from sklearn import linear_model
 
 from torchridge import ConvergenceWarning, logistic, logistic_cv
 from torchridge.estimators import LogisticRegression, LogisticRegressionCV
-from torchridge.solvers import logistic_sparse
-from torchridge.solvers.logistic_single import fit as fit_single
+from torchridge.solvers.cross_entropy import sparse as logistic_sparse
+from torchridge.solvers.cross_entropy.single import fit as fit_single
 
 
 def counts(n: int, d: int, k: int, dtype: Any = np.float64, seed: int = 0) -> tuple[Any, Any]:

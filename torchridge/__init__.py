@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
 from torchridge import regularizers
-from torchridge._logistic_cv import LogisticCV
-from torchridge._warnings import (
+from torchridge.distributed import MomentsFolder, RankError, all_reduce, column_moments
+from torchridge.exceptions import (
     ConvergenceWarning,
     DoublePenaltyWarning,
     GridEdgeWarning,
@@ -17,24 +17,24 @@ from torchridge._warnings import (
     RankDeficientWarning,
     TorchridgeWarning,
 )
-from torchridge.distributed import MomentsFolder, RankError, all_reduce, column_moments
-from torchridge.linear.logistic_solution import LogisticSolution
+from torchridge.linear.logistic.cross_validation import LogisticCV
+from torchridge.linear.logistic.logistic import logistic, logistic_cv
+from torchridge.linear.logistic.solution import LogisticSolution
 from torchridge.linear.ridge.ridge import ridge, ridge_cv, ridge_path
 from torchridge.linear.ridge.solution import Solution
-from torchridge.logistic import logistic, logistic_cv
-from torchridge.solvers.moments import Moments
-from torchridge.solvers.operators import LinearOperator
+from torchridge.solvers.iterative.operators import LinearOperator
+from torchridge.solvers.moments.moments import Moments
 from torchridge.strength import convert_strength
-from torchridge.training.attach import clear_regularizers, penalties, penalty, regularize
-from torchridge.training.decay import explain_weight_decay, weight_decay_groups
-from torchridge.training.decay_table import DecayRow, DecayTable
-from torchridge.training.decoupled import DecoupledWeightDecay
-from torchridge.training.layers import L2Linear, LazyL2Linear
 from torchridge.training.monitor import L2Monitor
-from torchridge.training.muon import muon_groups
-from torchridge.training.optimizers import check_optimizer
-from torchridge.training.schedule import ConstantWeightDecay, CosineWeightDecay
-from torchridge.training.step import StepPenalty, penalize_step
+from torchridge.training.penalties.attach import clear_regularizers, penalties, penalty, regularize
+from torchridge.training.penalties.layers import L2Linear, LazyL2Linear
+from torchridge.training.penalties.step import StepPenalty, penalize_step
+from torchridge.training.weight_decay.decoupled import DecoupledWeightDecay
+from torchridge.training.weight_decay.groups import explain_weight_decay, weight_decay_groups
+from torchridge.training.weight_decay.muon import muon_groups
+from torchridge.training.weight_decay.optimizers import check_optimizer
+from torchridge.training.weight_decay.schedule import ConstantWeightDecay, CosineWeightDecay
+from torchridge.training.weight_decay.table import DecayRow, DecayTable
 
 if _TYPE_CHECKING:
     from torchridge.probing import ContinualProbe, LinearProbe, OnlineProbe, Probe, ProbeReport, fit_head_, probe_layers

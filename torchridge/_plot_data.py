@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from torchridge import _check
-from torchridge._logistic_cv import LogisticCV
-from torchridge.linear.logistic_solution import LogisticSolution
+from torchridge.linear.logistic.cross_validation import LogisticCV
+from torchridge.linear.logistic.solution import LogisticSolution
 from torchridge.linear.ridge.solution import Solution
 
 

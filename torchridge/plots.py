@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from torchridge._logistic_cv import LogisticCV
 from torchridge._plot_data import curve_of, lines_of, number_of
-from torchridge.linear.logistic_solution import LogisticSolution
+from torchridge.linear.logistic.cross_validation import LogisticCV
+from torchridge.linear.logistic.solution import LogisticSolution
 from torchridge.linear.ridge.solution import Solution
-from torchridge.training.decay_table import DecayRow, DecayTable
+from torchridge.training.weight_decay.table import DecayRow, DecayTable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

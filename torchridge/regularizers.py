@@ -1,7 +1,7 @@
-"""Keras 3's regularizers for PyTorch; see `torchridge.training.regularizers`."""
+"""Keras 3's regularizers for PyTorch; see `torchridge.training.penalties.regularizers`."""
 
-from torchridge.training.identifiers import deserialize, get, serialize
-from torchridge.training.regularizers import (
+from torchridge.training.penalties.identifiers import deserialize, get, serialize
+from torchridge.training.penalties.regularizers import (
     L1,
     L1L2,
     L2,

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from torchridge import plots
-from torchridge._logistic_cv import LogisticCV
 from torchridge._plot_data import curve_of
-from torchridge.linear.logistic_solution import LogisticSolution
+from torchridge.linear.logistic.cross_validation import LogisticCV
+from torchridge.linear.logistic.solution import LogisticSolution
 from torchridge.linear.ridge.solution import Solution
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 PAGES = {
     "torchridge": ("Closed form", "Ridge and logistic regression, and what they are computed from."),
     "torchridge.training": ("Training", "Penalties in the loss, weight decay in the optimizer, and watching both."),
-    "torchridge._warnings": ("Warnings", "What `torchridge` warns of; each has something that can be done about it."),
+    "torchridge.exceptions": ("Warnings", "What `torchridge` warns of; each has something that can be done about it."),
     "torchridge.regularizers": ("Regularizers", "Keras 3's regularizers for PyTorch."),
     "torchridge.estimators": ("Estimators", "scikit-learn's protocol, for arrays and tensors alike."),
     "torchridge.probing": ("Probing", "Linear readouts of frozen models, layer by layer."),
@@ -61,7 +61,7 @@ def path(value: Any) -> str:
 def page_of(module: str, value: Any) -> str:
     """The page a name is on: that of its module; those of the package itself are sorted by their wing."""
     home = getattr(value, "__module__", "") or ""
-    if module == "torchridge" and home.startswith(("torchridge.training", "torchridge._warnings")):
+    if module == "torchridge" and home.startswith(("torchridge.training", "torchridge.exceptions")):
         return ".".join(home.split(".")[:2])
     return module
 

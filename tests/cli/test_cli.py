@@ -13,7 +13,7 @@ import torch
 
 from torchridge import GridEdgeWarning, convert_strength, ridge, ridge_cv, ridge_path
 from torchridge.cli import main
-from torchridge.solvers.folds import contiguous_folds
+from torchridge.solvers.moments.folds import contiguous_folds
 
 N, D = 300, 4
 NAMES = ["a", "b", "c, d", "e"]

@@ -10,7 +10,7 @@ from sklearn import linear_model
 
 from torchridge import ridge_path
 from torchridge.estimators import Ridge, RidgeClassifier, RidgeClassifierCV, RidgeCV
-from torchridge.solvers import sparse_gram, sparse_ridge
+from torchridge.solvers.iterative import sparse_gram, sparse_ridge
 
 
 def words(n: int, d: int, k: int, dtype: Any = np.float64) -> tuple[Any, Any]:

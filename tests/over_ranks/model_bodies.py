@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchridge import RankError, logistic, logistic_cv
 from torchridge.estimators import Ridge, RidgeClassifier, RidgeCV
 from torchridge.probing import LinearProbe, ProbeReport, probe_layers
-from torchridge.probing.folding import StreamFolds
+from torchridge.probing.features.folding import StreamFolds
 
 N, D = 160, 6
 SAME = SOLVERS[torch.float64]

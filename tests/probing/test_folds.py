@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from torchridge._warnings import MissingClassWarning
+from torchridge.exceptions import MissingClassWarning
 from torchridge.probing import LinearProbe
-from torchridge.probing.folding import ClassCodes, StreamFolds
+from torchridge.probing.features.folding import ClassCodes, StreamFolds
 
 
 def test_groups_stay_whole_in_any_stream() -> None:

@@ -9,7 +9,7 @@ from sklearn.linear_model import Ridge, RidgeClassifier
 from torch import Tensor, nn
 
 from torchridge.probing import probe_layers
-from torchridge.probing.pooling import pooled, tensor_of
+from torchridge.probing.features.pooling import pooled, tensor_of
 
 LENGTHS = [5, 1, 3, 7, 2, 7]
 

@@ -7,8 +7,8 @@ from pretended_cuda.marks import on_cuda
 
 from torchridge import Moments, ridge_cv
 from torchridge.solvers import device as rules
-from torchridge.solvers import float_slices as sliced
-from torchridge.solvers import nodes
+from torchridge.solvers.least_squares import nodes
+from torchridge.solvers.moments import float_slices as sliced
 
 pytestmark = pytest.mark.filterwarnings("ignore::torchridge.TorchridgeWarning")
 
@@ -104,7 +104,7 @@ def test_folds_scored_at_nodes_are_those_of_eigenvectors(
         raise AssertionError("an eigendecomposition of a fold")
 
     monkeypatch.setattr(rules, "most_nodes", many)
-    monkeypatch.setattr("torchridge.solvers.spectral.spectra", never)
+    monkeypatch.setattr("torchridge.solvers.least_squares.spectral.spectra", never)
     got = ridge_cv(moments, alphas=alphas, **options)
     assert calls
     assert relative(got.fold_scores, want.fold_scores) <= 1e-9

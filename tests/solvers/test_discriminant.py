@@ -7,8 +7,9 @@ from sklearn.covariance import shrunk_covariance
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch import Tensor
 
-from torchridge.solvers import blocks, discriminant, targets
-from torchridge.solvers.blocks import Block
+from torchridge.solvers.least_squares import discriminant
+from torchridge.solvers.moments import blocks, targets
+from torchridge.solvers.moments.blocks import Block
 
 TOLERANCE = 1e-9  # the mean of 100 costs four digits in scikit-learn, none here
 

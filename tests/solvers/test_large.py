@@ -17,11 +17,12 @@ from tolerances import FOLD_SCORES, ITERATED, ROUNDED_ONCE
 import torchridge
 from torchridge import ConvergenceWarning, GridEdgeWarning, LinearOperator, Moments, ridge, ridge_cv, ridge_path
 from torchridge.linear.ridge import choose as select
-from torchridge.solvers import krylov, large, nystrom, trace
-from torchridge.solvers.design import design
-from torchridge.solvers.objective import Objective
-from torchridge.solvers.operators import Dense
-from torchridge.solvers.sparse import SparseTensor
+from torchridge.solvers.iterative import conjugate_gradients as krylov
+from torchridge.solvers.iterative import nystrom, solve_many, trace
+from torchridge.solvers.iterative.operators import Dense
+from torchridge.solvers.iterative.sparse import SparseTensor
+from torchridge.solvers.iterative.standard_form import design
+from torchridge.solvers.least_squares.objective import Objective
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse CSR tensor support", "ignore:Sparse invariant checks")
 
@@ -253,11 +254,11 @@ def test_the_trace_is_exact_where_the_approximation_is_and_its_error_is_honest()
     alpha = torch.tensor([1.0, 50.0], dtype=torch.float64)
     eigvals = torch.linalg.svdvals(X) ** 2
     exact = (eigvals / (eigvals + alpha[:, None])).sum(1)
-    rule = large.Rule(1e-12, 500)
-    full = trace.degrees_of_freedom(form, large.approximate(form, 1.0, 1, 60, 1e-8), alpha, rule)
+    rule = solve_many.Rule(1e-12, 500)
+    full = trace.degrees_of_freedom(form, solve_many.approximate(form, 1.0, 1, 60, 1e-8), alpha, rule)
     torch.testing.assert_close(full.value, exact, atol=1e-3, rtol=0)
     for rank in (0, 20):
-        some = trace.degrees_of_freedom(form, large.approximate(form, 1.0, 1, rank, 1e-8), alpha, rule)
+        some = trace.degrees_of_freedom(form, solve_many.approximate(form, 1.0, 1, rank, 1e-8), alpha, rule)
         assert bool(((some.value - exact).abs() <= 5 * some.error).all())
         assert bool((some.error < 1.0).all())
 

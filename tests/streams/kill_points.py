@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from torchridge import Moments, _replacing, stream_moments
+from torchridge import Moments, stream_moments
+from torchridge._files import replacing
 
 BATCHES, EVERY = 8, 2
 POINTS = 31
@@ -45,9 +46,9 @@ class Points:
     def watch(self) -> None:
         """Before and after every call: in the middle of a write, half of it is there."""
         for name in ("open", "fsync", "replace", "chmod", "close"):
-            setattr(_replacing.os, name, self._watched(getattr(os, name)))
+            setattr(replacing.os, name, self._watched(getattr(os, name)))
         kept = os.fdopen
-        _replacing.os.fdopen = lambda handle, mode: _Halves(kept(handle, mode), self)  # type: ignore[assignment]
+        replacing.os.fdopen = lambda handle, mode: _Halves(kept(handle, mode), self)  # type: ignore[assignment]
 
     def _watched(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def watched(*arguments: Any, **options: Any) -> Any:

@@ -81,7 +81,7 @@ CUT = """
     import sys, numpy as np, torch
     from safetensors.torch import save_file
     from torchridge import open_rows, stream_moments
-    from torchridge.solvers.moments import Moments
+    from torchridge.solvers.moments.moments import Moments
 
     folder, X, said = sys.argv[1], np.ones((4000, 30)), []
     options = {"target": np.ones(4000)}

@@ -11,7 +11,7 @@ import pytest
 from files_of_rows import NAMES, D, data, table, write_csv
 
 from torchridge import open_rows, stream_moments
-from torchridge.streams import lines
+from torchridge.streams.delimited import lines
 
 TEXT = 'name,a,y\n"Doe, ""J""",1.5,2\n\n"two\nlines",-3e2, 4 \r\n\r\nx,.5,1\n'
 

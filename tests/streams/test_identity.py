@@ -250,7 +250,7 @@ def interrupt_after(writes: int) -> Callable[..., None]:
 
 
 def test_a_large_file_is_known_by_a_sample_and_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torchridge._content._WHOLE_BYTES", 1000)
+    monkeypatch.setattr("torchridge._files.content._WHOLE_BYTES", 1000)
     path = npy(tmp_path, MATRIX)
     known = open_rows(path, target=7).identity()
     assert open_rows(path, target=7).identity() == known and known["changed"]

@@ -13,7 +13,7 @@ from ranks import outcomes
 from tolerances import SAME_SUMS
 
 from torchridge import Moments, RankError, all_reduce, open_rows, ridge_cv, stream_moments
-from torchridge.solvers.folds import contiguous_folds
+from torchridge.solvers.moments.folds import contiguous_folds
 
 N, SIZES, GROUP = 1003, (400, 1, 350, 252), 90
 

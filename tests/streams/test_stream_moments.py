@@ -13,7 +13,7 @@ from oracles import relative
 from tolerances import SAME_SUMS
 
 from torchridge import Moments, open_rows, ridge_cv, stream_moments
-from torchridge.solvers.folds import contiguous_folds
+from torchridge.solvers.moments.folds import contiguous_folds
 from torchridge.streams import RowSource, prefetch
 from torchridge.streams.source import Batch
 
@@ -95,7 +95,7 @@ class Breaking(RowSource):
 def test_a_resumed_pass_is_the_same_bit_for_bit(
     kind: str, fold: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("torchridge.streams.lines._BLOCK_BYTES", 5000)
+    monkeypatch.setattr("torchridge.streams.delimited.lines._BLOCK_BYTES", 5000)
     rows = data()
     options = {k: v for k, v in named(kind, tmp_path, rows).items() if k in ("source", "target")}
     if kind != "npy":

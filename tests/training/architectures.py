@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchridge.training.judge import judge
+from torchridge.training.parameters.classify import judge
 
 HERE = Path(__file__).parent
 DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "decoder_layers", "depth")

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from torchridge.training.decay import explain_weight_decay, weight_decay_groups
+from torchridge.training.weight_decay.groups import explain_weight_decay, weight_decay_groups
 
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 PROJECTIONS = (nn.Linear, _ConvNd)

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 from torch.utils.checkpoint import checkpoint
 
-from torchridge._warnings import InertPenaltyWarning
-from torchridge.training.attach import clear_regularizers, penalties, penalty, regularize
-from torchridge.training.layers import L2Linear, LazyL2Linear
-from torchridge.training.regularizers import L1, L2
+from torchridge.exceptions import InertPenaltyWarning
+from torchridge.training.penalties.attach import clear_regularizers, penalties, penalty, regularize
+from torchridge.training.penalties.layers import L2Linear, LazyL2Linear
+from torchridge.training.penalties.regularizers import L1, L2
 
 
 def squares(*tensors: Tensor) -> float:

@@ -14,11 +14,11 @@ from torch import nn
 from torch.nn.utils import parametrizations
 from zoo import ZOO, Holder, Outer, named, tied
 
-from torchridge._warnings import InertPenaltyWarning
-from torchridge.training.decay import explain_weight_decay, weight_decay_groups
-from torchridge.training.judge import judge
-from torchridge.training.layerwise import layer_indices
-from torchridge.training.muon import muon_groups
+from torchridge.exceptions import InertPenaltyWarning
+from torchridge.training.parameters.classify import judge
+from torchridge.training.parameters.layerwise import layer_indices
+from torchridge.training.weight_decay.groups import explain_weight_decay, weight_decay_groups
+from torchridge.training.weight_decay.muon import muon_groups
 
 
 class Transformer(nn.Module):

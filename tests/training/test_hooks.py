@@ -14,13 +14,13 @@ from torch.optim import Optimizer
 from wrapped import SAM, WRAPPERS, CallsItsParent, Deaf, Lookahead, Several
 
 from torchridge import DoublePenaltyWarning
-from torchridge.training.attach import penalties, penalty, regularize
-from torchridge.training.decay import weight_decay_groups
-from torchridge.training.decoupled import DecoupledWeightDecay
-from torchridge.training.optimizers import check_optimizer
-from torchridge.training.regularizers import L1, L2
-from torchridge.training.schedule import ConstantWeightDecay, CosineWeightDecay
-from torchridge.training.step import penalize_step
+from torchridge.training.penalties.attach import penalties, penalty, regularize
+from torchridge.training.penalties.regularizers import L1, L2
+from torchridge.training.penalties.step import penalize_step
+from torchridge.training.weight_decay.decoupled import DecoupledWeightDecay
+from torchridge.training.weight_decay.groups import weight_decay_groups
+from torchridge.training.weight_decay.optimizers import check_optimizer
+from torchridge.training.weight_decay.schedule import ConstantWeightDecay, CosineWeightDecay
 
 LAMBDA = 0.05
 

@@ -10,7 +10,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoi
 from torch.optim.swa_utils import AveragedModel
 from zoo import ZOO, Holder, Outer, named, tied
 
-from torchridge.training.judge import judge
+from torchridge.training.parameters.classify import judge
 
 ANIMALS = [pytest.param(*case, id=name) for name, case in ZOO.items()]
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from torchridge import regularizers
-from torchridge.training.attach import penalty
-from torchridge.training.layers import L2Linear
+from torchridge.training.penalties.attach import penalty
+from torchridge.training.penalties.layers import L2Linear
 
 keras = pytest.importorskip("keras")
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from torchridge.training.attach import regularize
-from torchridge.training.decay import weight_decay_groups
-from torchridge.training.decoupled import DecoupledWeightDecay
 from torchridge.training.monitor import L2Monitor
-from torchridge.training.regularizers import L1L2, L2
-from torchridge.training.schedule import CosineWeightDecay
+from torchridge.training.penalties.attach import regularize
+from torchridge.training.penalties.regularizers import L1L2, L2
+from torchridge.training.weight_decay.decoupled import DecoupledWeightDecay
+from torchridge.training.weight_decay.groups import weight_decay_groups
+from torchridge.training.weight_decay.schedule import CosineWeightDecay
 
 
 class Recorder:

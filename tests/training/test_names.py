@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from zoo import Holder, Outer, named
 
-from torchridge.training.attach import penalty, regularize
-from torchridge.training.decay import explain_weight_decay, weight_decay_groups
-from torchridge.training.judge import judge
-from torchridge.training.muon import muon_groups
-from torchridge.training.regularizers import L2
+from torchridge.training.parameters.classify import judge
+from torchridge.training.penalties.attach import penalty, regularize
+from torchridge.training.penalties.regularizers import L2
+from torchridge.training.weight_decay.groups import explain_weight_decay, weight_decay_groups
+from torchridge.training.weight_decay.muon import muon_groups
 
 
 def kinds(model: nn.Module) -> dict[str, str]:

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from zoo import Outer
 
-from torchridge.training.decay import weight_decay_groups
-from torchridge.training.muon import muon_groups
-from torchridge.training.optimizers import check_optimizer
+from torchridge.training.weight_decay.groups import weight_decay_groups
+from torchridge.training.weight_decay.muon import muon_groups
+from torchridge.training.weight_decay.optimizers import check_optimizer
 
 
 def sparse_model() -> nn.Module:

@@ -9,9 +9,9 @@ import torch.distributed as dist
 from ranks import outcomes
 from torch import Tensor, nn
 
-from torchridge.training.attach import penalties, penalty, regularize
-from torchridge.training.regularizers import L1, L2, OrthogonalRegularizer
-from torchridge.training.step import penalize_step
+from torchridge.training.penalties.attach import penalties, penalty, regularize
+from torchridge.training.penalties.regularizers import L1, L2, OrthogonalRegularizer
+from torchridge.training.penalties.step import penalize_step
 
 ROUTES = ("loss before", "loss after", "step")  # the penalty computed before or after the forward, or at the step
 

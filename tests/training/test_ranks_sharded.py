@@ -13,11 +13,11 @@ from ranks import outcomes
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
-from torchridge.training.attach import penalty, regularize
-from torchridge.training.decay import weight_decay_groups
-from torchridge.training.decoupled import DecoupledWeightDecay
-from torchridge.training.regularizers import L2
-from torchridge.training.step import penalize_step
+from torchridge.training.penalties.attach import penalty, regularize
+from torchridge.training.penalties.regularizers import L2
+from torchridge.training.penalties.step import penalize_step
+from torchridge.training.weight_decay.decoupled import DecoupledWeightDecay
+from torchridge.training.weight_decay.groups import weight_decay_groups
 
 LAMBDA = 0.05
 ROUTES = ("own", "step", "loss", "coupled", "decoupled", "cautious", "initial")

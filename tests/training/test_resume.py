@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, LinearLR, OneCycleLR, StepLR
 
-from torchridge.training.decay import weight_decay_groups
-from torchridge.training.decoupled import DecoupledWeightDecay
 from torchridge.training.monitor import L2Monitor
-from torchridge.training.optimizers import check_optimizer
-from torchridge.training.schedule import ConstantWeightDecay, CosineWeightDecay
-from torchridge.training.strengths import get_weight_decay
+from torchridge.training.weight_decay.decoupled import DecoupledWeightDecay
+from torchridge.training.weight_decay.groups import weight_decay_groups
+from torchridge.training.weight_decay.optimizers import check_optimizer
+from torchridge.training.weight_decay.schedule import ConstantWeightDecay, CosineWeightDecay
+from torchridge.training.weight_decay.strengths import get_weight_decay
 
 
 def weight(value: float = 1.0) -> nn.Parameter:

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from zoo import Outer, tied
 
-from torchridge.training.judge import judge
-from torchridge.training.rules import match_rules
+from torchridge.training.parameters.classify import judge
+from torchridge.training.parameters.selectors import match_rules
 
 
 def model() -> nn.Module:

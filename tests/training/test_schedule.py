@@ -11,9 +11,14 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 from torch.optim import Optimizer
 
-from torchridge.training.decay import weight_decay_groups
-from torchridge.training.decoupled import DecoupledWeightDecay, shrink_, shrink_toward_, shrink_where_aligned_
-from torchridge.training.schedule import ConstantWeightDecay, CosineWeightDecay
+from torchridge.training.weight_decay.decoupled import (
+    DecoupledWeightDecay,
+    shrink_,
+    shrink_toward_,
+    shrink_where_aligned_,
+)
+from torchridge.training.weight_decay.groups import weight_decay_groups
+from torchridge.training.weight_decay.schedule import ConstantWeightDecay, CosineWeightDecay
 
 Make = Callable[..., Optimizer]
 

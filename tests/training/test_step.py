@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from torchridge.training.attach import penalty, regularize
-from torchridge.training.layers import L2Linear
-from torchridge.training.regularizers import L1, L1L2, L2
-from torchridge.training.step import penalize_step
+from torchridge.training.penalties.attach import penalty, regularize
+from torchridge.training.penalties.layers import L2Linear
+from torchridge.training.penalties.regularizers import L1, L1L2, L2
+from torchridge.training.penalties.step import penalize_step
 
 LAMBDA = 0.01
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {

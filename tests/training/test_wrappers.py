@@ -12,9 +12,9 @@ from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from zoo import ZOO, Outer
 
-from torchridge.training.decay import explain_weight_decay, weight_decay_groups
-from torchridge.training.decoupled import DecoupledWeightDecay
-from torchridge.training.judge import judge
+from torchridge.training.parameters.classify import judge
+from torchridge.training.weight_decay.decoupled import DecoupledWeightDecay
+from torchridge.training.weight_decay.groups import explain_weight_decay, weight_decay_groups
 
 # What cannot be sharded or replicated here: not materialized, complex under gloo, without a forward, GPU only.
 UNSHARDABLE = {"lazy", "complex", "lists of parameters", "sync batch norm"}

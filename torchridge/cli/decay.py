@@ -13,7 +13,7 @@ from torch import nn
 
 from torchridge.cli import output
 from torchridge.cli.flags import flags_of
-from torchridge.training.decay import explain_weight_decay
+from torchridge.training.weight_decay.groups import explain_weight_decay
 
 _ABOUT = """\
 Print for every parameter of a model the group that `weight_decay_groups` puts it in, and why. MODULE:NAME is a model,

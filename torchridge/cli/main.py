@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from torchridge import __version__
-from torchridge._warnings import TorchridgeWarning
 from torchridge.cli import convert, decay, env, fit, path, predict
 from torchridge.cli.flags import one_line, spoken
+from torchridge.exceptions import TorchridgeWarning
 
 _CODES = """\
 exit codes:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from torchridge.cli.flags import flags_of
-from torchridge.solvers.moments import Moments
+from torchridge.solvers.moments.moments import Moments
 from torchridge.streams import RowSource, open_rows, stream_moments
 
 # A longer grid is a slip of the keyboard.

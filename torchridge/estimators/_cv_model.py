@@ -27,8 +27,8 @@ from torchridge.estimators._search import (
 )
 from torchridge.linear.ridge.ridge import ridge_cv
 from torchridge.linear.ridge.solution import Solution
-from torchridge.solvers import sparse_gram
-from torchridge.solvers.sparse_ridge import gram_pays, pays
+from torchridge.solvers.iterative import sparse_gram
+from torchridge.solvers.iterative.sparse_ridge import gram_pays, pays
 
 # Scores of folds that products give from squared errors.
 _SQUARES = (None, "r2", "neg_mean_squared_error")

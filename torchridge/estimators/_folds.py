@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from torchridge import _check
-from torchridge.solvers.folds import Split, fold_ids, splits
-from torchridge.solvers.stratified import stratified_folds
+from torchridge.solvers.moments.folds import Split, fold_ids, splits
+from torchridge.solvers.moments.stratified import stratified_folds
 
 
 def make_parts(cv: Any, X: Any, y: Any, n: int, codes: Tensor | None, params: dict[str, Any]) -> list[Split]:

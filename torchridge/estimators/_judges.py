@@ -15,7 +15,7 @@ from torchridge.estimators._labels import Labels
 from torchridge.estimators._scorers import Predicted, Scorer
 from torchridge.estimators._search import ScoreRows
 from torchridge.estimators.ridge import Ridge, RidgeClassifier
-from torchridge.solvers.folds import Split
+from torchridge.solvers.moments.folds import Split
 
 # (fold, weight (t, d), bias (t,), strength) → an estimator of that fold.
 Member = Callable[[int, Tensor, Tensor, float], Any]

@@ -14,7 +14,7 @@ from torchridge import _check
 from torchridge.estimators._input import Container, Table, as_tensor, check_entries, is_sparse, read_table
 from torchridge.estimators._protocol import Estimator, not_fitted
 from torchridge.estimators._ranks import add_ranks, own_moments
-from torchridge.solvers.moments import Moments
+from torchridge.solvers.moments.moments import Moments
 
 _Self = TypeVar("_Self", bound="LinearModel")
 

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchridge._logistic_arguments import check_data, check_settings, check_strengths, warn_unless_converged
-from torchridge._logistic_cv import fit_folds, training_weight
 from torchridge.estimators import _metrics
 from torchridge.estimators._judges import of_rows
 from torchridge.estimators._logistic_model import LogisticModel, Rows
 from torchridge.estimators._scorers import Scorer
-from torchridge.solvers.folds import Split
+from torchridge.linear.logistic.cross_validation import fit_folds, training_weight
+from torchridge.linear.logistic.problem import check_data, check_settings, check_strengths, warn_unless_converged
+from torchridge.solvers.moments.folds import Split
 
 _MAX_ELEMENTS = 2**24
 

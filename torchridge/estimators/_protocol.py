@@ -10,7 +10,7 @@ import inspect
 import sys
 from typing import Any, ClassVar, TypeVar
 
-from torchridge import _warnings
+from torchridge import exceptions
 
 _Self = TypeVar("_Self", bound="Estimator")
 
@@ -34,7 +34,7 @@ def _both(own: type, name: str) -> Any:
 
 def convergence_warning() -> Any:
     """Return a class that is our `ConvergenceWarning`, and scikit-learn's too where the program has imported it."""
-    return _both(_warnings.ConvergenceWarning, "ConvergenceWarning")
+    return _both(exceptions.ConvergenceWarning, "ConvergenceWarning")
 
 
 def not_fitted(message: str) -> Exception:

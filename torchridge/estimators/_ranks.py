@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from torchridge._ranks import Ranks, brief
+from torchridge.distributed import collectives
 from torchridge.estimators._input import Container
-from torchridge.solvers import collectives
-from torchridge.solvers.moments import Moments
+from torchridge.solvers.moments.moments import Moments
 
 _AGREE = (*collectives.AGREE, "estimator", "parameters", "names", "container", "classes", "multilabel")
 

@@ -17,11 +17,11 @@ from torchridge.linear.matrices import operator_of
 from torchridge.linear.ridge.cross_validation import Prepared, prepare_rows
 from torchridge.linear.ridge.ridge import ridge, ridge_path
 from torchridge.linear.ridge.solution import Solution
-from torchridge.solvers.cross_validation import FoldMoments, Whole, fold_weights, leave_one_out_errors
-from torchridge.solvers.few_rows import WholeDual
-from torchridge.solvers.folds import Split
-from torchridge.solvers.rows import Rows, check_rows
-from torchridge.solvers.sparse_gram import equivalent
+from torchridge.solvers.iterative.sparse_gram import equivalent
+from torchridge.solvers.least_squares.few_rows import WholeDual
+from torchridge.solvers.least_squares.scorers import FoldMoments, Whole, fold_weights, leave_one_out_errors
+from torchridge.solvers.moments.folds import Split
+from torchridge.solvers.moments.rows import Rows, check_rows
 
 # Scores of a fold that follow from its squared errors and its variance, (K, L, t) and (K, t), without a prediction.
 _FROM_SQUARES: Mapping[Any, Callable[[Tensor, Tensor], Tensor]] = {

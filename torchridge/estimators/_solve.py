@@ -14,12 +14,12 @@ from torchridge.estimators._input import Table, as_tensor, filled, fits, too_lar
 from torchridge.estimators._protocol import convergence_warning
 from torchridge.linear.ridge.ridge import ridge
 from torchridge.linear.ridge.solution import Solution
-from torchridge.solvers import blocks
-from torchridge.solvers.blocks import Block
-from torchridge.solvers.moments import Moments
-from torchridge.solvers.nonnegative import nonnegative
-from torchridge.solvers.objective import Objective, frame, system
-from torchridge.solvers.sparse_ridge import pays
+from torchridge.solvers.iterative.sparse_ridge import pays
+from torchridge.solvers.least_squares.nonnegative import nonnegative
+from torchridge.solvers.least_squares.objective import Objective, frame, system
+from torchridge.solvers.moments import blocks
+from torchridge.solvers.moments.blocks import Block
+from torchridge.solvers.moments.moments import Moments
 
 SOLVERS = ("auto", "svd", "cholesky", "lsqr", "sparse_cg", "sag", "saga", "lbfgs")
 

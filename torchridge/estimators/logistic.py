@@ -11,7 +11,7 @@ from torchridge.estimators._logistic_model import EVALUATIONS, LogisticModel, Ro
 from torchridge.estimators._logistic_search import Paths, best_of, fold_paths, fold_scores, mean_of_best
 from torchridge.estimators._route import route
 from torchridge.estimators._scorers import resolve
-from torchridge.logistic import logistic
+from torchridge.linear.logistic.logistic import logistic
 
 
 class LogisticRegression(LogisticModel):

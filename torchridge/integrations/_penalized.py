@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchridge.training.attach import regularize
-from torchridge.training.regularizers import L2
-from torchridge.training.step import StepPenalty, Unused, penalize_step
-from torchridge.training.weights import parameters_of
+from torchridge.training.penalties.attach import regularize
+from torchridge.training.penalties.regularizers import L2
+from torchridge.training.penalties.step import StepPenalty, Unused, penalize_step
+from torchridge.training.penalties.weights import parameters_of
 
 
 def attach(model: nn.Module, regularizer: Any, options: dict[str, Any]) -> None:
@@ -26,7 +26,7 @@ def penalize_steps(optimizers: Sequence[Any], model: nn.Module, unused: Unused) 
     """Penalize the steps of all optimizers that hold regularized parameters.
 
     Raises:
-        ValueError: If there are none, as :func:`~torchridge.training.step.penalize_step`.
+        ValueError: If there are none, as :func:`~torchridge.training.penalties.step.penalize_step`.
     """
     penalized = parameters_of(model)
     holding = [o for o in optimizers if not penalized.isdisjoint(_parameters(o))]

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torchridge import _check
 from torchridge.integrations._penalized import attach, missing, penalize_steps
 from torchridge.training.monitor import L2Monitor
-from torchridge.training.step import StepPenalty, Unused
+from torchridge.training.penalties.step import StepPenalty, Unused
 
 __all__ = ["L2Callback"]
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from torchridge.integrations._penalized import attach, missing, penalize_steps
-from torchridge.training.attach import penalty
-from torchridge.training.step import StepPenalty, Unused
+from torchridge.training.penalties.attach import penalty
+from torchridge.training.penalties.step import StepPenalty, Unused
 
 if TYPE_CHECKING:
     from skorch.callbacks import Callback

@@ -9,9 +9,9 @@ from torch import nn
 
 from torchridge import _check
 from torchridge.integrations._penalized import attach, missing, penalize_steps
-from torchridge.training.decisions import DecayRules, decide
 from torchridge.training.monitor import L2Monitor, Writer
-from torchridge.training.step import StepPenalty, Unused
+from torchridge.training.parameters.decisions import DecayRules, decide
+from torchridge.training.penalties.step import StepPenalty, Unused
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -108,15 +108,16 @@ def decay_parameter_names(model: nn.Module, *, rules: DecayRules = (), embedding
 
     Args:
         model: Any module, wrapped or not.
-        rules: As for :func:`~torchridge.training.decay.weight_decay_groups`; only whether they decay counts.
+        rules: As for :func:`~torchridge.training.weight_decay.groups.weight_decay_groups`; only whether they decay
+            counts.
         embeddings: Likewise.
 
     Returns:
         The names, for an override of `Trainer.get_decay_parameter_names`.
 
     Raises:
-        TypeError: As :func:`~torchridge.training.decay.weight_decay_groups`.
-        ValueError: As :func:`~torchridge.training.decay.weight_decay_groups`.
+        TypeError: As :func:`~torchridge.training.weight_decay.groups.weight_decay_groups`.
+        ValueError: As :func:`~torchridge.training.weight_decay.groups.weight_decay_groups`.
 
     Cost: one walk over the modules.
 

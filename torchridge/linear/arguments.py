@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from torchridge import _check
-from torchridge.solvers.objective import Objective
+from torchridge.solvers.least_squares.objective import Objective
 
 SOLVERS = ("auto", "cholesky", "spectral", "dual", "svd", "cg")
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from torchridge import _check
-from torchridge.solvers import operators
-from torchridge.solvers.operators import Dense, LinearOperator, Operator
-from torchridge.solvers.sparse import SparseArray, SparseTensor
+from torchridge.solvers.iterative import operators
+from torchridge.solvers.iterative.operators import Dense, LinearOperator, Operator
+from torchridge.solvers.iterative.sparse import SparseArray, SparseTensor
 
 # Of random products of an operator and its transpose, relative to their size.
 _ADJOINT = {torch.float64: 1e-8, torch.float32: 1e-3}

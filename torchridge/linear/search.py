@@ -9,10 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torchridge._warnings import GridEdgeWarning
+from torchridge.exceptions import GridEdgeWarning
 from torchridge.linear.arguments import Strengths
 from torchridge.solvers.grid import finer_grid
-from torchridge.solvers.objective import Objective
+from torchridge.solvers.least_squares.objective import Objective
 
 
 class Chosen(NamedTuple):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from torchridge.probing.labelled import Labelled
 from torchridge.probing.report import Probe
-from torchridge.solvers.blocks import Block
+from torchridge.solvers.moments.blocks import Block
 
 
 class ContinualProbe:

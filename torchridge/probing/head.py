@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchridge.probing.batches import Batch, Reader
-from torchridge.probing.frozen import call, frozen
+from torchridge.probing.features.batches import Batch, Reader
+from torchridge.probing.features.frozen import call, frozen
 from torchridge.probing.probe import known_options
 from torchridge.probing.report import Probe
 from torchridge.probing.session import Session

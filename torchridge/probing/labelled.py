@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 
 from torchridge import _check
-from torchridge.probing import readouts
-from torchridge.probing.batches import as_tensor
-from torchridge.probing.folding import ClassCodes, check_classes
+from torchridge.probing.features.batches import as_tensor
+from torchridge.probing.features.folding import ClassCodes, check_classes
+from torchridge.probing.readouts import linear
 from torchridge.probing.report import Probe
-from torchridge.solvers import blocks, discriminant, targets
-from torchridge.solvers.blocks import Block
-from torchridge.solvers.objective import Objective
-from torchridge.solvers.rows import check_rows
+from torchridge.solvers.least_squares import discriminant
+from torchridge.solvers.least_squares.objective import Objective
+from torchridge.solvers.moments import blocks, targets
+from torchridge.solvers.moments.blocks import Block
+from torchridge.solvers.moments.rows import check_rows
 
 
 class Labelled:
@@ -102,9 +103,9 @@ class Labelled:
 
     def _weights(self, block: Block, readout: str, strength: float, standardize: bool) -> tuple[Tensor, Tensor]:
         if readout == "lda":
-            scaled, _, scale = readouts.unit(block, block, standardize)
+            scaled, _, scale = linear.unit(block, block, standardize)
             value = torch.tensor([strength], dtype=torch.float64, device=block.gram.device)
-            return readouts.lda_weights(discriminant.discriminant(scaled), value, scale)
+            return linear.lda_weights(discriminant.discriminant(scaled), value, scale)
         alpha = torch.tensor([strength], dtype=torch.float64, device=block.gram.device)
-        coded = readouts.signed(block) if self.task == "classification" else block
-        return readouts.ridge_weights(coded, alpha, Objective(standardize=standardize))
+        coded = linear.signed(block) if self.task == "classification" else block
+        return linear.ridge_weights(coded, alpha, Objective(standardize=standardize))

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from torchridge import _check
-from torchridge.probing.batches import as_tensor
+from torchridge.probing.features.batches import as_tensor
 from torchridge.probing.labelled import Labelled
 from torchridge.probing.report import Probe
-from torchridge.solvers import targets
+from torchridge.solvers.moments import targets
 
 
 class OnlineProbe:

@@ -8,12 +8,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from torchridge import _check, _content
-from torchridge.probing.batches import Reader, as_tensor, numbered
-from torchridge.probing.chunks import Features
-from torchridge.probing.frozen import frozen, hooked
-from torchridge.probing.layers import find_layers
-from torchridge.probing.pooling import Pool, check_pool
+from torchridge import _check
+from torchridge._files import content
+from torchridge.probing.features.batches import Reader, as_tensor, numbered
+from torchridge.probing.features.chunks import Features
+from torchridge.probing.features.frozen import frozen, hooked
+from torchridge.probing.features.layers import find_layers
+from torchridge.probing.features.pooling import Pool, check_pool
 from torchridge.probing.report import ProbeReport
 from torchridge.probing.session import Session
 from torchridge.probing.settings import Settings
@@ -110,7 +111,7 @@ def probe_layers(
     about = {name: _plain(getattr(settings, name)) for name in names}
     about |= {"layers": list(found), "pool": pool if isinstance(pool, str) else "callable", "cv": _told(settings.cv)}
     about |= {"class_weight": repr(settings.class_weight), "control": settings.control}
-    about |= {} if settings.checkpoint is None else {"model": _content.of_module(model)}
+    about |= {} if settings.checkpoint is None else {"model": content.of_module(model)}
     return Session(settings, batches, reader, features.of, lend, pool == "token", about).run()
 
 
@@ -226,7 +227,7 @@ def known_options(options: dict[str, Any]) -> dict[str, Any]:
 
 def _told(cv: Any) -> str:
     """Return the folds as text: their number, or a digest of the ids, which would be cut short."""
-    return repr(cv) if cv is None or isinstance(cv, int) else _content.chained("", cv)
+    return repr(cv) if cv is None or isinstance(cv, int) else content.chained("", cv)
 
 
 def _plain(value: Any) -> Any:

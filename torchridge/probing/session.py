@@ -16,17 +16,20 @@ from torch import Tensor
 
 from torchridge import _files
 from torchridge._ranks import Ranks
-from torchridge._warnings import MissingClassWarning
-from torchridge.probing import checkpoint, logistic_readout, pooled_ranks, readouts
-from torchridge.probing.batches import Reader, as_tensor
-from torchridge.probing.chunks import Chunk, Extract, Gatherer, Labeler
-from torchridge.probing.folding import ClassCodes, StreamFolds
-from torchridge.probing.heldout import HeldOut
-from torchridge.probing.kept import Kept
-from torchridge.probing.readouts import Fitted, Parts
+from torchridge.exceptions import MissingClassWarning
+from torchridge.probing import over_ranks
+from torchridge.probing.features import checkpoint
+from torchridge.probing.features.batches import Reader, as_tensor
+from torchridge.probing.features.chunks import Chunk, Extract, Gatherer, Labeler
+from torchridge.probing.features.folding import ClassCodes, StreamFolds
+from torchridge.probing.features.kept import Kept
+from torchridge.probing.features.table import LayerTable, check_memory, folds_of, shuffle, split
+from torchridge.probing.readouts import linear
+from torchridge.probing.readouts import logistic as logistic_readout
+from torchridge.probing.readouts.heldout import HeldOut
+from torchridge.probing.readouts.linear import Fitted, Parts
 from torchridge.probing.report import Probe, ProbeReport
 from torchridge.probing.settings import Settings
-from torchridge.probing.table import LayerTable, check_memory, folds_of, shuffle, split
 
 _log = logging.getLogger(__name__)
 
@@ -69,13 +72,13 @@ class Session:
             )
         self._ranks = None if settings.process_group is None else Ranks(settings.process_group)
         if settings.keep is not None:
-            where = settings.keep if self._ranks is None else pooled_ranks.folder(settings.keep, self._ranks)
+            where = settings.keep if self._ranks is None else over_ranks.folder(settings.keep, self._ranks)
             self.kept = Kept(where, settings.keep_dtype, settings.keep_bytes)
         gatherer, table = self._gather_all()
         probes, heldout = self._fit(gatherer, table)
         if settings.needs_predictions and self._ranks is not None:
             look = partial(self._look_again, gatherer, heldout)
-            pooled_ranks.pool_scores(self._ranks, look, gatherer, heldout)
+            over_ranks.pool_scores(self._ranks, look, gatherer, heldout)
         elif settings.needs_predictions:
             self._look_again(gatherer, heldout)
         done = tuple(self._scored(p, heldout, gatherer) for p in probes)
@@ -103,7 +106,7 @@ class Session:
 
     def _gather_all(self) -> tuple[Gatherer, LayerTable]:
         if self._ranks is not None:
-            return pooled_ranks.gathered(self._ranks, self.settings, self._gather)
+            return over_ranks.gathered(self._ranks, self.settings, self._gather)
         gatherer, table = self._gather()
         if not table.blocks:
             raise ValueError("`batches` is empty; expected at least one batch.")
@@ -112,8 +115,8 @@ class Session:
     def _gather(self) -> tuple[Gatherer, LayerTable]:
         settings, gatherer, file = self.settings, self._gatherer(), self.settings.checkpoint
         if self._ranks is not None:
-            pooled_ranks.refuse(settings)
-            file = None if file is None else pooled_ranks.checkpoint_file(file, self._ranks)
+            over_ranks.refuse(settings)
+            file = None if file is None else over_ranks.checkpoint_file(file, self._ranks)
         device = None if settings.moments_device is None else torch.device(settings.moments_device)
         table = LayerTable(settings.plan, device)
         gatherer.record = file is not None
@@ -202,10 +205,10 @@ class Session:
         settings = self.settings
         for readout in settings.readouts:
             if readout == "ridge":
-                coded = readouts.coded(parts) if settings.classification else parts
-                yield readout, readouts.ridge(coded, settings.grid("alphas"), settings.standardize)
+                coded = linear.coded(parts) if settings.classification else parts
+                yield readout, linear.ridge(coded, settings.grid("alphas"), settings.standardize)
             elif readout == "lda":
-                yield readout, readouts.lda(parts, settings.grid("shrinkages"), settings.standardize)
+                yield readout, linear.lda(parts, settings.grid("shrinkages"), settings.standardize)
         if "logistic" in settings.readouts and self.kept is not None:
             empty = parts.whole.gram.new_empty(0, len(parts.whole.gram), dtype=gatherer.dtypes[layer])
             codes, ranks = gatherer.labeler.codes, self._ranks

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from torchridge import _check
 from torchridge.linear.arguments import check_strengths
-from torchridge.probing.table import Plan
+from torchridge.probing.features.table import Plan
 
 READOUTS = ("ridge", "lda", "logistic")
 _KEPT = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

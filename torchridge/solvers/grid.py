@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from torchridge.solvers.spectral import bare_summary
+from torchridge.solvers.least_squares.spectral import bare_summary
 
 
 def coarse_grid(eigvals: Tensor, size: int = 50) -> Tensor:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchridge import _content
+from torchridge._files import content as _content
 from torchridge.streams.direct import Direct, Slot, cut_short, direct_of
 from torchridge.streams.shared import shared
 

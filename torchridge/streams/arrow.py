@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from torchridge import _content
+from torchridge._files import content as _content
 from torchridge.streams.tables import Piece, TableRows, reading
 
 

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple, NoReturn
 
 from torch import Tensor
 
-from torchridge import _check, _content, _files
-from torchridge.solvers.blocks import Block
-from torchridge.solvers.moments import Moments
+from torchridge import _check, _files
+from torchridge._files import content as _content
+from torchridge.solvers.moments.blocks import Block
+from torchridge.solvers.moments.moments import Moments
 from torchridge.streams.source import Batch
 
 KIND = "torchridge.stream-checkpoint/2"

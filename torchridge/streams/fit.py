@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from torchridge import _check, _files
-from torchridge.solvers import blocks
-from torchridge.solvers.blocks import Workspace
-from torchridge.solvers.moments import Moments
-from torchridge.solvers.rows import check_rows
+from torchridge.solvers.moments import blocks
+from torchridge.solvers.moments.blocks import Workspace
+from torchridge.solvers.moments.moments import Moments
+from torchridge.solvers.moments.rows import check_rows
 from torchridge.streams import checkpoint as checkpoints
 from torchridge.streams import prefetch
 from torchridge.streams.checkpoint import Position

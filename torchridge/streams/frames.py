@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from torchridge import _content
+from torchridge._files import content as _content
 from torchridge.streams.arrow import pyarrow
 from torchridge.streams.tables import Piece, TableRows
 

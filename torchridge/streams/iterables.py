@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchridge import _content
+from torchridge._files import content as _content
 from torchridge.streams.frames import FrameRows, is_frame, rows_of
 from torchridge.streams.named import Roles, batch_of
 from torchridge.streams.source import Batch, RowSource

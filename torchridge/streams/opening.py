@@ -13,7 +13,7 @@ from torch import Tensor
 from torchridge._ranks import Ranks
 from torchridge.streams.arrays import array_rows
 from torchridge.streams.arrow import ArrowRows
-from torchridge.streams.delimited import CsvRows
+from torchridge.streams.delimited.rows import CsvRows
 from torchridge.streams.frames import FrameRows, is_frame
 from torchridge.streams.iterables import IterableRows
 from torchridge.streams.named import Roles

@@ -8,7 +8,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torchridge import _content
+from torchridge._files import content as _content
 from torchridge.streams.arrow import pyarrow
 from torchridge.streams.tables import Piece, TableRows, reading
 

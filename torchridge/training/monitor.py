@@ -11,11 +11,11 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from torchridge import _check
-from torchridge.training.attachment import carriers
-from torchridge.training.judge import Judgement, judge
-from torchridge.training.regularizers import L1L2, L2, Strength
-from torchridge.training.strengths import strength_of
+from torchridge.training.parameters.classify import Judgement, judge
+from torchridge.training.penalties.attachment import carriers
+from torchridge.training.penalties.regularizers import L1L2, L2, Strength
 from torchridge.training.sums import sum_squares, whole
+from torchridge.training.weight_decay.strengths import strength_of
 
 
 class Writer(Protocol):

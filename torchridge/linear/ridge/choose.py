@@ -13,7 +13,7 @@ import torch
 
 from torchridge.linear.arguments import Strengths
 from torchridge.solvers.device import strengths_per_eigh
-from torchridge.solvers.spectral import Summary
+from torchridge.solvers.least_squares.spectral import Summary
 
 # From this condition number of gram + αD on, float64 normal equations can miss the tenth digit (or, of an answer
 # that is rounded to float32, the seventh).

@@ -21,15 +21,16 @@ from torchridge.linear.ridge.problem import Problem
 from torchridge.linear.ridge.solution import Solution
 from torchridge.linear.ridge.solve import rounded, solve, solve_rows
 from torchridge.linear.search import refuse_one_row
-from torchridge.solvers import blocks, cross_validation, dual, folds
-from torchridge.solvers.blocks import Block
-from torchridge.solvers.cross_validation import Scorer, Whole
-from torchridge.solvers.few_rows import DualFolds, WholeDual, dual_splits
 from torchridge.solvers.grid import coarse_grid
-from torchridge.solvers.moments import Moments
-from torchridge.solvers.objective import Objective
-from torchridge.solvers.rows import Rows, check_rows, result_dtype
-from torchridge.solvers.scoring import train_spectrum
+from torchridge.solvers.least_squares import dual, scorers
+from torchridge.solvers.least_squares.few_rows import DualFolds, WholeDual, dual_splits
+from torchridge.solvers.least_squares.objective import Objective
+from torchridge.solvers.least_squares.scorers import Scorer, Whole
+from torchridge.solvers.least_squares.scoring import train_spectrum
+from torchridge.solvers.moments import blocks, folds
+from torchridge.solvers.moments.blocks import Block
+from torchridge.solvers.moments.moments import Moments
+from torchridge.solvers.moments.rows import Rows, check_rows, result_dtype
 
 _CRITERIA = ("gcv", "loo", "evidence")
 
@@ -172,7 +173,7 @@ def _prepare_moments(moments: Moments, cv: Any, options: Options) -> Prepared:
         )
     held = [moments.block(f) for f in moments.folds]
     train = [moments.without(f) for f in moments.folds]
-    folded = cross_validation.fold_moments(train, held, objective, None, None)
+    folded = scorers.fold_moments(train, held, objective, None, None)
     return Prepared(folded, objective, moments, options, lambda: block)
 
 
@@ -237,9 +238,9 @@ def _prepare_folds(rows: Rows, ids: Tensor, objective: Objective, options: Optio
         problem = _diagonalized(counted, objective, rows)
         on_device = [i.to(counted.X.device) for i in index]
         return Prepared(DualFolds(problem, counted, on_device, objective), objective, rows, options, None, counted)
-    held = cross_validation.fold_blocks(counted, index, options.moments_dtype)
+    held = scorers.fold_blocks(counted, index, options.moments_dtype)
     train = blocks.merge_others(held)
-    scorer = cross_validation.fold_moments(train, held, objective, counted, index)
+    scorer = scorers.fold_moments(train, held, objective, counted, index)
     return Prepared(scorer, objective, rows, options, once(lambda: blocks.merge(held)), counted)
 
 
@@ -265,9 +266,9 @@ def _prepare_splits(rows: Rows, parts: list[folds.Split], objective: Objective, 
         prepared = _dual_splits(rows, parts, objective.to(torch.float64), rows, options)
         return dataclasses.replace(prepared, rows=rows.counted)
     blocks.check_squares(rows)
-    train = cross_validation.fold_blocks(rows, [a for a, _ in parts], options.moments_dtype)
-    held = cross_validation.fold_blocks(rows, [b for _, b in parts], options.moments_dtype)
-    scorer = cross_validation.fold_moments(train, held, objective, rows, [b for _, b in parts])
+    train = scorers.fold_blocks(rows, [a for a, _ in parts], options.moments_dtype)
+    held = scorers.fold_blocks(rows, [b for _, b in parts], options.moments_dtype)
+    scorer = scorers.fold_moments(train, held, objective, rows, [b for _, b in parts])
     return Prepared(scorer, objective, rows, options, None, rows.counted)
 
 

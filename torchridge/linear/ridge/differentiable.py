@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from torchridge import _check
-from torchridge._warnings import IllConditionedWarning
+from torchridge.exceptions import IllConditionedWarning
 from torchridge.linear.arguments import Options, check_strengths, needs_torch
 from torchridge.linear.ridge.choose import CAREFUL
 from torchridge.linear.ridge.diagnosis import Diagnosis, once
 from torchridge.linear.ridge.solution import Solution
-from torchridge.solvers import dense
-from torchridge.solvers.dense import Batch
-from torchridge.solvers.rows import result_dtype
+from torchridge.solvers.least_squares import batches as dense
+from torchridge.solvers.least_squares.batches import Batch
+from torchridge.solvers.moments.rows import result_dtype
 
 
 class Given(NamedTuple):

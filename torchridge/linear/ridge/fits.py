@@ -13,16 +13,18 @@ from torch import Tensor
 from torchridge.linear.arguments import Strengths
 from torchridge.linear.ridge.choose import CAREFUL, Choice, resolved
 from torchridge.linear.ridge.diagnosis import Diagnosis, once, unchanged
-from torchridge.solvers import algebra, blocks, dual, spectral
+from torchridge.solvers import algebra
 from torchridge.solvers.algebra import Factor
-from torchridge.solvers.blocks import Block
 from torchridge.solvers.device import strengths_per_eigh
-from torchridge.solvers.objective import Frame, Objective, System, frame, system
-from torchridge.solvers.orthogonal import svd_spectrum
-from torchridge.solvers.refine import refine
-from torchridge.solvers.rows import Rows
-from torchridge.solvers.scoring import residual_squares, residual_squares_per_target
-from torchridge.solvers.spectral import Spectrum
+from torchridge.solvers.least_squares import dual, spectral
+from torchridge.solvers.least_squares.objective import Frame, Objective, System, frame, system
+from torchridge.solvers.least_squares.orthogonal import svd_spectrum
+from torchridge.solvers.least_squares.refine import refine
+from torchridge.solvers.least_squares.scoring import residual_squares, residual_squares_per_target
+from torchridge.solvers.least_squares.spectral import Spectrum
+from torchridge.solvers.moments import blocks
+from torchridge.solvers.moments.blocks import Block
+from torchridge.solvers.moments.rows import Rows
 
 # Columns of weights refined in one pass over the rows.
 _REFINED_COLUMNS = 512

@@ -10,15 +10,15 @@ from torch import Tensor
 
 from torchridge import _check
 from torchridge._ranks import Ranks, brief
+from torchridge.distributed import collectives
+from torchridge.distributed.folds import fold_plan
 from torchridge.linear.arguments import Options, check_options, refuse_beside_moments
-from torchridge.linear.rank_folds import fold_plan
 from torchridge.linear.ridge.cross_validation import Prepared, choose, cross_validate
 from torchridge.linear.ridge.solution import Solution
 from torchridge.linear.search import refuse_one_row
-from torchridge.solvers import collectives
-from torchridge.solvers.moments import Moments
-from torchridge.solvers.rows import Rows, check_rows, result_dtype
-from torchridge.solvers.scoring import train_spectrum
+from torchridge.solvers.least_squares.scoring import train_spectrum
+from torchridge.solvers.moments.moments import Moments
+from torchridge.solvers.moments.rows import Rows, check_rows, result_dtype
 
 
 class _Made(NamedTuple):

@@ -13,9 +13,9 @@ from torchridge.linear.matrices import dense_of, kind_of, shape_of
 from torchridge.linear.ridge.choose import Choice, choose_products
 from torchridge.linear.ridge.diagnosis import once
 from torchridge.linear.ridge.fits import Dense
-from torchridge.solvers import blocks
-from torchridge.solvers.moments import Moments
-from torchridge.solvers.rows import Rows, check_rows, result_dtype
+from torchridge.solvers.moments import blocks
+from torchridge.solvers.moments.moments import Moments
+from torchridge.solvers.moments.rows import Rows, check_rows, result_dtype
 
 
 @dataclass(frozen=True)

@@ -10,19 +10,20 @@ import torch
 from torch import Tensor
 
 from torchridge import _check
-from torchridge._warnings import ConvergenceWarning
+from torchridge.exceptions import ConvergenceWarning
 from torchridge.linear.arguments import Options, Strengths, needs_torch, strengths_of
 from torchridge.linear.matrices import kind_of, operator_of, shape_of
 from torchridge.linear.ridge.choose import Choice
 from torchridge.linear.ridge.diagnosis import Diagnosis
 from torchridge.linear.ridge.solution import Solution
-from torchridge.solvers import design, large, nystrom, sparse_ridge
-from torchridge.solvers.design import Design
-from torchridge.solvers.large import Columns, Rule
-from torchridge.solvers.nystrom import Nystrom
-from torchridge.solvers.objective import Objective
-from torchridge.solvers.operators import Operator
-from torchridge.solvers.rows import check_weight, result_dtype, weight_shape
+from torchridge.solvers.iterative import nystrom, solve_many, sparse_ridge
+from torchridge.solvers.iterative import standard_form as design
+from torchridge.solvers.iterative.nystrom import Nystrom
+from torchridge.solvers.iterative.operators import Operator
+from torchridge.solvers.iterative.solve_many import Columns, Rule
+from torchridge.solvers.iterative.standard_form import Design
+from torchridge.solvers.least_squares.objective import Objective
+from torchridge.solvers.moments.rows import check_weight, result_dtype, weight_shape
 
 # The columns of X without a penalty are held dense, and projected on in every product.
 _MOST_FREE = 256
@@ -126,7 +127,7 @@ def solve(X: Any, y: Any, alpha: Any, name: str, sample_weight: Any, options: Op
         solved = sparse_ridge.solve(form, problem.y, strengths.alpha, problem.rule, problem.objective.intercept)
         if solved is not None:
             return fit(problem, form, nystrom.empty(0, problem.y.device), strengths, choice, solved)
-    approximation = large.approximate(form, weakest, count, problem.rank, problem.rule.tol)
+    approximation = solve_many.approximate(form, weakest, count, problem.rank, problem.rule.tol)
     return fit(problem, form, approximation, strengths, choice)
 
 
@@ -136,7 +137,7 @@ def fit(
 ) -> Solution:  # fmt: skip
     """Solve with an approximation that is at hand, unless it is solved, and warn if the tolerance was not reached."""
     t, d, path = problem.y.shape[1], problem.X.shape[1], strengths.path
-    columns = large.grid(strengths.alpha, strengths.per_target, t, 1)
+    columns = solve_many.grid(strengths.alpha, strengths.per_target, t, 1)
     weight, bias, error, steps = solved or solve_columns(problem, form, approximation, columns)
     preconditioner = "no" if solved else "Nyström"
     L = len(columns.alpha) // t
@@ -177,9 +178,9 @@ def solve_columns(
     """Return weights (d, c) with the prior, biases (c,), relative residuals (c,) and steps (c,)."""
     intercept, share = problem.objective.intercept, torch.ones_like(form.total)
     parts = []
-    for some in large.blocks(form, columns):
+    for some in solve_many.blocks(form, columns):
         part = columns.at(some)
-        block = large.solve(form, approximation, share, problem.y, part, problem.rule)
+        block = solve_many.solve(form, approximation, share, problem.y, part, problem.rule)
         weight, bias = design.completed(form, block.weight, block.fixed, part.part, intercept)
         if problem.objective.prior is not None:
             weight = weight + problem.objective.prior[:, part.target]

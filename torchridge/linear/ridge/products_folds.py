@@ -15,10 +15,13 @@ from torchridge.linear.ridge.choose import Choice
 from torchridge.linear.ridge.products import Problem, check, fit, warn, with_scores
 from torchridge.linear.ridge.solution import Solution
 from torchridge.linear.search import refuse_one_row
-from torchridge.solvers import design, folds, large, scoring, trace
-from torchridge.solvers.design import Design
 from torchridge.solvers.grid import coarse_grid_by_norm, finer_grid
-from torchridge.solvers.nystrom import Nystrom
+from torchridge.solvers.iterative import solve_many, trace
+from torchridge.solvers.iterative import standard_form as design
+from torchridge.solvers.iterative.nystrom import Nystrom
+from torchridge.solvers.iterative.standard_form import Design
+from torchridge.solvers.least_squares import scoring
+from torchridge.solvers.moments import folds
 
 
 class Scores(NamedTuple):
@@ -103,7 +106,7 @@ def _scored(
         return grid, approximation, scorer(grid.to(problem.y.device), approximation)
     if alphas != "auto":
         raise ValueError(f"`alphas` should be 'auto' or strengths, got {alphas!r}.")
-    rough = large.approximate(form, 1.0, 1, 8, problem.rule.tol)
+    rough = solve_many.approximate(form, 1.0, 1, 8, problem.rule.tol)
     grid = coarse_grid_by_norm(float(rough.eigvals[0]) if rough.rank else 0.0)
     approximation = _approximation(problem, form, grid)
     device = problem.y.device
@@ -122,7 +125,7 @@ def _check_positive(grid: Tensor, kind: str) -> None:
 
 def _approximation(problem: Problem, form: Design, grid: Tensor) -> Nystrom:
     columns = len(grid) * problem.y.shape[1]
-    return large.approximate(form, float(grid.min()), columns, problem.rank, problem.rule.tol)
+    return solve_many.approximate(form, float(grid.min()), columns, problem.rank, problem.rule.tol)
 
 
 def _merged(a: Scores, b: Scores, order: Tensor) -> Scores:
@@ -138,12 +141,12 @@ def _gcv(problem: Problem, form: Design) -> Scorer:
 
     def score(alpha: Tensor, approximation: Nystrom) -> Scores:
         t, n = problem.y.shape[1], problem.rows
-        columns, share, squares = large.grid(alpha, False, t, 1), torch.ones_like(form.total), []
-        for some in large.blocks(form, columns):
+        columns, share, squares = solve_many.grid(alpha, False, t, 1), torch.ones_like(form.total), []
+        for some in solve_many.blocks(form, columns):
             part = columns.at(some)
-            block = large.solve(form, approximation, share, problem.y, part, problem.rule)
+            block = solve_many.solve(form, approximation, share, problem.y, part, problem.rule)
             warn(block.error, block.steps, problem.rule)
-            squares.append(large.residual_squares(form, problem.y, block, part))
+            squares.append(solve_many.residual_squares(form, problem.y, block, part))
         table = torch.cat(squares).reshape(-1, t)
         dof = trace.degrees_of_freedom(form, approximation, alpha, problem.rule)
         warn(dof.residual, dof.steps, problem.rule._replace(tol=trace.tolerance(problem.rule)))
@@ -204,10 +207,10 @@ def _folds(problem: Problem, cv: Any, groups: Any, kind: str) -> Scorer:
 
     def score(alpha: Tensor, approximation: Nystrom) -> Scores:
         t, K = problem.y.shape[1], masks.held.shape[1]
-        columns, squares = large.grid(alpha, False, t, K), []
-        for some in large.blocks(form, columns):
+        columns, squares = solve_many.grid(alpha, False, t, K), []
+        for some in solve_many.blocks(form, columns):
             part = columns.at(some)
-            block = large.solve(form, approximation, form.total / every, problem.y, part, problem.rule)
+            block = solve_many.solve(form, approximation, form.total / every, problem.y, part, problem.rule)
             warn(block.error, block.steps, problem.rule)
             squares.append(_held_squares(problem, form, block, part, masks.held))
         table = torch.cat(squares).reshape(K, -1, t) / total[:, None, None]
@@ -216,7 +219,9 @@ def _folds(problem: Problem, cv: Any, groups: Any, kind: str) -> Scorer:
     return score
 
 
-def _held_squares(problem: Problem, form: Design, block: large.Block, columns: large.Columns, held: Tensor) -> Tensor:
+def _held_squares(
+    problem: Problem, form: Design, block: solve_many.Block, columns: solve_many.Columns, held: Tensor
+) -> Tensor:
     """Return Σ s (y − ŷ)² over the rows that are held out, (c,)."""
     weight, bias = design.completed(form, block.weight, block.fixed, columns.part, problem.objective.intercept)
     left = problem.y[:, columns.target] - problem.X.matmul(weight) - bias

@@ -24,8 +24,8 @@ from torchridge.linear.ridge.products import solve as solve_by_products
 from torchridge.linear.ridge.products_folds import cross_validate as cross_validate_by_products
 from torchridge.linear.ridge.solution import Solution
 from torchridge.linear.ridge.solve import solve, solve_rows
-from torchridge.solvers.moments import Moments
-from torchridge.solvers.operators import LinearOperator
+from torchridge.solvers.iterative.operators import LinearOperator
+from torchridge.solvers.moments.moments import Moments
 
 
 def ridge(

@@ -9,15 +9,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from torchridge._warnings import IllConditionedWarning, RankDeficientWarning
+from torchridge.exceptions import IllConditionedWarning, RankDeficientWarning
 from torchridge.linear.arguments import Options
 from torchridge.linear.ridge.choose import Choice, choose
 from torchridge.linear.ridge.diagnosis import Diagnosis
 from torchridge.linear.ridge.fits import Dense, Fit, fit_cholesky, fit_dual, fit_spectral
 from torchridge.linear.ridge.problem import Problem, of_rows
 from torchridge.linear.ridge.solution import Solution
-from torchridge.solvers import blocks
-from torchridge.solvers.rows import Rows, check_rows
+from torchridge.solvers.moments import blocks
+from torchridge.solvers.moments.rows import Rows, check_rows
 
 # A new solver is a function (problem, choice) → Fit and a line here; what it refuses stands in `choose`.
 SOLVERS: dict[str, Callable[[Dense, Choice], Fit]] = {

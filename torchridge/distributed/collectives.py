@@ -1,0 +1,135 @@
+"""Moments of rows that are spread over ranks, in two centred stages: the common mean first, then sums about it."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from torchridge._ranks import Ranks
+from torchridge.solvers.least_squares import scoring
+from torchridge.solvers.least_squares.objective import Objective, system
+from torchridge.solvers.least_squares.spectral import Spectrum
+from torchridge.solvers.moments import blocks
+from torchridge.solvers.moments.blocks import Block
+from torchridge.solvers.moments.moments import Moments
+from torchridge.solvers.moments.rows import Rows
+
+_Key = TypeVar("_Key", bound=Hashable)
+
+
+def says(moments: Moments) -> dict[str, Any]:
+    """Return what a rank tells the others of its moments before they add them up; None where it holds no rows."""
+    held = bool(moments._blocks)
+    return {
+        "features": moments.n_features if held else None,
+        "targets": moments.n_targets if held else None,
+        "dtype": str(moments.dtype) if held else None,
+        "result_dtype": str(moments.result_dtype) if held else None,
+        "vector_target": moments.vector_target if held else None,
+        "fold": (None not in moments._blocks) if held else None,
+        "counts": [[k, b.rows, float(b.weight)] for k, b in moments._blocks.items()],
+    }
+
+
+AGREE = ("features", "targets", "dtype", "result_dtype", "vector_target", "fold")
+
+
+def all_reduced(moments: Moments, told: Sequence[Mapping[str, Any]], ranks: Ranks, dst: int | None = None) -> Moments:
+    """Return the moments of all ranks' rows; `told` is what `says` of each of them. With `dst`, right on it alone."""
+    first = next((t for t in told if t["counts"]), None)
+    if first is None:
+        return moments.clone()
+    dtype = getattr(torch, first["dtype"].removeprefix("torch."))
+    device = moments.device or torch.device("cpu")
+    d, t = first["features"], first["targets"]
+    counts = [{k: (rows, weight) for k, rows, weight in r["counts"]} for r in told]
+    result = Moments(dtype=dtype, device=device)
+    result.result_dtype = getattr(torch, first["result_dtype"].removeprefix("torch."))
+    result.vector_target = first["vector_target"]
+    empty = blocks.empty_block(d, t, dtype, device)
+    result._blocks = reduce_blocks(moments._blocks, counts, empty, ranks, dst)
+    return result
+
+
+def reduce_blocks(
+    parts: Mapping[_Key, Block],
+    counts: Sequence[Mapping[_Key, tuple[int, float]]],
+    empty: Block,
+    ranks: Ranks,
+    dst: int | None = None,
+) -> dict[_Key, Block]:
+    """Return the moments of all ranks' rows for every key that some rank has.
+
+    `counts` holds, for each rank, rows and Σ s by key; `empty` the moments of no rows. Every rank gets the same bits.
+
+    Cost: K·(d + t) numbers gathered, then d²/2 + d·t numbers summed for each of the K keys.
+    """
+    keys = sorted({k for c in counts for k in c}, key=lambda k: (k is not None, k))
+    mine = torch.stack([torch.cat(parts.get(k, empty)[2:4]) for k in keys])  # (K, d + t)
+    means = ranks.all_gather("the means", mine)  # (ranks, K, d + t)
+    result = {}
+    for i, key in enumerate(keys):
+        rows = sum(c[key][0] for c in counts if key in c)
+        weights = mine.new_tensor([c[key][1] if key in c else 0.0 for c in counts])
+        mean = _common_mean(means[:, i], weights)
+        name = "the moments" if key is None else f"the moments of fold {key}"
+        block = _summed(parts.get(key, empty), mean, ranks, name, dst)
+        result[key] = block._replace(rows=rows, weight=weights.sum())
+    return result
+
+
+def _common_mean(means: Tensor, weights: Tensor) -> Tensor:
+    """Average as offsets from one of the means, so that a large common mean costs no digits."""
+    first = means[int((weights > 0).nonzero()[0])]
+    shift = torch.where(weights[:, None] > 0, means - first, 0)
+    return first + (weights / weights.sum()) @ shift
+
+
+def _summed(block: Block, mean: Tensor, ranks: Ranks, name: str, dst: int | None) -> Block:
+    """Add up what the ranks hold about the common mean; of the Gram matrix, which is symmetric, one triangle."""
+    d, t = block.cross.shape
+    shifted = blocks.about(block, mean[:d], mean[d:])
+    rows = [shifted.gram[i, i:] for i in range(d)]
+    total = ranks.all_sum(name, torch.cat([*rows, shifted.cross.reshape(-1), shifted.yy]), dst)
+    triangle, cross, yy = torch.split(total, [d * (d + 1) // 2, d * t, t])
+    gram = torch.zeros_like(shifted.gram)
+    for i, row in enumerate(torch.split(triangle, [d - i for i in range(d)])):
+        gram[i, i:] = row
+    gram += gram.triu(1).T
+    return shifted._replace(gram=gram, cross=cross.view(d, t).clone(), yy=yy.clone())
+
+
+class LeaveOneOut(NamedTuple):
+    """Exact leave-one-out over the rows of all ranks: a scorer, as those of `cross_validation`."""
+
+    spectrum: Spectrum  # of the moments of all rows
+    block: Block
+    objective: Objective
+    rows: Rows | None  # this rank's; None where it has none
+    ranks: Ranks
+
+    @property
+    def eigvals(self) -> Tensor:
+        """Those of all rows."""
+        return self.spectrum.eigvals
+
+    @property
+    def like(self) -> Tensor:
+        """Those eigenvalues."""
+        return self.spectrum.eigvals
+
+    def squares(self, alpha: Tensor) -> Tensor:
+        """Return mean squared errors (1, L, t)."""
+        alpha = alpha.to(self.like)
+        total = self.block.yy.new_zeros(len(alpha), len(self.block.yy))
+        if self.rows is not None:
+            total = scoring.leave_one_out(self.spectrum, self.block, self.objective, self.rows, alpha)
+        return self.ranks.all_sum("the leave-one-out errors", total)[None]
+
+    def variances(self) -> Tensor:
+        """Return the variance of the targets, (1, t)."""
+        yy = system(self.block, self.objective._replace(prior=None)).yy
+        return (yy / self.block.weight)[None]

@@ -1,0 +1,1 @@
+"""L2 logistic regression: check once, choose once, solve, round once."""

@@ -1,0 +1,1 @@
+"""From moments or kept rows of one layer to a linear readout."""

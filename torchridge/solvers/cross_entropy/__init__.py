@@ -1,0 +1,1 @@
+"""Logistic problems: the loss, models of its Hessian, and the ways down."""

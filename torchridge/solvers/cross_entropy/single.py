@@ -1,0 +1,92 @@
+"""One strength of one dense problem: Newton's method where the Hessian is small, L-BFGS on the features else.
+
+What a path earns by an eigendecomposition, a single fit only pays for. What these two do not bring to the tolerance,
+`logistic_fit` goes on with from where they stand.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from torchridge.solvers.cross_entropy import descent as logistic_descent
+from torchridge.solvers.cross_entropy import newton as logistic_newton
+from torchridge.solvers.cross_entropy.descent import Cholesky, Diagonal, Problem
+from torchridge.solvers.cross_entropy.features import DenseFeatures
+
+# Multiply-adds of a Newton step up to which nothing else is faster, and rows up to which the dual has such steps.
+_NEWTON = 3e7
+_DUAL_ROWS = 512
+
+# Evaluations after which L-BFGS by a diagonal is given the whole Hessian at zero, at the least, and features up to
+# which it is; and those after which the models of `logistic_blocks` are the better choice.
+_PATIENCE, _LARGEST = 40, 4096
+_MOST = 200
+
+
+class Single(NamedTuple):
+    """Where a single problem ended."""
+
+    weight: Tensor  # (c, d)
+    bias: Tensor  # (c,)
+    objective: float  # mean loss plus ½·penalty·‖weight‖²
+    gap: float
+    n_iter: int
+    converged: bool
+
+
+def fit(
+    X: Tensor, labels: Tensor, weight: Tensor, seen: Tensor, penalty: float, *,
+    intercept: bool, tol: float, max_iter: int, dtype: torch.dtype, newton: bool = True,
+) -> Single:  # fmt: skip
+    """Fit rows of shares `weight` (n,) and labels (n,) of classes that all have a share, `seen` (k,).
+
+    `dtype` is that of the products of L-BFGS; without `newton` nothing else is used.
+
+    Cost: see `logistic_newton` and `logistic_descent`; no copy of more than a few MB is made in float64.
+    """
+    n, d = X.shape
+    k = len(seen)
+    single = k == 2
+    shares = seen[1:] if single else seen
+    q, c = d + int(intercept), len(shares)
+    theta = X.new_zeros(c, q, dtype=torch.float64)
+    if intercept:
+        theta[:, -1] = torch.logit(shares) if single else seen.log() - seen.log().mean()
+    dual = single and n < d and n <= _DUAL_ROWS
+    small = n * (c * q) ** 2 + (c * q) ** 3 / 3 <= _NEWTON
+    newton = newton and (dual or small)
+    features = DenseFeatures(X, weight, intercept=intercept, dtype=torch.float64 if newton else dtype)
+    curvature = float((shares * (1 - shares)).mean())
+    problem = Problem(features, labels, weight.to(features.X.dtype), penalty, curvature)
+    if newton:
+        solve = logistic_newton.dual if dual else logistic_newton.primal
+        found = solve(problem, features, theta, tol=tol, max_iter=max_iter)
+        return _single(problem, found.theta, found.objective, found.gap, found.n_iter, tol)
+    state = _descend(problem, features, theta, tol, min(max_iter, _MOST))
+    return _single(problem, state.theta, logistic_descent.value(problem, state), state.gap, state.n_iter, tol)
+
+
+def _descend(
+    problem: Problem, features: DenseFeatures, theta: Tensor, tol: float, max_iter: int
+) -> logistic_descent.State:
+    """Start with the diagonal; once as many evaluations went as the whole Hessian costs, take that."""
+    n, (c, q) = len(problem.weight), theta.shape
+    price = (n * q**2 / 2 + q**3 / 3) / (2 * n * q * c)
+    first = max(_PATIENCE, int(price)) if q <= _LARGEST else max_iter
+    state = logistic_descent.start(problem, theta)
+    state = logistic_descent.solve(problem, state, Diagonal(problem), tol=tol, max_iter=min(first, max_iter))
+    if logistic_descent.converged(problem, state, tol) or not state.moving or state.n_iter >= max_iter:
+        return state
+    state.pairs = None
+    return logistic_descent.solve(problem, state, Cholesky(problem, features), tol=tol, max_iter=max_iter)
+
+
+def _single(problem: Problem, theta: Tensor, objective: float, gap: float, n_iter: int, tol: float) -> Single:
+    weight, bias = theta, theta.new_zeros(len(theta))
+    if problem.features.intercept:
+        weight, bias = theta[:, :-1], theta[:, -1] - theta[:, :-1] @ problem.features.mean
+        bias = bias - bias.mean() if len(bias) > 1 else bias
+    return Single(weight, bias, objective, gap, n_iter, gap <= tol * objective)

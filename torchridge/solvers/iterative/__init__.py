@@ -1,0 +1,1 @@
+"""Ridge problems solved by products with the matrix alone."""

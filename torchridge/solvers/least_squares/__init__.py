@@ -1,0 +1,1 @@
+"""Ridge problems that fit in memory, factored: every strength, and how well it predicts."""

@@ -1,0 +1,1 @@
+"""What the data say: rows in, their first and second moments out, whole or by folds."""

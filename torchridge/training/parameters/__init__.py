@@ -1,0 +1,1 @@
+"""What a parameter is, and what is done with it."""
