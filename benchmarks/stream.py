@@ -33,7 +33,7 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from torchridge import Moments, Solution, open_rows, ridge_cv, stream_moments
+from torchridge import Moments, RidgeSolution, open_rows, ridge_cv, stream_moments
 from torchridge.solvers.moments.folds import contiguous_folds
 
 D, FOLDS, BOUND = 1024, 5, 2**31
@@ -60,7 +60,7 @@ def mapped(gigabytes: float) -> Iterator[tuple[Path, Path]]:
         yield X, y
 
 
-def streamed(X: Path, y: Path) -> Solution:
+def streamed(X: Path, y: Path) -> RidgeSolution:
     source = open_rows(np.load(X, mmap_mode="r"), target=np.load(y, mmap_mode="r"))
     return ridge_cv(stream_moments(source, fold=FOLDS, max_bytes=BOUND), alphas=ALPHAS)
 
@@ -203,7 +203,7 @@ def tables(options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def _command(path: Path, whole: Solution) -> dict[str, Any]:
+def _command(path: Path, whole: RidgeSolution) -> dict[str, Any]:
     model = path.with_suffix(".safetensors")
     # Not ru_maxrss, which a process inherits from the one that started it.
     code = "import sys, torchridge.cli as c; r = c.main(sys.argv[1:]); "

@@ -20,7 +20,7 @@ import torch
 from sklearn.datasets import load_diabetes, load_digits
 from torch import Tensor, nn
 
-from torchridge import L2Linear, L2Monitor, Solution, convert_strength, explain_weight_decay, penalty, ridge_cv
+from torchridge import L2Linear, L2Monitor, RidgeSolution, convert_strength, explain_weight_decay, penalty, ridge_cv
 
 try:
     from tqdm import tqdm
@@ -74,7 +74,7 @@ def train(X: Tensor, y: Tensor, strength: float, in_loss: bool, name: str) -> nn
     return model
 
 
-def timed(call: Callable[[], Solution | nn.Linear]) -> tuple[Solution | nn.Linear, float]:
+def timed(call: Callable[[], RidgeSolution | nn.Linear]) -> tuple[RidgeSolution | nn.Linear, float]:
     """Return what the call returns, and the seconds it took."""
     start = time.perf_counter()
     result = call()

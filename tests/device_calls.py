@@ -695,7 +695,7 @@ EXEMPT = {
     "LogisticCV": "what logistic_cv returns",
     "LogisticSolution": "what logistic returns",
     "Probe": "what probes return",
-    "Solution": "what ridge returns",
+    "RidgeSolution": "what ridge returns",
     "StepPenalty": "what penalize_step returns",
     "RowSource": "what open_rows returns",
     "Regularizer": "the base of those in the table",

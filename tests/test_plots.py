@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from torchridge import Solution, explain_weight_decay, logistic, logistic_cv, ridge, ridge_cv, ridge_path
+from torchridge import RidgeSolution, explain_weight_decay, logistic, logistic_cv, ridge, ridge_cv, ridge_path
 from torchridge.plots import plot_cv, plot_decay, plot_layers, plot_path
 from torchridge.probing import LinearProbe, ProbeReport
 
@@ -174,11 +174,11 @@ def test_bars_are_as_long_as_their_parameters() -> None:
     assert not plot_decay(table, reasons=False).texts
 
 
-def single() -> Solution:
+def single() -> RidgeSolution:
     return ridge(*data(), 1.0)
 
 
-def many() -> Solution:
+def many() -> RidgeSolution:
     return ridge_path(*data(), ASCENDING)
 
 

@@ -21,7 +21,7 @@ from torchridge.linear.logistic.cross_validation import LogisticCV
 from torchridge.linear.logistic.logistic import logistic, logistic_cv
 from torchridge.linear.logistic.solution import LogisticSolution
 from torchridge.linear.ridge.ridge import ridge, ridge_cv, ridge_path
-from torchridge.linear.ridge.solution import Solution
+from torchridge.linear.ridge.solution import RidgeSolution
 from torchridge.solvers.iterative.operators import LinearOperator
 from torchridge.solvers.moments.moments import Moments
 from torchridge.strength import convert_strength
@@ -86,8 +86,8 @@ __all__ = [
     "ProbeReport",
     "RankDeficientWarning",
     "RankError",
+    "RidgeSolution",
     "RowSource",
-    "Solution",
     "StepPenalty",
     "TorchridgeWarning",
     "__version__",

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchridge import _check
 from torchridge.linear.logistic.cross_validation import LogisticCV
 from torchridge.linear.logistic.solution import LogisticSolution
-from torchridge.linear.ridge.solution import Solution
+from torchridge.linear.ridge.solution import RidgeSolution
 
 
 class Curve(NamedTuple):
@@ -24,7 +24,7 @@ class Curve(NamedTuple):
 
 def lines_of(path: Any, target: int) -> tuple[Tensor, Tensor, str]:
     """Return strengths (L,), the weights of one target (L, d) and the letter of the strength."""
-    if isinstance(path, Solution):
+    if isinstance(path, RidgeSolution):
         strengths, name, single = path.alpha, "α", not path.is_path
     elif isinstance(path, LogisticSolution):
         strengths, name, single = path.C, "C", path.C.ndim == 0
@@ -38,7 +38,7 @@ def lines_of(path: Any, target: int) -> tuple[Tensor, Tensor, str]:
 
 
 def curve_of(result: Any, target: int | None) -> Curve:
-    if isinstance(result, Solution):
+    if isinstance(result, RidgeSolution):
         return _ridge_curve(result, target)
     if isinstance(result, LogisticCV):
         folds = _plain(result.scores)
@@ -50,7 +50,7 @@ def curve_of(result: Any, target: int | None) -> Curve:
     return Curve(_plain(result.strengths), folds.mean(0), folds, float(result.strength), name, result.criterion)
 
 
-def _ridge_curve(solution: Solution, target: int | None) -> Curve:
+def _ridge_curve(solution: RidgeSolution, target: int | None) -> Curve:
     if solution.alphas is None or solution.scores is None:
         raise ValueError("`result` was fitted at given strengths, nothing was chosen. Call `ridge_cv`.")
     if solution.scores.ndim != 2:

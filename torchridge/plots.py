@@ -16,7 +16,7 @@ from torch import Tensor
 from torchridge._plot_data import curve_of, lines_of, number_of
 from torchridge.linear.logistic.cross_validation import LogisticCV
 from torchridge.linear.logistic.solution import LogisticSolution
-from torchridge.linear.ridge.solution import Solution
+from torchridge.linear.ridge.solution import RidgeSolution
 from torchridge.training.weight_decay.table import DecayRow, DecayTable
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ _DARK, _LIGHT = (0.13, 0.29, 0.53), (0.62, 0.75, 0.90)
 
 
 def plot_path(
-    path: Solution | LogisticSolution,
+    path: RidgeSolution | LogisticSolution,
     ax: Axes | None = None,
     *,
     chosen: float | Tensor | None = None,
@@ -102,7 +102,7 @@ def plot_path(
     return ax
 
 
-def plot_cv(result: Solution | LogisticCV | Probe, ax: Axes | None = None, *, target: int | None = None) -> Axes:
+def plot_cv(result: RidgeSolution | LogisticCV | Probe, ax: Axes | None = None, *, target: int | None = None) -> Axes:
     """Draw the score of every strength that was tried, its standard error over folds as a band, and the choice.
 
     The band is the standard deviation over the K folds, over √K; scores without folds (GCV, leave-one-out, evidence)

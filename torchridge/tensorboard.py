@@ -14,7 +14,7 @@ from torchridge import plots
 from torchridge._plot_data import curve_of
 from torchridge.linear.logistic.cross_validation import LogisticCV
 from torchridge.linear.logistic.solution import LogisticSolution
-from torchridge.linear.ridge.solution import Solution
+from torchridge.linear.ridge.solution import RidgeSolution
 
 if TYPE_CHECKING:
     from torchridge.probing.report import Probe, ProbeReport
@@ -24,7 +24,7 @@ __all__ = ["log_cv", "log_layers", "log_path", "log_sweep"]
 
 def log_sweep(
     writer: Any,
-    result: Solution | LogisticCV | Probe,
+    result: RidgeSolution | LogisticCV | Probe,
     tag: str = "sweep",
     *,
     target: int | None = None,
@@ -77,7 +77,7 @@ def log_sweep(
 
 def log_path(
     writer: Any,
-    path: Solution | LogisticSolution,
+    path: RidgeSolution | LogisticSolution,
     tag: str = "path",
     *,
     step: int = 0,
@@ -119,7 +119,7 @@ def log_path(
 
 def log_cv(
     writer: Any,
-    result: Solution | LogisticCV | Probe,
+    result: RidgeSolution | LogisticCV | Probe,
     tag: str = "cross_validation",
     *,
     step: int = 0,

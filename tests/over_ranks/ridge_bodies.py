@@ -19,7 +19,7 @@ from torchridge import (
     Moments,
     MomentsFolder,
     RankError,
-    Solution,
+    RidgeSolution,
     all_reduce,
     column_moments,
     ridge,
@@ -53,7 +53,7 @@ def groups() -> list[tuple[Any, slice, int]]:
     return result
 
 
-def agree(got: Solution, want: Solution, group: Any) -> None:
+def agree(got: RidgeSolution, want: RidgeSolution, group: Any) -> None:
     assert torch.equal(got.alpha, want.alpha) or relative(got.alpha, want.alpha) < SAME
     assert got.n_samples == want.n_samples
     for name in ("weight", "bias", "scores", "fold_scores", "dof", "residual_variance"):

@@ -20,7 +20,7 @@ from sklearn.model_selection import (
 from tolerances import EXACT_PER_CONDITION, FOLD_SCORES, LEAVE_ONE_OUT
 from torch import Tensor
 
-from torchridge import Moments, Solution, TorchridgeWarning, ridge, ridge_cv
+from torchridge import Moments, RidgeSolution, TorchridgeWarning, ridge, ridge_cv
 
 pytestmark = pytest.mark.filterwarnings("ignore::torchridge.GridEdgeWarning")
 
@@ -88,7 +88,7 @@ def tolerance(X: Tensor, alphas: Tensor, *, dual: bool = False) -> float:
     return max(FOLD_SCORES, EXACT_PER_CONDITION * condition)
 
 
-def assert_scores(solution: Solution, expected: Tensor, tolerance: float = FOLD_SCORES) -> None:
+def assert_scores(solution: RidgeSolution, expected: Tensor, tolerance: float = FOLD_SCORES) -> None:
     assert solution.fold_scores is not None
     got = solution.fold_scores.cpu()
     assert got.shape == expected.shape

@@ -9,7 +9,7 @@ from oracles import relative
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from torchridge import IllConditionedWarning, Solution, ridge, ridge_cv, ridge_path
+from torchridge import IllConditionedWarning, RidgeSolution, ridge, ridge_cv, ridge_path
 
 SHAPES = {"primal": (7, 3), "dual": (4, 6), "batch": (2, 6, 3), "wide batch": (2, 3, 5)}
 
@@ -26,7 +26,7 @@ def tensors(shape: tuple[int, ...], t: int, device: torch.device) -> list[Tensor
     return [v.requires_grad_() for v in (normal(*shape) + 1, normal(*batch, n, t), *positive, normal(t, d))]
 
 
-def outputs(solution: Solution) -> tuple[Tensor, Tensor]:
+def outputs(solution: RidgeSolution) -> tuple[Tensor, Tensor]:
     return solution.weight, solution.bias
 
 

@@ -11,7 +11,7 @@ from oracles import relative
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from torchridge import Moments, Solution, ridge, ridge_cv, ridge_path
+from torchridge import Moments, RidgeSolution, ridge, ridge_cv, ridge_path
 
 EDGES = "ignore::torchridge.GridEdgeWarning"
 SOLVERS = ("cholesky", "spectral", "dual", "svd")
@@ -224,7 +224,7 @@ def test_the_automatic_grid_has_no_units(cv: Any, device: torch.device) -> None:
         assert float(ridge_cv(X, y * factor, cv=cv).alpha) == pytest.approx(float(plain.alpha), rel=1e-6)
 
 
-def chosen(solution: Solution) -> float:
+def chosen(solution: RidgeSolution) -> float:
     return float(solution.alpha)
 
 

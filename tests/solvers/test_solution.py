@@ -13,7 +13,7 @@ import torch
 from oracles import relative
 from torch import Tensor
 
-from torchridge import GridEdgeWarning, Solution, logistic, ridge, ridge_cv, ridge_path
+from torchridge import GridEdgeWarning, RidgeSolution, logistic, ridge, ridge_cv, ridge_path
 
 
 def problem(device: torch.device, *batch: int) -> tuple[Tensor, Tensor]:
@@ -86,8 +86,8 @@ def test_a_solution_is_frozen_and_can_be_copied(device: torch.device) -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         solution.weight = solution.bias
     for copied in (copy.deepcopy(solution), pickle.loads(pickle.dumps(solution))):
-        assert isinstance(copied, Solution)
-        for field in dataclasses.fields(Solution):
+        assert isinstance(copied, RidgeSolution)
+        for field in dataclasses.fields(RidgeSolution):
             before, after = getattr(solution, field.name), getattr(copied, field.name)
             assert before.equal(after) if isinstance(before, Tensor) else before == after, field.name
     assert f"solver={solution.solver!r}" in repr(solution)

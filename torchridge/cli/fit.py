@@ -11,7 +11,7 @@ import torch
 
 from torchridge.cli import model, output, rows
 from torchridge.linear.ridge.ridge import ridge, ridge_cv
-from torchridge.linear.ridge.solution import Solution
+from torchridge.linear.ridge.solution import RidgeSolution
 from torchridge.strength import convert_strength
 
 _ABOUT = """\
@@ -70,7 +70,7 @@ def _folds(options: argparse.Namespace) -> int | None:
 
 
 def _report(
-    solution: Solution, weight_sum: float, features: list[str], targets: list[str], options: argparse.Namespace
+    solution: RidgeSolution, weight_sum: float, features: list[str], targets: list[str], options: argparse.Namespace
 ) -> dict[str, Any]:
     alpha = float(solution.alpha)
     report = {

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from torchridge import _files
-from torchridge.linear.ridge.solution import Solution
+from torchridge.linear.ridge.solution import RidgeSolution
 
 KIND = "torchridge.model/1"
 
@@ -29,7 +29,7 @@ class Model:
         return X.to(self.weight.dtype) @ self.weight.T + self.bias
 
 
-def write(path: Path, solution: Solution, features: list[str] | None, targets: list[str]) -> None:
+def write(path: Path, solution: RidgeSolution, features: list[str] | None, targets: list[str]) -> None:
     """Write the model whole, or leave what was there."""
     tensors = {"weight": solution.weight, "bias": solution.bias}
     tensors |= {

@@ -11,7 +11,7 @@ from typing import Any
 from torchridge._files import replacing
 from torchridge.cli import model, output, rows
 from torchridge.linear.ridge.ridge import ridge_cv, ridge_path
-from torchridge.linear.ridge.solution import Solution
+from torchridge.linear.ridge.solution import RidgeSolution
 
 _ABOUT = """\
 Print the weight of every feature at every strength, one line a strength and target, and draw them with -o. The line of
@@ -58,14 +58,14 @@ def _axes() -> Any:
     return pyplot.subplots(figsize=(8, 5), layout="constrained")[1], plot_path
 
 
-def _draw(path: Solution, chosen: Solution, features: list[str], output: Path, axes: Any) -> None:
+def _draw(path: RidgeSolution, chosen: RidgeSolution, features: list[str], output: Path, axes: Any) -> None:
     ax, plot_path = axes
     plot_path(path, ax=ax, chosen=chosen.alpha, names=features)
     with replacing(output, "output") as file:
         ax.figure.savefig(file, dpi=150, format=output.suffix.removeprefix("."))
 
 
-def _content(path: Solution, chosen: Solution, features: list[str], targets: list[str]) -> dict[str, Any]:
+def _content(path: RidgeSolution, chosen: RidgeSolution, features: list[str], targets: list[str]) -> dict[str, Any]:
     return {
         "features": features,
         "targets": targets,
@@ -77,7 +77,7 @@ def _content(path: Solution, chosen: Solution, features: list[str], targets: lis
     }
 
 
-def _write(path: Solution, features: list[str], targets: list[str]) -> None:
+def _write(path: RidgeSolution, features: list[str], targets: list[str]) -> None:
     table = csv.writer(sys.stdout, lineterminator="\n")
     table.writerow(["alpha", "target", "bias", *features])
     for i, alpha in enumerate(path.alpha.tolist()):

@@ -26,7 +26,7 @@ from torchridge.estimators._search import (
     sparse_leave_one_out,
 )
 from torchridge.linear.ridge.ridge import ridge_cv
-from torchridge.linear.ridge.solution import Solution
+from torchridge.linear.ridge.solution import RidgeSolution
 from torchridge.solvers.iterative import sparse_gram
 from torchridge.solvers.iterative.sparse_ridge import gram_pays, pays
 
@@ -52,7 +52,7 @@ class RidgeCVModel(LinearModel):
     alpha_: Any
     best_score_: Any
     cv_results_: Any
-    solution_: Solution
+    solution_: RidgeSolution
 
     def _check_alphas(self) -> Any:
         """Return the strengths as an array, or "auto"."""
@@ -215,7 +215,7 @@ class RidgeCVModel(LinearModel):
             )
 
 
-def _from_solution(solution: Solution) -> Found:
+def _from_solution(solution: RidgeSolution) -> Found:
     assert solution.best_score is not None
     score = solution.best_score if solution.scoring == "r2" else -solution.best_score
     if solution.alpha.ndim == 0:

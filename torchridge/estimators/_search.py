@@ -16,7 +16,7 @@ from torchridge.linear.arguments import Options, Strengths
 from torchridge.linear.matrices import operator_of
 from torchridge.linear.ridge.cross_validation import Prepared, prepare_rows
 from torchridge.linear.ridge.ridge import ridge, ridge_path
-from torchridge.linear.ridge.solution import Solution
+from torchridge.linear.ridge.solution import RidgeSolution
 from torchridge.solvers.iterative.sparse_gram import equivalent
 from torchridge.solvers.least_squares.few_rows import WholeDual
 from torchridge.solvers.least_squares.scorers import FoldMoments, Whole, fold_weights, leave_one_out_errors
@@ -49,7 +49,7 @@ class Found(NamedTuple):
 
     alpha: Any  # a number, or an array (t,)
     score: Any
-    solution: Solution
+    solution: RidgeSolution
     results: Tensor | None = None  # (n, t, L)
 
 
@@ -95,7 +95,7 @@ def first_best(scores: Any) -> Any:
     return best
 
 
-def _fit(prepared: Prepared, alphas: Tensor, best: Any, intercept: bool) -> Solution:
+def _fit(prepared: Prepared, alphas: Tensor, best: Any, intercept: bool) -> RidgeSolution:
     index = torch.as_tensor(best, device=alphas.device).reshape(-1)
     chosen = alphas[index]
     return prepared.solution(Strengths(chosen, len(index) > 1, float(chosen.min())))

@@ -13,7 +13,7 @@ from torchridge import _check
 from torchridge.estimators._input import Table, as_tensor, filled, fits, too_large
 from torchridge.estimators._protocol import convergence_warning
 from torchridge.linear.ridge.ridge import ridge
-from torchridge.linear.ridge.solution import Solution
+from torchridge.linear.ridge.solution import RidgeSolution
 from torchridge.solvers.iterative.sparse_ridge import pays
 from torchridge.solvers.least_squares.nonnegative import nonnegative
 from torchridge.solvers.least_squares.objective import Objective, frame, system
@@ -35,7 +35,7 @@ class Fitted(NamedTuple):
     weight: Tensor  # (t, d)
     bias: Tensor  # (t,)
     solver: str
-    solution: Solution | None
+    solution: RidgeSolution | None
 
 
 class Request(NamedTuple):

@@ -11,7 +11,7 @@ from torchridge.estimators._kinds import Classifier, Regressor
 from torchridge.estimators._labels import class_weights, joined_weights, read_labels
 from torchridge.estimators._linear import LinearModel, is_stream
 from torchridge.estimators._solve import Fitted, Request, check_request, solve_moments, solve_rows
-from torchridge.linear.ridge.solution import Solution
+from torchridge.linear.ridge.solution import RidgeSolution
 
 
 class _RidgeModel(LinearModel):
@@ -25,7 +25,7 @@ class _RidgeModel(LinearModel):
     positive: bool
     n_iter_: Any
     solver_: str
-    solution_: Solution | None
+    solution_: RidgeSolution | None
 
     def _request(self) -> Request:
         return Request(self.alpha, self.fit_intercept, self.solver, self.positive, self.max_iter, self.tol)
@@ -82,8 +82,8 @@ class Ridge(_RidgeModel, Regressor):
         n_iter_: (t,), one for a direct solve, the steps of conjugate gradients; None for the solvers that scikit-learn
             has None for.
         solver_: the solver named, or the one that "auto" chose.
-        solution_: the `Solution`, with condition number, degrees of freedom and the reason for the solver; None for
-            `positive`.
+        solution_: the `RidgeSolution`, with condition number, degrees of freedom and the reason for the solver; None
+            for `positive`.
         moments_: the `Moments` that `partial_fit` gathered.
 
     Shape:

@@ -43,7 +43,7 @@ class RidgeCV(RidgeCVModel, Regressor):
         intercept_: as in `Ridge`.
         n_features_in_: as in `Ridge`.
         feature_names_in_: as in `Ridge`.
-        solution_: the `Solution` at alpha_.
+        solution_: the `RidgeSolution` at alpha_.
         moments_: the `Moments` that `partial_fit` gathered.
 
     Shape:

@@ -18,7 +18,7 @@ from torchridge.linear.ridge.choose import Choice, choose_cross_validation
 from torchridge.linear.ridge.diagnosis import once
 from torchridge.linear.ridge.fits import Dense, fit_from_dual, fit_spectral
 from torchridge.linear.ridge.problem import Problem
-from torchridge.linear.ridge.solution import Solution
+from torchridge.linear.ridge.solution import RidgeSolution
 from torchridge.linear.ridge.solve import rounded, solve, solve_rows
 from torchridge.linear.search import refuse_one_row
 from torchridge.solvers.grid import coarse_grid
@@ -65,7 +65,7 @@ class Prepared:
         assert self.rows is not None
         return blocks.block_of(*self.rows[:3], None, self.options.moments_dtype, self.rows.X.device)
 
-    def solution(self, strengths: Strengths) -> Solution:
+    def solution(self, strengths: Strengths) -> RidgeSolution:
         """Fit all rows at the chosen strengths, with what scoring has factored already."""
         problem, scorer = self.problem(strengths), self.scorer
         if isinstance(scorer, (DualFolds, WholeDual)):
@@ -87,7 +87,7 @@ def cross_validate(
     per_target: bool,
     sample_weight: Any,
     options: Options,
-) -> Solution:
+) -> RidgeSolution:
     """Choose a strength and fit at it."""
     check_options(options)
     _check.option(options.solver, "solver", ("auto", "spectral", "dual", "cg"))
@@ -118,7 +118,7 @@ def cross_validate(
     return choose(prepared, alphas, cv, scoring, per_target)
 
 
-def _differentiable(X: Tensor, y: Tensor, *arguments: Any) -> Solution:
+def _differentiable(X: Tensor, y: Tensor, *arguments: Any) -> RidgeSolution:
     """Choose without gradients, then fit with them."""
     alphas, cv, groups, scoring, per_target, sample_weight, options = arguments
     with torch.no_grad():
@@ -129,7 +129,7 @@ def _differentiable(X: Tensor, y: Tensor, *arguments: Any) -> Solution:
     return dataclasses.replace(fitted, **scores)
 
 
-def _batch(X: Tensor, y: Tensor, *arguments: Any) -> Solution:
+def _batch(X: Tensor, y: Tensor, *arguments: Any) -> RidgeSolution:
     """Choose for each problem of a batch by itself."""
     alphas, cv, groups, scoring, per_target, sample_weight, options = arguments
     batch = tuple(X.shape[:-2])
@@ -272,7 +272,7 @@ def _prepare_splits(rows: Rows, parts: list[folds.Split], objective: Objective, 
     return Prepared(scorer, objective, rows, options, None, rows.counted)
 
 
-def choose(prepared: Prepared, alphas: Any, cv: Any, scoring: str, per_target: bool) -> Solution:
+def choose(prepared: Prepared, alphas: Any, cv: Any, scoring: str, per_target: bool) -> RidgeSolution:
     """Return the fit at the strength that scores best."""
     scorer = prepared.scorer
     variances = scorer.variances()

@@ -16,7 +16,7 @@ from torchridge.exceptions import IllConditionedWarning
 from torchridge.linear.arguments import Options, check_strengths, needs_torch
 from torchridge.linear.ridge.choose import CAREFUL
 from torchridge.linear.ridge.diagnosis import Diagnosis, once
-from torchridge.linear.ridge.solution import Solution
+from torchridge.linear.ridge.solution import RidgeSolution
 from torchridge.solvers.least_squares import batches as dense
 from torchridge.solvers.least_squares.batches import Batch
 from torchridge.solvers.moments.rows import result_dtype
@@ -47,7 +47,7 @@ class Given(NamedTuple):
         return self.batch.alpha.expand(*self.batch.X.shape[:-2], self.batch.alpha.shape[-1])
 
 
-def solve(X: Tensor, y: Any, alpha: Any, name: str, sample_weight: Any, options: Options, single: Any) -> Solution:
+def solve(X: Tensor, y: Any, alpha: Any, name: str, sample_weight: Any, options: Options, single: Any) -> RidgeSolution:
     """Solve by torch operations; what is ill-conditioned raises or warns if it is watched, else is solved by itself.
 
     `single` solves one problem (X, y, alpha, name, sample_weight, options) with care.
@@ -80,7 +80,7 @@ def _condition(given: Given, solved: dense.Solved, rows: dense.Centred) -> float
     return float(dense.condition_estimate(given.batch, rows, given.primal).amax())
 
 
-def _refuse_or_warn(condition: float, solution: Solution, eps: float) -> None:
+def _refuse_or_warn(condition: float, solution: RidgeSolution, eps: float) -> None:
     if condition > 1 / eps or not math.isfinite(float(solution.weight.detach().sum())):
         raise ValueError(
             "`alpha` is too weak for a unique solution: gram + α diag(penalty_factors) is singular to rounding. Raise "
@@ -95,7 +95,7 @@ def _refuse_or_warn(condition: float, solution: Solution, eps: float) -> None:
         )
 
 
-def _solution(given: Given, solved: dense.Solved, rows: dense.Centred) -> Solution:
+def _solution(given: Given, solved: dense.Solved, rows: dense.Centred) -> RidgeSolution:
     batch, path = given.batch, given.path
     single = not path and not batch.per_target
     n, intercept = batch.X.shape[-2], int(batch.intercept)
@@ -114,7 +114,7 @@ def _solution(given: Given, solved: dense.Solved, rows: dense.Centred) -> Soluti
         residual_variance=variance,
         unit_variance=lambda: known().unit_variance[..., 0, :] if single else known().unit_variance,
     )
-    return Solution(
+    return RidgeSolution(
         weight=(solved.weight if path else solved.weight[..., 0, :, :]).to(given.dtype),
         bias=(solved.bias if path else solved.bias[..., 0, :]).to(given.dtype),
         alpha=given.alpha[..., 0] if single else given.alpha,
@@ -196,8 +196,8 @@ def _strengths(alpha: Any, name: str, batch: tuple[int, ...], t: int, like: Tens
 
 
 def _each_alone(
-    single: Callable[..., Solution], X: Tensor, y: Tensor, given: Given, name: str, options: Options
-) -> Solution:
+    single: Callable[..., RidgeSolution], X: Tensor, y: Tensor, given: Given, name: str, options: Options
+) -> RidgeSolution:
     """Solve the problems of a batch one by one, and stack their solutions."""
     shape, batch = tuple(X.shape[:-2]), given.batch
     solutions = []
@@ -214,10 +214,10 @@ def _each_alone(
     return stack(solutions, shape)
 
 
-def stack(solutions: list[Solution], batch: tuple[int, ...]) -> Solution:
+def stack(solutions: list[RidgeSolution], batch: tuple[int, ...]) -> RidgeSolution:
     """Stack the solutions of several problems into one of leading dimensions `batch`."""
     fields: dict[str, Any] = {}
-    for field in dataclasses.fields(Solution):
+    for field in dataclasses.fields(RidgeSolution):
         values = [getattr(s, field.name) for s in solutions]
         if isinstance(values[0], Tensor):
             fields[field.name] = torch.stack(values).reshape(*batch, *values[0].shape)

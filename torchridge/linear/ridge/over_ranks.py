@@ -14,7 +14,7 @@ from torchridge.distributed import collectives
 from torchridge.distributed.folds import fold_plan
 from torchridge.linear.arguments import Options, check_options, refuse_beside_moments
 from torchridge.linear.ridge.cross_validation import Prepared, choose, cross_validate
-from torchridge.linear.ridge.solution import Solution
+from torchridge.linear.ridge.solution import RidgeSolution
 from torchridge.linear.search import refuse_one_row
 from torchridge.solvers.least_squares.scoring import train_spectrum
 from torchridge.solvers.moments.moments import Moments
@@ -96,7 +96,7 @@ def pooled(
 def cross_validate_over_ranks(
     X: Any, y: Any, alphas: Any, cv: Any, groups: Any, scoring: str, per_target: bool, sample_weight: Any,
     options: Options, group: Any,
-) -> Solution:  # fmt: skip
+) -> RidgeSolution:  # fmt: skip
     """Choose a strength by the rows of all ranks, and fit at it, on every rank."""
     choice = {"alphas": alphas, "scoring": scoring, "alpha_per_target": per_target}
     if isinstance(X, Moments):

@@ -15,7 +15,7 @@ from torchridge.linear.arguments import Options, Strengths, needs_torch, strengt
 from torchridge.linear.matrices import kind_of, operator_of, shape_of
 from torchridge.linear.ridge.choose import Choice
 from torchridge.linear.ridge.diagnosis import Diagnosis
-from torchridge.linear.ridge.solution import Solution
+from torchridge.linear.ridge.solution import RidgeSolution
 from torchridge.solvers.iterative import nystrom, solve_many, sparse_ridge
 from torchridge.solvers.iterative import standard_form as design
 from torchridge.solvers.iterative.nystrom import Nystrom
@@ -116,7 +116,7 @@ def _rule(options: Options) -> tuple[Rule, int | None]:
     return Rule(tol, steps), None if options.rank is None else _check.integer(options.rank, "rank", minimum=0)
 
 
-def solve(X: Any, y: Any, alpha: Any, name: str, sample_weight: Any, options: Options, choice: Choice) -> Solution:
+def solve(X: Any, y: Any, alpha: Any, name: str, sample_weight: Any, options: Options, choice: Choice) -> RidgeSolution:
     """Solve at the strengths `alpha`; `name` is "alphas" for a path."""
     problem = check(X, y, sample_weight, options)
     strengths = strengths_of(alpha, name, problem.y.shape[1], problem.y)
@@ -134,7 +134,7 @@ def solve(X: Any, y: Any, alpha: Any, name: str, sample_weight: Any, options: Op
 def fit(
     problem: Problem, form: Design, approximation: Nystrom, strengths: Strengths, choice: Choice,
     solved: sparse_ridge.Solved | None = None,
-) -> Solution:  # fmt: skip
+) -> RidgeSolution:  # fmt: skip
     """Solve with an approximation that is at hand, unless it is solved, and warn if the tolerance was not reached."""
     t, d, path = problem.y.shape[1], problem.X.shape[1], strengths.path
     columns = solve_many.grid(strengths.alpha, strengths.per_target, t, 1)
@@ -146,7 +146,7 @@ def fit(
     weakest = strengths.weakest
     top = float(approximation.eigvals[0]) if approximation.rank else float("nan")
     unknown = torch.full((L, t), torch.nan, dtype=torch.float64, device=weight.device)
-    solution = Solution(
+    solution = RidgeSolution(
         weight=weight.T.reshape(L, t, d)[pick].to(problem.dtype).contiguous(),
         bias=bias.reshape(L, t)[pick].to(problem.dtype),
         alpha=strengths.alpha[0] if single else strengths.alpha,
@@ -205,6 +205,6 @@ def warn(error: Tensor, steps: Tensor, rule: Rule) -> None:
     )
 
 
-def with_scores(solution: Solution, **scores: Any) -> Solution:
+def with_scores(solution: RidgeSolution, **scores: Any) -> RidgeSolution:
     """Return the solution with what cross-validation found."""
     return dataclasses.replace(solution, **scores)

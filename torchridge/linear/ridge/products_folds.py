@@ -13,7 +13,7 @@ from torchridge.linear import search
 from torchridge.linear.arguments import Options, grid_of
 from torchridge.linear.ridge.choose import Choice
 from torchridge.linear.ridge.products import Problem, check, fit, warn, with_scores
-from torchridge.linear.ridge.solution import Solution
+from torchridge.linear.ridge.solution import RidgeSolution
 from torchridge.linear.search import refuse_one_row
 from torchridge.solvers.grid import coarse_grid_by_norm, finer_grid
 from torchridge.solvers.iterative import solve_many, trace
@@ -47,7 +47,7 @@ def cross_validate(
     sample_weight: Any,
     options: Options,
     choice: Choice,
-) -> Solution:
+) -> RidgeSolution:
     """Choose a strength and fit at it."""
     cv = "gcv" if cv is None else cv
     _check_criterion(cv, groups, kind)
@@ -57,7 +57,7 @@ def cross_validate(
 
 def _choose(
     problem: Problem, alphas: Any, cv: Any, groups: Any, kind: str, per_target: bool, choice: Choice
-) -> Solution:
+) -> RidgeSolution:
     if isinstance(cv, str):
         refuse_one_row(problem.rows, cv, problem.objective)
     form = problem.form()
@@ -158,7 +158,7 @@ def _gcv(problem: Problem, form: Design) -> Scorer:
     return score
 
 
-def _with_dof(solution: Solution, scores: Scores, best: Tensor, problem: Problem) -> Solution:
+def _with_dof(solution: RidgeSolution, scores: Scores, best: Tensor, problem: Problem) -> RidgeSolution:
     """Add the degrees of freedom that GCV estimated, and the variance that follows from them."""
     if scores.dof is None or scores.squares is None:
         return solution

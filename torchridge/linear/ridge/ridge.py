@@ -22,7 +22,7 @@ from torchridge.linear.ridge.over_ranks import cross_validate_over_ranks, pooled
 from torchridge.linear.ridge.problem import dense_problem, refuse_own, route, route_cv
 from torchridge.linear.ridge.products import solve as solve_by_products
 from torchridge.linear.ridge.products_folds import cross_validate as cross_validate_by_products
-from torchridge.linear.ridge.solution import Solution
+from torchridge.linear.ridge.solution import RidgeSolution
 from torchridge.linear.ridge.solve import solve, solve_rows
 from torchridge.solvers.iterative.operators import LinearOperator
 from torchridge.solvers.moments.moments import Moments
@@ -44,7 +44,7 @@ def ridge(
     max_iter: int | None = None,
     rank: int | None = None,
     process_group: Any = None,
-) -> Solution:
+) -> RidgeSolution:
     r"""Minimize Σ s ‖y − Wx − b‖² + α Σ p (W − prior)² at one strength.
 
     Source: Hoerl & Kennard 1970, doi:10.1080/00401706.1970.10488634.
@@ -55,7 +55,7 @@ def ridge(
 
     What is too large for a Gram matrix is solved by Nyström-preconditioned conjugate gradients (solver "cg"): products
     with X alone, summed in float64, until ‖Xᵀ S (y − Xw − b) − αp(w − prior)‖ is `tol` of its value at w = prior. A
-    sparse X is never filled nor centred. Where the iteration does not arrive, `Solution.converged` is False and a
+    sparse X is never filled nor centred. Where the iteration does not arrive, `RidgeSolution.converged` is False and a
     `ConvergenceWarning` says so.
 
     Differentiable in X, y, alpha, sample_weight, penalty_factors and prior, to any order, under `torch.func.vmap` and
@@ -85,7 +85,7 @@ def ridge(
             refinement, no gradients.
 
     Returns:
-        `Solution` with weight (t, d) and bias (t,); from "cg" in the wider dtype of X and y.
+        `RidgeSolution` with weight (t, d) and bias (t,); from "cg" in the wider dtype of X and y.
 
     Raises:
         ValueError: on wrong shapes, NaN or infinity (naming the first row), negative strengths, mixed devices; on
@@ -138,7 +138,7 @@ def ridge_path(
     max_iter: int | None = None,
     rank: int | None = None,
     process_group: Any = None,
-) -> Solution:
+) -> RidgeSolution:
     r"""Minimize Σ s ‖y − Wx − b‖² + α Σ p (W − prior)² at many strengths, from one eigendecomposition.
 
     Source: Hastie, Tibshirani & Friedman 2009, §3.4.1, doi:10.1007/978-0-387-84858-7.
@@ -160,7 +160,7 @@ def ridge_path(
         process_group: as in `ridge`.
 
     Returns:
-        `Solution` with weight (L, t, d) and bias (L, t); ``path.at(i)`` is strength i.
+        `RidgeSolution` with weight (L, t, d) and bias (L, t); ``path.at(i)`` is strength i.
 
     Raises:
         ValueError: as `ridge`.
@@ -208,7 +208,7 @@ def ridge_cv(
     max_iter: int | None = None,
     rank: int | None = None,
     process_group: Any = None,
-) -> Solution:
+) -> RidgeSolution:
     r"""Choose the strength by cross-validation in closed form, and fit at it.
 
     Sources: Golub, Heath & Wahba 1979, doi:10.1080/00401706.1979.10489751 (GCV); MacKay 1992,
@@ -246,7 +246,7 @@ def ridge_cv(
             all rows. Leave-one-out is exact; splitters are refused.
 
     Returns:
-        `Solution` with `alphas`, `scores` (L, t), `fold_scores` (K, L, t), `best_score` besides.
+        `RidgeSolution` with `alphas`, `scores` (L, t), `fold_scores` (K, L, t), `best_score` besides.
 
     Raises:
         ValueError: as `ridge`; on folds that cannot be made, and on a single row without folds.

@@ -14,7 +14,7 @@ from torchridge.linear.ridge.diagnosis import Diagnosis
 
 
 @dataclass(frozen=True, eq=False)
-class Solution:
+class RidgeSolution:
     """Weights that minimize Σ s (y − Wx − b)² + α Σ p (W − prior)², and what is known about them.
 
     α multiplies the squared weights against the *sum* of squared errors (scikit-learn's convention; see
@@ -161,7 +161,7 @@ class Solution:
         out = out.to(self.weight.dtype)
         return out.squeeze(-1) if self.vector_target else out
 
-    def at(self, index: int) -> Solution:
+    def at(self, index: int) -> RidgeSolution:
         """Return one strength of a path; a negative `index` counts from the last.
 
         Raises:

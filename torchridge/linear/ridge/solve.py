@@ -15,7 +15,7 @@ from torchridge.linear.ridge.choose import Choice, choose
 from torchridge.linear.ridge.diagnosis import Diagnosis
 from torchridge.linear.ridge.fits import Dense, Fit, fit_cholesky, fit_dual, fit_spectral
 from torchridge.linear.ridge.problem import Problem, of_rows
-from torchridge.linear.ridge.solution import Solution
+from torchridge.linear.ridge.solution import RidgeSolution
 from torchridge.solvers.moments import blocks
 from torchridge.solvers.moments.rows import Rows, check_rows
 
@@ -28,12 +28,14 @@ SOLVERS: dict[str, Callable[[Dense, Choice], Fit]] = {
 }
 
 
-def solve_rows(X: Tensor, y: Tensor, alpha: Any, name: str, sample_weight: Tensor | None, options: Options) -> Solution:
+def solve_rows(
+    X: Tensor, y: Tensor, alpha: Any, name: str, sample_weight: Tensor | None, options: Options
+) -> RidgeSolution:
     """Solve one problem of rows with care."""
     return solve(of_rows(check_rows(X, y, sample_weight), alpha, name, options))
 
 
-def solve(problem: Problem) -> Solution:
+def solve(problem: Problem) -> RidgeSolution:
     """Choose a solver and fit."""
     dense = problem.dense
     choice = choose(
@@ -62,7 +64,7 @@ class _Degrees(NamedTuple):
         return squares / (left[None] if self.per_target else left[:, None])
 
 
-def rounded(fit: Fit, problem: Problem) -> Solution:
+def rounded(fit: Fit, problem: Problem) -> RidgeSolution:
     """Round a fit into a solution, in the dtype its rows came in, and warn of what is wrong with it."""
     strengths, objective = problem.dense.strengths, problem.dense.objective
     pick = slice(None) if strengths.path else 0
@@ -77,7 +79,7 @@ def rounded(fit: Fit, problem: Problem) -> Solution:
         residual_variance=lambda: degrees.variance(found["squares"], found["dof"])[pick],
         unit_variance=lambda: found["unit_variance"][:, 0] if single else found["unit_variance"].T,
     )
-    return Solution(
+    return RidgeSolution(
         weight=fit.weight.permute(1, 2, 0)[pick].to(problem.dense.dtype).contiguous(),  # (L, t, d)
         bias=fit.bias[pick].to(problem.dense.dtype),
         alpha=strengths.alpha[0] if single else strengths.alpha,
