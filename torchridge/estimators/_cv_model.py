@@ -15,7 +15,7 @@ from torchridge.estimators._input import Container, Table, filled, fits, too_lar
 from torchridge.estimators._judges import FoldJudge
 from torchridge.estimators._linear import LinearModel
 from torchridge.estimators._route import Routed
-from torchridge.estimators._scorers import resolve
+from torchridge.estimators._scorers import resolve, sign_of
 from torchridge.estimators._search import (
     Found,
     ScoreRows,
@@ -170,7 +170,7 @@ class RidgeCVModel(LinearModel):
             y.double(),
             alphas if isinstance(alphas, str) else torch.from_numpy(alphas),
             parts,
-            scoring="mse" if criterion or self.scoring == "neg_mean_squared_error" else "r2",
+            scoring="mse" if criterion or _check.same(self.scoring, "neg_mean_squared_error") else "r2",
             sample_weight=weight,
             fit_intercept=self.fit_intercept,
             alpha_per_target=getattr(self, "alpha_per_target", False),
@@ -182,6 +182,8 @@ class RidgeCVModel(LinearModel):
         self._forget()
         self.__dict__.pop("cv_results_", None)
         self._note_features(table)
+        # What was maximized is the negative of a metric for which smaller is better: give the metric itself.
+        found = found._replace(score=sign_of(resolve(self.scoring)) * found.score)
         self._keep_choice(found, table.container, vector)
         if found.results is not None:
             results = found.results[:, 0] if vector else found.results
@@ -199,7 +201,7 @@ class RidgeCVModel(LinearModel):
             self.moments_,
             alphas=self._check_alphas(),
             cv=self.cv if isinstance(self.cv, str) else None,
-            scoring="r2" if self.moments_.folds and self.scoring in (None, "r2") else "mse",
+            scoring="r2" if self.moments_.folds and _check.one_of(self.scoring, None, "r2") else "mse",
             fit_intercept=self.fit_intercept,
             alpha_per_target=getattr(self, "alpha_per_target", False),
         )
@@ -208,7 +210,7 @@ class RidgeCVModel(LinearModel):
 
     def _check_streamed(self, fold: Any) -> None:
         _check.option(self.scoring, "scoring", (None, "r2", "neg_mean_squared_error"))
-        if fold is None and self.cv not in (None, "gcv", "evidence"):
+        if fold is None and not _check.one_of(self.cv, None, "gcv", "evidence"):
             raise ValueError(
                 f"`fold` is missing: `cv`={self.cv!r} holds out rows, and moments keep none. Give every batch its "
                 f"fold, or leave `cv` out, which is generalized cross-validation for streamed rows."

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from torchridge import _check
 from torchridge.exceptions import GridEdgeWarning, MissingClassWarning
 from torchridge.linear.logistic.over_ranks import rank_folds
 from torchridge.linear.logistic.problem import (
@@ -22,13 +21,14 @@ from torchridge.linear.logistic.problem import (
     warn_unless_converged,
 )
 from torchridge.linear.logistic.solution import LogisticSolution
+from torchridge.linear.metrics import Held, Metric, first
 from torchridge.solvers.cross_entropy.fit import Fit, fit, fit_sparse
 from torchridge.solvers.cross_entropy.over_ranks import summed
 from torchridge.solvers.iterative.operators import Operator
 from torchridge.solvers.moments.folds import Split, check_groups, fold_ids, splits
 from torchridge.solvers.moments.stratified import stratified_folds
 
-Score = Callable[[Tensor, Tensor], Any]
+OWN = ("log_loss", "accuracy")  # which weights of rows count in
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,13 @@ class LogisticCV:
         C: the best strength.
         index: its place in `Cs`.
         Cs: (L,), the strengths in the order given.
-        scores: (K, L), larger is better.
+        scores: (K, L), larger is better, but for a metric that says otherwise.
         weight: (K, L, c, d), of every fold.
         bias: (K, L, c), of every fold.
         n_iter: (K, L), evaluations of loss and gradient.
         converged: (K, L).
         solution: all rows fitted at C.
+        metrics: (K, L) of every metric that was asked for, by name.
 
     Example:
         >>> import torch
@@ -65,25 +66,27 @@ class LogisticCV:
     n_iter: Tensor
     converged: Tensor
     solution: LogisticSolution | None = None
+    metrics: dict[str, Tensor] | None = None
 
     def refit(self, solution: LogisticSolution) -> LogisticCV:
         """Return the same with the solution over all rows."""
         return replace(self, solution=solution)
 
 
-def cross_validate(
-    data: Data, C: Tensor, settings: Settings, *, cv: Any, groups: Any, scoring: str | Score
-) -> LogisticCV:
+def cross_validate(data: Data, C: Tensor, settings: Settings, *, cv: Any, groups: Any, scoring: Any) -> LogisticCV:
     """Fit every fold at every strength and choose the best mean score."""
-    score = _scorer(scoring)
+    chooser, metrics = first(scoring, "scoring", OWN)
+    sign = chooser.chosen_by()
     parts = make_splits(data, cv, groups) if data.ranks is None else _parts(*rank_folds(data, cv, groups))
     weight = training_weight(data, parts)
     _check_folds(data, weight)
     fits = fit_folds(data, weight, C, settings)
     warn_unless_converged(fits.converged, fits.gap, settings)
-    scores = _scores(data, parts, fits.weight, fits.bias, score)
-    index = _best(C, scores)
-    return LogisticCV(float(C[index]), index, C, scores, fits.weight, fits.bias, fits.n_iter, fits.converged)
+    tables = dict(zip(metrics, _scores(data, parts, fits.weight, fits.bias, list(metrics.values())), strict=True))
+    scores = tables[chooser.name]
+    index = _best(C, sign * scores)
+    found = LogisticCV(float(C[index]), index, C, scores, fits.weight, fits.bias, fits.n_iter, fits.converged)
+    return replace(found, metrics=tables)
 
 
 class Folds(NamedTuple):
@@ -157,15 +160,20 @@ def _check_folds(data: Data, weight: Tensor) -> None:
         )
 
 
-def _scores(data: Data, parts: list[Split], weight: Tensor, bias: Tensor, score: Score | str) -> Tensor:
-    total = bias.new_zeros(2, *bias.shape[:2])  # of scores, and of weights
+def _scores(data: Data, parts: list[Split], weight: Tensor, bias: Tensor, metrics: list[Metric]) -> Tensor:
+    """Return the scores (M, K, L) of every metric."""
+    total = bias.new_zeros(2, len(metrics), *bias.shape[:2], dtype=torch.float64)  # of scores, and of weights
+    weighted = bool((data.weight != 1).any())
     for fold, (_, test) in enumerate(parts):
         rows = test.to(weight.device)
         logits_of = _logits_of(data.X, rows, weight.dtype)
         labels, row_weight = data.labels[0, rows], data.weight[rows]
         for i in range(weight.shape[1]):
-            proba = _proba(logits_of(weight[fold, i]) + bias[fold, i])
-            total[:, fold, i] = _score(score, data.classes[labels], labels, proba, row_weight)
+            logits = logits_of(weight[fold, i]) + bias[fold, i]
+            scores = logits[:, 0] if logits.shape[1] == 1 else logits
+            held = Held(labels, scores, data.classes, _proba(logits), True, row_weight if weighted else None)
+            for m, metric in enumerate(metrics):
+                total[:, m, fold, i] = _score(metric, held, row_weight)
     total = summed(data.ranks, "held-out scores", total)
     return total[0] / total[1]
 
@@ -184,21 +192,17 @@ def _proba(logits: Tensor) -> Tensor:
     )
 
 
-def _scorer(scoring: str | Score) -> str | Score:
-    if not callable(scoring):
-        _check.option(scoring, "scoring", ("log_loss", "accuracy"))
-    return scoring
-
-
-def _score(score: str | Score, y: Tensor, labels: Tensor, proba: Tensor, weight: Tensor) -> Tensor:
+def _score(metric: Metric, held: Held, weight: Tensor) -> Tensor:
     """Return the sum of the scores of some rows, and of their weights."""
-    if callable(score):
-        return torch.tensor([float(score(y, proba[:, 1] if proba.shape[1] == 2 else proba)), 1.0])
-    if score == "accuracy":
-        each = (proba.argmax(-1) == labels).to(weight.dtype)
+    if metric.own is None:
+        return torch.tensor([metric(held), 1.0])
+    proba = held.proba
+    assert proba is not None
+    if metric.own == "accuracy":
+        each = (proba.argmax(-1) == held.truth).to(weight.dtype)
     else:
         # The clip of scikit-learn's log_loss: a class that a fold never saw costs about 36, not infinity.
-        each = proba.gather(1, labels[:, None])[:, 0].clamp_min(torch.finfo(proba.dtype).eps).log()
+        each = proba.gather(1, held.truth[:, None])[:, 0].clamp_min(torch.finfo(proba.dtype).eps).log()
     return torch.stack([(each * weight).sum(), weight.sum()])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -110,7 +110,7 @@ def logistic_cv(
     *,
     cv: Any = 5,
     groups: Any = None,
-    scoring: str | Callable[[Tensor, Tensor], Any] = "log_loss",
+    scoring: Any = "log_loss",
     sample_weight: Tensor | None = None,
     fit_intercept: bool = True,
     tol: float | None = None,
@@ -131,9 +131,12 @@ def logistic_cv(
         cv: number of folds (stratified by class; whole groups with `groups`); fold ids (n,); a splitter; or (train,
             test) row numbers, of which a single pair is a holdout.
         groups: (n,), rows that are held out together.
-        scoring: "log_loss" (its negative), "accuracy", or a callable of (y_true, y_score) that is larger for a better
-            fit; y_score holds the probabilities (m, k), or those of the second of two classes (m,). The two names
-            are weighted by `sample_weight`.
+        scoring: "log_loss" (its negative), "accuracy"; or a metric of the predictions of held-out rows: a callable of
+            (y_true, y_score) that is larger for a better fit, where y_score holds the probabilities (m, k), or those
+            of the second of two classes (m,); an object with `update` and `compute` such as torchmetrics', which is
+            given probabilities and the places of the labels among the sorted classes, and says which way is better; a
+            scorer of scikit-learn or its name; or several, a collection or a mapping, of which the first chooses and
+            all are kept in `metrics`. The two names and scikit-learn's scorers are weighted by `sample_weight`.
         sample_weight: as in `logistic`.
         fit_intercept: as in `logistic`.
         tol: as in `logistic`.

@@ -43,7 +43,9 @@ class RidgeSolution:
         scores: (L, t) mean score of every strength for every target.
         fold_scores: (K, L, t) score in every fold.
         best_score: that of the chosen strength, () or (t,).
-        scoring: what `scores` hold: "mse", "gcv", "evidence" (lower is better) or "r2" (higher is better).
+        scoring: what `scores` hold: "mse", "gcv", "evidence" (lower is better) or "r2" (higher is better); or the name
+            of a metric.
+        metrics: (K, L, t) of every metric that was asked for, by name; (K, L, 1) if it is of all targets together.
         score_errors: (L, t) standard error of `scores` where they hold a random estimate: "gcv" of "cg".
         n_iter: steps of the iteration, of the column that took most; None for direct solvers.
         residual: (t,) ‖e ∘ (Xᵀ S (y − Xw − b) − αD(w − prior))‖ / ‖e ∘ Xᵀ S (y − ȳ − X prior)‖ of centred X, e = 1/√p,
@@ -75,6 +77,7 @@ class RidgeSolution:
     fold_scores: Tensor | None = None
     best_score: Tensor | None = None
     scoring: str | None = None
+    metrics: dict[str, Tensor] | None = None
     score_errors: Tensor | None = None
     n_iter: int | None = None
     residual: Tensor | None = None
