@@ -11,7 +11,7 @@ from torch import Tensor
 
 from torchridge import _check
 from torchridge.estimators._folds import make_parts
-from torchridge.estimators._input import Container, Table, filled, fits, too_large
+from torchridge.estimators._input import Container, Table, as_tensor, filled, fits, too_large
 from torchridge.estimators._judges import FoldJudge
 from torchridge.estimators._linear import LinearModel
 from torchridge.estimators._route import Routed
@@ -103,7 +103,7 @@ class RidgeCVModel(LinearModel):
         per_target = getattr(self, "alpha_per_target", False)
         if isinstance(alphas, str) or isinstance(parts, str):
             return self._criterion(problem, alphas, "loo" if parts is None else parts, per_target)
-        grid = torch.from_numpy(alphas).to(problem.y.device)
+        grid = as_tensor(alphas).to(problem.y.device)
         return self._scored(problem, grid, parts, rows, fold)
 
     def _scored(
@@ -168,7 +168,7 @@ class RidgeCVModel(LinearModel):
         solution = ridge_cv(
             table.X,
             y.double(),
-            alphas if isinstance(alphas, str) else torch.from_numpy(alphas),
+            alphas if isinstance(alphas, str) else as_tensor(alphas),
             parts,
             scoring="mse" if criterion or _check.same(self.scoring, "neg_mean_squared_error") else "r2",
             sample_weight=weight,

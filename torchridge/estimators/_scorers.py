@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torchridge.estimators._input import tensor_of
 from torchridge.estimators._protocol import Estimator
 from torchridge.linear import metrics
 from torchridge.linear.metrics import Held, Metric
@@ -62,14 +63,14 @@ class ByMetric:
 
 def _held(estimator: Any, X: Any, y: Any) -> Held:
     if estimator._estimator_type == "regressor":
-        return Held(torch.as_tensor(y), torch.as_tensor(estimator.predict(X)))
-    scores, classes = torch.as_tensor(estimator.decision_function(X)), estimator.classes_
+        return Held(tensor_of(y), tensor_of(estimator.predict(X)))
+    scores, classes = tensor_of(estimator.decision_function(X)), estimator.classes_
     if estimator.multilabel_:
-        return Held(torch.as_tensor(y), scores, classes, several=True)
+        return Held(tensor_of(y), scores, classes, several=True)
     names = classes.cpu().numpy() if isinstance(classes, Tensor) else classes
     truth = torch.from_numpy(np.searchsorted(names, y.cpu().numpy() if isinstance(y, Tensor) else y))
     proba = estimator.predict_proba(X) if hasattr(estimator, "predict_proba") else None
-    return Held(truth, scores, names, None if proba is None else torch.as_tensor(proba), proba is not None)
+    return Held(truth, scores, names, None if proba is None else tensor_of(proba), proba is not None)
 
 
 def accepts_weight(scorer: Scorer | None) -> bool:
