@@ -15,7 +15,8 @@ import torch
 from sklearn.linear_model import Ridge, RidgeCV
 from sklearn.model_selection import KFold
 
-from torchridge import GridEdgeWarning, estimators, ridge, ridge_cv
+from torchridge import estimators, ridge, ridge_cv
+from torchridge.exceptions import GridEdgeWarning
 
 warnings.simplefilter("ignore", GridEdgeWarning)
 warnings.filterwarnings("ignore", module="himalaya")

@@ -20,7 +20,8 @@ import torch.distributed as dist
 from sklearn.datasets import load_digits
 from torch import nn
 
-from torchridge import Moments, MomentsFolder, logistic_cv, ridge_cv
+from torchridge import Moments, logistic_cv, ridge_cv
+from torchridge.distributed import MomentsFolder
 from torchridge.probing import probe_layers
 
 parser = argparse.ArgumentParser()

@@ -15,7 +15,7 @@ from torchridge.linear.logistic.logistic import logistic, logistic_cv
 from torchridge.solvers.moments.stratified import stratified_folds
 
 GRID = [1e-3, 1e-1, 1e1]
-pytestmark = pytest.mark.filterwarnings("ignore::torchridge.GridEdgeWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::torchridge.exceptions.GridEdgeWarning")
 
 
 @pytest.mark.parametrize(("k", "folds"), [(2, 3), (3, 5), (7, 4)])
@@ -71,7 +71,7 @@ def test_ties_take_the_stronger_penalty(device: torch.device) -> None:
     assert logistic_cv(X, y, [10.0, 0.1, 1.0], cv=3, scoring=lambda *_: 0.5).C == 0.1
 
 
-@pytest.mark.filterwarnings("default::torchridge.GridEdgeWarning")
+@pytest.mark.filterwarnings("default::torchridge.exceptions.GridEdgeWarning")
 def test_a_best_strength_at_the_edge_warns(device: torch.device) -> None:
     X, y = (t.to(device) for t in planted(60, 3, 2))
     with pytest.warns(GridEdgeWarning, match="edge"):

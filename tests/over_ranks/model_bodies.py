@@ -13,8 +13,9 @@ from oracles import relative
 from tolerances import SOLVERS
 from torch import Tensor, nn
 
-from torchridge import RankError, logistic, logistic_cv
+from torchridge import logistic, logistic_cv
 from torchridge.estimators import Ridge, RidgeClassifier, RidgeCV
+from torchridge.exceptions import RankError
 from torchridge.probing import LinearProbe, ProbeReport, probe_layers
 from torchridge.probing.features.folding import StreamFolds
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from torchridge import Moments, RidgeSolution, TorchridgeWarning, ridge, ridge_cv
 
-pytestmark = pytest.mark.filterwarnings("ignore::torchridge.GridEdgeWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::torchridge.exceptions.GridEdgeWarning")
 
 ALPHAS = torch.tensor([1e-3, 0.1, 1.0, 10.0, 1e3, 1e5], dtype=torch.float64)
 
@@ -287,7 +287,7 @@ def test_leave_one_out_equals_n_refits(name: str, shape: tuple[int, int], device
     assert relative(solution.scores, errors) <= LEAVE_ONE_OUT
 
 
-@pytest.mark.filterwarnings("ignore::torchridge.RankDeficientWarning")
+@pytest.mark.filterwarnings("ignore::torchridge.exceptions.RankDeficientWarning")
 @pytest.mark.parametrize("solver", ["auto", "spectral", "dual"])
 @pytest.mark.parametrize("shape", [(8, 12), (8, 40), (20, 5)])
 def test_zero_strength_on_dependent_rows_is_scored_as_it_is_fitted(

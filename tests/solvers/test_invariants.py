@@ -13,7 +13,7 @@ from torch import Tensor
 
 from torchridge import Moments, RidgeSolution, ridge, ridge_cv, ridge_path
 
-EDGES = "ignore::torchridge.GridEdgeWarning"
+EDGES = "ignore::torchridge.exceptions.GridEdgeWarning"
 SOLVERS = ("cholesky", "spectral", "dual", "svd")
 sizes = st.integers(1, 12)
 

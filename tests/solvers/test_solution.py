@@ -13,7 +13,8 @@ import torch
 from oracles import relative
 from torch import Tensor
 
-from torchridge import GridEdgeWarning, RidgeSolution, logistic, ridge, ridge_cv, ridge_path
+from torchridge import RidgeSolution, logistic, ridge, ridge_cv, ridge_path
+from torchridge.exceptions import GridEdgeWarning
 
 
 def problem(device: torch.device, *batch: int) -> tuple[Tensor, Tensor]:
@@ -93,7 +94,7 @@ def test_a_solution_is_frozen_and_can_be_copied(device: torch.device) -> None:
     assert f"solver={solution.solver!r}" in repr(solution)
 
 
-@pytest.mark.filterwarnings("ignore::torchridge.GridEdgeWarning")
+@pytest.mark.filterwarnings("ignore::torchridge.exceptions.GridEdgeWarning")
 @pytest.mark.parametrize("name", ["X", "y", "sample_weight", "penalty_factors", "prior", "alphas"])
 def test_the_arguments_are_left_as_they_were(name: str, device: torch.device) -> None:
     X, y = problem(device)

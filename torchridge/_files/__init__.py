@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchridge._files.replacing import check_place, replacing
+from torchridge._files.replacement import check_place, replacing
 
 __all__ = ["MISUNDERSTOOD", "check_place", "read", "replacing", "understood", "write"]
 

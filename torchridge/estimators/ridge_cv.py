@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 from torchridge import _check
@@ -14,6 +13,7 @@ from torchridge.estimators._labels import Labels, class_weights, joined_weights,
 from torchridge.estimators._route import Routed, route
 from torchridge.estimators._scorers import Scorer, resolve
 from torchridge.estimators._search import Found, follows_from_squares
+from torchridge.exceptions import warn
 
 
 class RidgeCV(RidgeCVModel, Regressor):
@@ -100,11 +100,10 @@ class RidgeCV(RidgeCVModel, Regressor):
         alphas, scorer = self._check_alphas(), resolve(self.scoring)
         routed = route(self, sample_weight, params, scorer)
         if self.gcv_mode == "svd" and self.cv is None and is_sparse(X):
-            warnings.warn(
+            warn(
                 "The 'svd' mode is not supported for sparse X from scikit-learn 1.11 on. Leave `gcv_mode` out; the "
                 "numbers are the same.",
                 FutureWarning,
-                stacklevel=2,
             )
         table = read_table(X, self.device, sparse=True)
         y_, weight = read_target(y, table), read_weight(sample_weight, table)

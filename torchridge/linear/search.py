@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from torchridge.exceptions import GridEdgeWarning
+from torchridge.exceptions import GridEdgeWarning, warn
 from torchridge.linear.arguments import Strengths
 from torchridge.solvers.grid import finer_grid
 from torchridge.solvers.least_squares.objective import Objective
@@ -76,9 +75,8 @@ def warn_of_edge(grid: Tensor, best: Tensor) -> None:
     if bool(at_edge.any()):
         count = f" for {int(at_edge.sum())} of {len(best)} targets" if len(best) > 1 else ""
         edge = float(chosen[at_edge][0])
-        warnings.warn(
+        warn(
             f"the best strength, {edge:g}{count}, lies at the edge of the grid from {float(grid.min()):g} to "
             f"{float(grid.max()):g}. Widen `alphas`, or pass alphas='auto'.",
             GridEdgeWarning,
-            stacklevel=6,
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from torchridge import _check
-from torchridge.exceptions import GridEdgeWarning, MissingClassWarning
+from torchridge.exceptions import GridEdgeWarning, MissingClassWarning, warn
 from torchridge.linear.logistic.over_ranks import rank_folds
 from torchridge.linear.logistic.problem import (
     Data,
@@ -149,11 +148,10 @@ def _check_folds(data: Data, weight: Tensor) -> None:
     classes = (seen[0] > 0).sum(1)
     missing = (classes[1:] < classes[0]).nonzero()[:, 0].tolist()
     if missing:
-        warnings.warn(
+        warn(
             f"folds {missing} are fitted without one of the classes, which has probability zero there. Use fewer "
             "folds, or stratify them.",
             MissingClassWarning,
-            stacklevel=4,
         )
 
 
@@ -208,10 +206,9 @@ def _best(C: Tensor, scores: Tensor) -> int:
     ties = (mean == mean.max()).nonzero()[:, 0]
     index = int(ties[C[ties].argmin()])
     if len(C) > 1 and float(C[index]) in (float(C.min()), float(C.max())):
-        warnings.warn(
+        warn(
             f"the best strength C={float(C[index]):g} lies at the edge of `Cs`, from {float(C.min()):g} to "
             f"{float(C.max()):g}; a better one may lie beyond. Extend the grid.",
             GridEdgeWarning,
-            stacklevel=4,
         )
     return index

@@ -12,7 +12,7 @@ from torchridge import _check
 from torchridge.linear import search
 from torchridge.linear.arguments import Options, grid_of
 from torchridge.linear.ridge.choose import Choice
-from torchridge.linear.ridge.products import Problem, check, fit, warn, with_scores
+from torchridge.linear.ridge.products import Problem, check, fit, warn_unless_converged, with_scores
 from torchridge.linear.ridge.solution import RidgeSolution
 from torchridge.linear.search import refuse_one_row
 from torchridge.solvers.grid import coarse_grid_by_norm, finer_grid
@@ -145,11 +145,11 @@ def _gcv(problem: Problem, form: Design) -> Scorer:
         for some in solve_many.blocks(form, columns):
             part = columns.at(some)
             block = solve_many.solve(form, approximation, share, problem.y, part, problem.rule)
-            warn(block.error, block.steps, problem.rule)
+            warn_unless_converged(block.error, block.steps, problem.rule)
             squares.append(solve_many.residual_squares(form, problem.y, block, part))
         table = torch.cat(squares).reshape(-1, t)
         dof = trace.degrees_of_freedom(form, approximation, alpha, problem.rule)
-        warn(dof.residual, dof.steps, problem.rule._replace(tol=trace.tolerance(problem.rule)))
+        warn_unless_converged(dof.residual, dof.steps, problem.rule._replace(tol=trace.tolerance(problem.rule)))
         values = scoring.gcv(table, dof.value + fixed, n, form.total[0])
         left = (n - dof.value - fixed).clamp_min(1e-300)
         error = 2 * values * (dof.error / left)[:, None]
@@ -211,7 +211,7 @@ def _folds(problem: Problem, cv: Any, groups: Any, kind: str) -> Scorer:
         for some in solve_many.blocks(form, columns):
             part = columns.at(some)
             block = solve_many.solve(form, approximation, form.total / every, problem.y, part, problem.rule)
-            warn(block.error, block.steps, problem.rule)
+            warn_unless_converged(block.error, block.steps, problem.rule)
             squares.append(_held_squares(problem, form, block, part, masks.held))
         table = torch.cat(squares).reshape(K, -1, t) / total[:, None, None]
         return Scores(table if kind == "mse" else 1 - table / _variances(problem.given, masks.held)[:, None])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -10,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torchridge.exceptions import GridEdgeWarning
+from torchridge.exceptions import GridEdgeWarning, warn
 from torchridge.linear.arguments import Strengths
 from torchridge.linear.ridge.choose import choose
 from torchridge.linear.ridge.fits import Dense
@@ -99,11 +98,10 @@ def _best(curve: Tensor, grid: Tensor, higher_is_better: bool, *, given: bool) -
     """Return the strength of the best mean over folds; warn where it ends a given grid."""
     best = int(best_index(curve.mean(0)[:, None], grid, higher_is_better)[0])
     if given and len(grid) > 1 and float(grid[best]) in (float(grid.min()), float(grid.max())):
-        warnings.warn(
+        warn(
             f"the best strength, {float(grid[best]):g}, lies at the edge of the grid from {float(grid.min()):g} to "
             f"{float(grid.max()):g}. Widen `alphas`, or pass alphas='auto'.",
             GridEdgeWarning,
-            stacklevel=7,
         )
     return best
 
