@@ -7,7 +7,6 @@ from typing import Any as _Any
 
 from torchridge import regularizers
 from torchridge.exceptions import TorchridgeWarning
-from torchridge.linear.logistic.cross_validation import LogisticCV
 from torchridge.linear.logistic.logistic import logistic, logistic_cv
 from torchridge.linear.logistic.solution import LogisticSolution
 from torchridge.linear.ridge.ridge import ridge, ridge_cv, ridge_path
@@ -62,7 +61,6 @@ __all__ = [
     "LazyL2Linear",
     "LinearOperator",
     "LinearProbe",
-    "LogisticCV",
     "LogisticSolution",
     "Moments",
     "OnlineProbe",

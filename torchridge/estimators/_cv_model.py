@@ -217,7 +217,7 @@ class RidgeCVModel(LinearModel):
 
 def _from_solution(solution: RidgeSolution) -> Found:
     assert solution.best_score is not None
-    score = solution.best_score if solution.scoring == "r2" else -solution.best_score
+    score = solution.best_score
     if solution.alpha.ndim == 0:
         return Found(float(solution.alpha), float(score), solution)
     return Found(solution.alpha.cpu().numpy(), score.cpu().numpy(), solution)

@@ -259,7 +259,7 @@ class Session:
             strength=fitted.strength,
             strengths=fitted.strengths,
             criterion=fitted.criterion,
-            curve=fitted.curve,
+            strength_scores=fitted.curve,
             fold_scores=fitted.scores,
             classes=None if classes is None else classes.to(fitted.weight.device),
             dtype=gatherer.dtypes[layer],

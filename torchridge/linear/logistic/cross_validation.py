@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from torchridge import _check
-from torchridge.exceptions import GridEdgeWarning, MissingClassWarning, warn
+from torchridge.exceptions import MissingClassWarning, warn
 from torchridge.linear.logistic.over_ranks import rank_folds
 from torchridge.linear.logistic.problem import (
     Data,
@@ -20,7 +19,7 @@ from torchridge.linear.logistic.problem import (
     folds_that_fit,
     warn_unless_converged,
 )
-from torchridge.linear.logistic.solution import LogisticSolution
+from torchridge.linear.search import CS, Found, itself, search
 from torchridge.solvers.cross_entropy.fit import Fit, fit, fit_sparse
 from torchridge.solvers.cross_entropy.over_ranks import summed
 from torchridge.solvers.iterative.operators import Operator
@@ -30,59 +29,18 @@ from torchridge.solvers.moments.stratified import stratified_folds
 Score = Callable[[Tensor, Tensor], Any]
 
 
-@dataclass(frozen=True)
-class LogisticCV:
-    """The strength that held-out rows prefer, and every fold that said so.
-
-    Attributes:
-        C: the best strength.
-        index: its place in `Cs`.
-        Cs: (L,), the strengths in the order given.
-        scores: (K, L), larger is better.
-        weight: (K, L, c, d), of every fold.
-        bias: (K, L, c), of every fold.
-        n_iter: (K, L), evaluations of loss and gradient.
-        converged: (K, L).
-        solution: all rows fitted at C.
-
-    Example:
-        >>> import torch
-        >>> from torchridge import logistic_cv
-        >>> X = torch.linspace(-1, 1, 40)[:, None]
-        >>> y = ((X[:, 0] > 0) ^ (torch.arange(40) % 7 == 0)).long()
-        >>> found = logistic_cv(X, y, Cs=[0.01, 1.0, 100.0], cv=4)
-        >>> found.C, tuple(found.scores.shape)
-        (1.0, (4, 3))
-    """
-
-    C: float
-    index: int
-    Cs: Tensor
-    scores: Tensor
-    weight: Tensor
-    bias: Tensor
-    n_iter: Tensor
-    converged: Tensor
-    solution: LogisticSolution | None = None
-
-    def refit(self, solution: LogisticSolution) -> LogisticCV:
-        """Return the same with the solution over all rows."""
-        return replace(self, solution=solution)
-
-
 def cross_validate(
     data: Data, C: Tensor, settings: Settings, *, cv: Any, groups: Any, scoring: str | Score
-) -> LogisticCV:
-    """Fit every fold at every strength and choose the best mean score."""
+) -> tuple[Found[Tensor], Folds]:
+    """Fit every fold at every strength, and choose the best mean score."""
     score = _scorer(scoring)
     parts = make_splits(data, cv, groups) if data.ranks is None else _parts(*rank_folds(data, cv, groups))
     weight = training_weight(data, parts)
     _check_folds(data, weight)
     fits = fit_folds(data, weight, C, settings)
     warn_unless_converged(fits.converged, fits.gap, settings)
-    scores = _scores(data, parts, fits.weight, fits.bias, score)
-    index = _best(C, scores)
-    return LogisticCV(float(C[index]), index, C, scores, fits.weight, fits.bias, fits.n_iter, fits.converged)
+    scores = _scores(data, parts, fits.weight, fits.bias, score)[..., None]  # (K, L, 1)
+    return search(lambda _: scores, C.cpu(), itself, kind=CS, given=True), fits
 
 
 class Folds(NamedTuple):
@@ -93,6 +51,14 @@ class Folds(NamedTuple):
     n_iter: Tensor  # (K, L)
     converged: Tensor  # (K, L)
     gap: Tensor  # (K, L)
+
+
+class Chosen(NamedTuple):
+    """The fits of the folds at one strength."""
+
+    place: int  # of the strength in the grid
+    weight: Tensor  # (K, c, d)
+    bias: Tensor  # (K, c)
 
 
 def fit_folds(data: Data, weight: Tensor, C: Tensor, settings: Settings) -> Folds:
@@ -198,17 +164,3 @@ def _score(score: str | Score, y: Tensor, labels: Tensor, proba: Tensor, weight:
         # The clip of scikit-learn's log_loss: a class that a fold never saw costs about 36, not infinity.
         each = proba.gather(1, labels[:, None])[:, 0].clamp_min(torch.finfo(proba.dtype).eps).log()
     return torch.stack([(each * weight).sum(), weight.sum()])
-
-
-def _best(C: Tensor, scores: Tensor) -> int:
-    """Return the best mean score; of equal ones, the strongest penalty."""
-    mean = scores.mean(0)
-    ties = (mean == mean.max()).nonzero()[:, 0]
-    index = int(ties[C[ties].argmin()])
-    if len(C) > 1 and float(C[index]) in (float(C.min()), float(C.max())):
-        warn(
-            f"the best strength C={float(C[index]):g} lies at the edge of `Cs`, from {float(C.min()):g} to "
-            f"{float(C.max()):g}; a better one may lie beyond. Extend the grid.",
-            GridEdgeWarning,
-        )
-    return index
