@@ -323,3 +323,25 @@ def test_gcv_does_not_choose_a_fit_that_spends_every_row(device: torch.device, m
         want.append(float((residual - hat @ residual).square().mean() / left**2))
     assert float(found.alpha) == alphas[2 + min(range(3), key=want.__getitem__)]
     torch.testing.assert_close(-found.scores[2:, 0].cpu(), torch.tensor(want).double(), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("prior", [False, True])
+@pytest.mark.parametrize("standardize", [False, True])
+def test_few_targets_of_many_even_features_need_no_eigendecomposition(
+    standardize: bool, prior: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("an eigendecomposition of all directions")
+
+    X, y = problem(4000, 400, 2, noise=30)
+    options: dict[str, Any] = {"prior": torch.randn(2, 400, dtype=X.dtype)} if prior else {}
+    alphas = torch.logspace(-2, 4, 100, dtype=X.dtype)
+    with monkeypatch.context() as patch:
+        patch.setattr("torchridge.solvers.least_squares.spectral.spectra", never)
+        got = ridge_cv(X, y, alphas, cv=4, standardize=standardize, **options)
+    held = torch.arange(1000, 2000)
+    kept = torch.cat([torch.arange(1000), torch.arange(2000, 4000)])
+    for i in (0, 50, 99):
+        fit = ridge(X[kept], y[kept], float(alphas[i]), standardize=standardize, **options)
+        want = ((fit.predict(X[held]) - y[held]) ** 2).mean(0)
+        torch.testing.assert_close(-got.fold_scores[1, i], want, rtol=1e-10, atol=0)
