@@ -15,7 +15,7 @@ from torchridge.estimators._input import Container, Table, as_tensor, filled, fi
 from torchridge.estimators._judges import FoldJudge
 from torchridge.estimators._linear import LinearModel
 from torchridge.estimators._route import Routed
-from torchridge.estimators._scorers import resolve, sign_of
+from torchridge.estimators._scorers import resolve
 from torchridge.estimators._search import (
     Found,
     ScoreRows,
@@ -182,8 +182,6 @@ class RidgeCVModel(LinearModel):
         self._forget()
         self.__dict__.pop("cv_results_", None)
         self._note_features(table)
-        # What was maximized is the negative of a metric for which smaller is better: give the metric itself.
-        found = found._replace(score=sign_of(resolve(self.scoring)) * found.score)
         self._keep_choice(found, table.container, vector)
         if found.results is not None:
             results = found.results[:, 0] if vector else found.results
@@ -219,7 +217,7 @@ class RidgeCVModel(LinearModel):
 
 def _from_solution(solution: RidgeSolution) -> Found:
     assert solution.best_score is not None
-    score = solution.best_score if solution.scoring == "r2" else -solution.best_score
+    score = solution.best_score
     if solution.alpha.ndim == 0:
         return Found(float(solution.alpha), float(score), solution)
     return Found(solution.alpha.cpu().numpy(), score.cpu().numpy(), solution)

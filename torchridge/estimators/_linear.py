@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -14,6 +13,7 @@ from torchridge import _check
 from torchridge.estimators._input import Container, Table, as_tensor, check_entries, is_sparse, read_table, tensor_of
 from torchridge.estimators._protocol import Estimator, not_fitted
 from torchridge.estimators._ranks import add_ranks, own_moments
+from torchridge.exceptions import warn
 from torchridge.solvers.moments.moments import Moments
 
 _Self = TypeVar("_Self", bound="LinearModel")
@@ -227,11 +227,9 @@ def _check_names(estimator: str, names: Any, fitted: Any) -> None:
     if fitted is None and names is None:
         return
     if fitted is None:
-        warnings.warn(f"X has feature names, but {estimator} was fitted without feature names", stacklevel=5)
+        warn(f"X has feature names, but {estimator} was fitted without feature names")
     elif names is None:
-        warnings.warn(
-            f"X does not have valid feature names, but {estimator} was fitted with feature names", stacklevel=5
-        )
+        warn(f"X does not have valid feature names, but {estimator} was fitted with feature names")
     elif list(fitted) != list(names):
         raise ValueError(_names_apart(set(names) - set(fitted), set(fitted) - set(names)))
 

@@ -37,17 +37,12 @@ def resolve(scoring: Any) -> Scorer | None:
     if scoring is None or (callable(scoring) and not metrics.is_object(scoring) and metrics.is_scorer(scoring)):
         return scoring  # type: ignore[no-any-return]
     if not isinstance(scoring, str):
-        return ByMetric(metrics.first(scoring, "scoring", ())[0])
+        return ByMetric(metrics.first(scoring, "scoring", {})[0])
     try:
         from sklearn.metrics import get_scorer
     except ImportError:
         return _own(scoring)
     return get_scorer(scoring)  # type: ignore[no-any-return]
-
-
-def sign_of(scorer: Scorer | None) -> int:
-    """Return −1 if a scorer is the negative of a metric for which smaller is better, otherwise 1."""
-    return scorer.sign if isinstance(scorer, ByMetric) else 1
 
 
 class ByMetric:

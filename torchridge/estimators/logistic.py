@@ -11,7 +11,7 @@ from torchridge.estimators._folds import make_parts
 from torchridge.estimators._logistic_model import EVALUATIONS, LogisticModel, Rows
 from torchridge.estimators._logistic_search import Paths, best_of, fold_paths, fold_scores, mean_of_best
 from torchridge.estimators._route import route
-from torchridge.estimators._scorers import resolve, sign_of
+from torchridge.estimators._scorers import resolve
 from torchridge.linear.logistic.logistic import logistic
 
 
@@ -256,7 +256,7 @@ class LogisticRegressionCV(LogisticModel):
         else:
             C, weight, bias = mean_of_best(paths, scores)
             self._keep_logits(weight, bias, rows.table.container)
-        self._keep_paths(paths, sign_of(scorer) * scores, C)
+        self._keep_paths(paths, scores, C)
         return self
 
     def _settings(self, rows: Rows) -> dict[str, Any]:
@@ -275,7 +275,7 @@ class LogisticRegressionCV(LogisticModel):
         routed = route(self, sample_weight, params, scorer, "score")
         if scorer is None:
             return super().score(X, y, sample_weight)
-        return sign_of(scorer) * float(scorer(self, X, y, **routed.score))
+        return float(scorer(self, X, y, **routed.score))
 
     def get_metadata_routing(self) -> Any:
         """Return what `fit` and `score` hand to the scorer and the splitter, as scikit-learn's `MetadataRouter`."""

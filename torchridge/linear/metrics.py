@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -107,7 +107,7 @@ class Metric:
         return self.sign
 
 
-def named(given: Any, argument: str, own: Sequence[str] = ()) -> dict[str, Metric]:
+def named(given: Any, argument: str, own: Mapping[str, int]) -> dict[str, Metric]:
     """Return metrics by name.
 
     Args:
@@ -115,7 +115,7 @@ def named(given: Any, argument: str, own: Sequence[str] = ()) -> dict[str, Metri
             scikit-learn), a callable of (y_true, y_score), an object with `update(predictions, y_true)` and `compute()`
             as torchmetrics has them, a collection of those, or a scorer of (estimator, X, y).
         argument: the argument's name, for errors.
-        own: the names of scores that the caller computes itself.
+        own: the names of scores that the caller computes itself: 1 if larger is better, −1 if smaller is.
 
     Raises:
         ValueError: on an unknown name, and on two metrics of one name.
@@ -129,7 +129,7 @@ def named(given: Any, argument: str, own: Sequence[str] = ()) -> dict[str, Metri
     return found
 
 
-def first(given: Any, argument: str, own: Sequence[str]) -> tuple[Metric, dict[str, Metric]]:
+def first(given: Any, argument: str, own: Mapping[str, int]) -> tuple[Metric, dict[str, Metric]]:
     """Return the metric that chooses, the first of several, and all of them by name."""
     found = named(given, argument, own)
     if not found:
@@ -189,10 +189,10 @@ def name_of(metric: Any) -> str:
     return str(getattr(inner, "__name__", type(inner).__name__))
 
 
-def _metric(name: str, given: Any, argument: str, own: Sequence[str]) -> Metric:
+def _metric(name: str, given: Any, argument: str, own: Mapping[str, int]) -> Metric:
     if isinstance(given, str):
         if given in own:
-            return Metric(name, argument, given, _computed_elsewhere)
+            return Metric(name, argument, given, _computed_elsewhere, own[given])
         scorer = _sklearn_scorer(given, argument, own)
         return Metric(name, argument, scorer, lambda held: _of_scorer(scorer, held))
     if is_object(given):
@@ -217,7 +217,7 @@ def _expected(argument: str, given: Any) -> str:
     )
 
 
-def _sklearn_scorer(given: str, argument: str, own: Sequence[str]) -> Any:
+def _sklearn_scorer(given: str, argument: str, own: Mapping[str, int]) -> Any:
     try:
         from sklearn.metrics import get_scorer, get_scorer_names
     except ImportError:

@@ -95,8 +95,8 @@ class Settings:
     @property
     def named_metrics(self) -> dict[str, Metric]:
         """Metrics that need predictions, by name."""
-        always = () if self.classification else ("r2", "mse")
-        found = named(self.metrics, "metrics", ("accuracy", *always))
+        always = {} if self.classification else {"r2": 1, "mse": -1}
+        found = named(self.metrics, "metrics", {"accuracy": 1, **always})
         for name, metric in found.items():
             if metric.own == "accuracy" and not self.classification:
                 raise ValueError(f"`metrics`: {name!r} needs task='classification'. R² and mse are always there.")
@@ -105,7 +105,7 @@ class Settings:
         found = {name: metric for name, metric in found.items() if metric.own not in always}
         if self.classification and (self.keep is not None or self.bootstrap):
             # Features are at hand, or a second pass is made anyway.
-            found = {**named("accuracy", "metrics", ("accuracy",)), **found}
+            found = {**named("accuracy", "metrics", {"accuracy": 1}), **found}
         return found
 
     @property

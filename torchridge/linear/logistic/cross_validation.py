@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from torchridge.exceptions import GridEdgeWarning, MissingClassWarning
+from torchridge.exceptions import MissingClassWarning, warn
 from torchridge.linear.logistic.over_ranks import rank_folds
 from torchridge.linear.logistic.problem import (
     Data,
@@ -20,61 +18,21 @@ from torchridge.linear.logistic.problem import (
     folds_that_fit,
     warn_unless_converged,
 )
-from torchridge.linear.logistic.solution import LogisticSolution
 from torchridge.linear.metrics import Held, Metric, first
+from torchridge.linear.search import CS, Found, itself, search
 from torchridge.solvers.cross_entropy.fit import Fit, fit, fit_sparse
 from torchridge.solvers.cross_entropy.over_ranks import summed
 from torchridge.solvers.iterative.operators import Operator
 from torchridge.solvers.moments.folds import Split, check_groups, fold_ids, splits
 from torchridge.solvers.moments.stratified import stratified_folds
 
-OWN = ("log_loss", "accuracy")  # which weights of rows count in
+OWN = {"log_loss": -1, "accuracy": 1}  # in which rows count by their weights
 
 
-@dataclass(frozen=True)
-class LogisticCV:
-    """The strength that held-out rows prefer, and every fold that said so.
-
-    Attributes:
-        C: the best strength.
-        index: its place in `Cs`.
-        Cs: (L,), the strengths in the order given.
-        scores: (K, L), larger is better, but for a metric that says otherwise.
-        weight: (K, L, c, d), of every fold.
-        bias: (K, L, c), of every fold.
-        n_iter: (K, L), evaluations of loss and gradient.
-        converged: (K, L).
-        solution: all rows fitted at C.
-        metrics: (K, L) of every metric that was asked for, by name.
-
-    Example:
-        >>> import torch
-        >>> from torchridge import logistic_cv
-        >>> X = torch.linspace(-1, 1, 40)[:, None]
-        >>> y = ((X[:, 0] > 0) ^ (torch.arange(40) % 7 == 0)).long()
-        >>> found = logistic_cv(X, y, Cs=[0.01, 1.0, 100.0], cv=4)
-        >>> found.C, tuple(found.scores.shape)
-        (1.0, (4, 3))
-    """
-
-    C: float
-    index: int
-    Cs: Tensor
-    scores: Tensor
-    weight: Tensor
-    bias: Tensor
-    n_iter: Tensor
-    converged: Tensor
-    solution: LogisticSolution | None = None
-    metrics: dict[str, Tensor] | None = None
-
-    def refit(self, solution: LogisticSolution) -> LogisticCV:
-        """Return the same with the solution over all rows."""
-        return replace(self, solution=solution)
-
-
-def cross_validate(data: Data, C: Tensor, settings: Settings, *, cv: Any, groups: Any, scoring: Any) -> LogisticCV:
-    """Fit every fold at every strength and choose the best mean score."""
+def cross_validate(
+    data: Data, C: Tensor, settings: Settings, *, cv: Any, groups: Any, scoring: Any
+) -> tuple[Found[Tensor], Folds, str, dict[str, Tensor]]:
+    """Fit every fold at every strength, and choose the best mean of the first metric; return all of them by name."""
     chooser, metrics = first(scoring, "scoring", OWN)
     sign = chooser.chosen_by()
     parts = make_splits(data, cv, groups) if data.ranks is None else _parts(*rank_folds(data, cv, groups))
@@ -83,10 +41,8 @@ def cross_validate(data: Data, C: Tensor, settings: Settings, *, cv: Any, groups
     fits = fit_folds(data, weight, C, settings)
     warn_unless_converged(fits.converged, fits.gap, settings)
     tables = dict(zip(metrics, _scores(data, parts, fits.weight, fits.bias, list(metrics.values())), strict=True))
-    scores = tables[chooser.name]
-    index = _best(C, sign * scores)
-    found = LogisticCV(float(C[index]), index, C, scores, fits.weight, fits.bias, fits.n_iter, fits.converged)
-    return replace(found, metrics=tables)
+    scores = sign * tables[chooser.name]  # (K, L, 1)
+    return search(lambda _: scores, C.cpu(), itself, kind=CS, given=True), fits, chooser.name, tables
 
 
 class Folds(NamedTuple):
@@ -97,6 +53,14 @@ class Folds(NamedTuple):
     n_iter: Tensor  # (K, L)
     converged: Tensor  # (K, L)
     gap: Tensor  # (K, L)
+
+
+class Chosen(NamedTuple):
+    """The fits of the folds at one strength."""
+
+    place: int  # of the strength in the grid
+    weight: Tensor  # (K, c, d)
+    bias: Tensor  # (K, c)
 
 
 def fit_folds(data: Data, weight: Tensor, C: Tensor, settings: Settings) -> Folds:
@@ -152,16 +116,15 @@ def _check_folds(data: Data, weight: Tensor) -> None:
     classes = (seen[0] > 0).sum(1)
     missing = (classes[1:] < classes[0]).nonzero()[:, 0].tolist()
     if missing:
-        warnings.warn(
+        warn(
             f"folds {missing} are fitted without one of the classes, which has probability zero there. Use fewer "
             "folds, or stratify them.",
             MissingClassWarning,
-            stacklevel=4,
         )
 
 
 def _scores(data: Data, parts: list[Split], weight: Tensor, bias: Tensor, metrics: list[Metric]) -> Tensor:
-    """Return the scores (M, K, L) of every metric."""
+    """Return the scores (M, K, L, 1) of every metric."""
     total = bias.new_zeros(2, len(metrics), *bias.shape[:2], dtype=torch.float64)  # of scores, and of weights
     weighted = bool((data.weight != 1).any())
     for fold, (_, test) in enumerate(parts):
@@ -175,7 +138,7 @@ def _scores(data: Data, parts: list[Split], weight: Tensor, bias: Tensor, metric
             for m, metric in enumerate(metrics):
                 total[:, m, fold, i] = _score(metric, held, row_weight)
     total = summed(data.ranks, "held-out scores", total)
-    return total[0] / total[1]
+    return (total[0] / total[1])[..., None]
 
 
 def _logits_of(X: Tensor | Operator, rows: Tensor, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
@@ -202,20 +165,5 @@ def _score(metric: Metric, held: Held, weight: Tensor) -> Tensor:
         each = (proba.argmax(-1) == held.truth).to(weight.dtype)
     else:
         # The clip of scikit-learn's log_loss: a class that a fold never saw costs about 36, not infinity.
-        each = proba.gather(1, held.truth[:, None])[:, 0].clamp_min(torch.finfo(proba.dtype).eps).log()
+        each = proba.gather(1, held.truth[:, None])[:, 0].clamp_min(torch.finfo(proba.dtype).eps).log().neg()
     return torch.stack([(each * weight).sum(), weight.sum()])
-
-
-def _best(C: Tensor, scores: Tensor) -> int:
-    """Return the best mean score; of equal ones, the strongest penalty."""
-    mean = scores.mean(0)
-    ties = (mean == mean.max()).nonzero()[:, 0]
-    index = int(ties[C[ties].argmin()])
-    if len(C) > 1 and float(C[index]) in (float(C.min()), float(C.max())):
-        warnings.warn(
-            f"the best strength C={float(C[index]):g} lies at the edge of `Cs`, from {float(C.min()):g} to "
-            f"{float(C.max()):g}; a better one may lie beyond. Extend the grid.",
-            GridEdgeWarning,
-            stacklevel=4,
-        )
-    return index

@@ -16,16 +16,16 @@ from torchridge.linear.matrices import kind_of
 from torchridge.linear.metrics import Held, Metric, first
 from torchridge.linear.ridge.cross_validation import prepare_rows
 from torchridge.linear.ridge.solution import RidgeSolution
-from torchridge.solvers.grid import finer_grid
 from torchridge.solvers.least_squares.few_rows import WholeDual
 from torchridge.solvers.least_squares.scorers import Whole, leave_one_out_errors
 from torchridge.solvers.moments import folds
 from torchridge.solvers.moments.moments import Moments
 from torchridge.solvers.moments.rows import check_rows
 
-OWN = ("mse", "r2")  # of `ridge_cv`, which takes them from moments
+OWN = {"mse": -1, "r2": 1}  # of `ridge_cv`, which takes them from moments
 
 # (strengths) → (K, L, m, t) predictions of held-out rows; K pairs of them with the rows' numbers.
+Tables = dict[str, Tensor]
 Predict = Callable[[Tensor], "list[tuple[Tensor, Tensor]]"]
 
 
@@ -73,24 +73,38 @@ def cross_validate(
 ) -> RidgeSolution:  # fmt: skip
     """Choose the strength of the best mean over folds of a metric, and fit at it."""
     metric, metrics = first(scoring, "scoring", OWN)
-    sign = -1 if metric.own == "mse" else metric.chosen_by()
+    sign = metric.chosen_by()
     _refuse(X, y, cv)
     data = Data(X, y, sample_weight, options._asdict())
     with torch.no_grad():
         predict = _leave_one_out(data, options, fits) if _check.same(cv, "loo") else _folds(data, cv, groups, fits)
-        grid, tables = _scored(data, alphas, cv, groups, fits, predict, metric.name, metrics, sign, per_target)
-    scores = tables[metric.name].mean(0)  # (L, t), or (L, 1) for all targets together
-    chosen = search.choose(scores, grid, sign > 0, per_target, given=not isinstance(alphas, str))
-    alpha = chosen.strengths.alpha if chosen.strengths.per_target else chosen.strengths.alpha[0]
+        score = _scorer(data, predict, metrics, per_target)
+        grid, join = grid_of(alphas) if not isinstance(alphas, str) else None, None
+        if grid is None:
+            asked = {"groups": groups, "sample_weight": sample_weight, **data.options}
+            found = fits.choice(X, y, alphas, cv, **asked).alphas  # a grid from the eigenvalues
+            assert found is not None
+            grid, join = found.cpu(), _joined
+        given = join is None
+        best = search.search(
+            score, grid, lambda t: sign * t[metric.name], given=given, per_target=per_target, join=join
+        )
+    chosen = best.strengths(per_target)
     return dataclasses.replace(
-        fits.one(X, y, alpha, sample_weight=sample_weight, **data.options),
-        alphas=grid.to(scores.device),
-        scores=scores,
-        fold_scores=tables[metric.name],
-        best_score=chosen.score,
+        fits.one(
+            X, y, chosen.alpha if chosen.per_target else chosen.alpha[0], sample_weight=sample_weight, **data.options
+        ),
+        alphas=best.grid.to(best.table.device),
+        scores=best.scores,
+        fold_scores=best.table,
+        best_score=best.score,
         scoring=metric.name,
-        metrics=tables,
+        metrics=best.scored,
     )
+
+
+def _joined(coarse: Tables, finer: Tables, order: Tensor) -> Tables:
+    return {name: search.joined(coarse[name], finer[name], order) for name in coarse}
 
 
 def _refuse(X: Any, y: Any, cv: Any) -> None:
@@ -149,29 +163,16 @@ def _leave_one_out(data: Data, options: Options, fits: Fits) -> Predict:
     return predict
 
 
-def _scored(
-    data: Data, alphas: Any, cv: Any, groups: Any, fits: Fits, predict: Predict, name: str,
-    metrics: Mapping[str, Metric], sign: int, per_target: bool,
-) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
-    """Return strengths (L,), on the host, and the scores (K, L, t or 1) of every metric."""
+def _scorer(
+    data: Data, predict: Predict, metrics: Mapping[str, Metric], per_target: bool
+) -> Callable[[Tensor], Tables]:
+    """Return what scores strengths (L,) by every metric, (K, L, t or 1)."""
 
-    def score(grid: Tensor) -> dict[str, Tensor]:
+    def score(grid: Tensor) -> Tables:
         held = predict(grid)
         return {n: torch.stack([_table(m, data, *pair, per_target) for pair in held]) for n, m in metrics.items()}
 
-    if not isinstance(alphas, str):
-        grid = grid_of(alphas)
-        return grid, score(grid)
-    options = {"groups": groups, "sample_weight": data.weight, **data.options}
-    found = fits.choice(data.X, data.y, alphas, cv, **options).alphas  # a grid from the eigenvalues
-    assert found is not None
-    grid = found.cpu()
-    table = score(grid)
-    best = search.best_index(table[name].mean(0), grid, sign > 0)
-    finer = finer_grid(grid, best)
-    both, order = torch.cat([grid, finer]).sort()
-    more = score(finer)
-    return both, {n: torch.cat([table[n], more[n]], 1)[:, order.to(table[n].device)] for n in metrics}
+    return score
 
 
 def _table(metric: Metric, data: Data, predicted: Tensor, test: Tensor, per_target: bool) -> Tensor:
