@@ -168,7 +168,7 @@ class RidgeCVModel(LinearModel):
         solution = ridge_cv(
             table.X,
             y.double(),
-            alphas if isinstance(alphas, str) else torch.from_numpy(alphas),
+            "auto" if isinstance(alphas, str) else torch.from_numpy(alphas),
             parts,
             scoring="mse" if criterion or self.scoring == "neg_mean_squared_error" else "r2",
             sample_weight=weight,

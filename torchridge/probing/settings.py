@@ -5,25 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from torchridge import _check
+from torchridge._ranks import Group
 from torchridge.linear.arguments import check_strengths
 from torchridge.probing.features.table import Plan
 
 READOUTS = ("ridge", "lda", "logistic")
 _KEPT = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 Metric = Callable[..., Any]
+Metrics = str | Metric | Sequence[str | Metric] | Mapping[str, str | Metric]
+Task = Literal["auto", "regression", "classification"]
+KEEP_DTYPE = torch.float16
 
 
 @dataclass(frozen=True)
 class Settings:
     """Options of `probe_layers` and `LinearProbe` that do not concern the model; see there."""
 
-    task: str = "regression"
+    task: Task = "auto"  # settled before rows are gathered
     readout: str | Sequence[str] = "ridge"
     cv: int | Tensor = 5
     class_weight: str | Mapping[int, float] | None = None
@@ -36,7 +40,7 @@ class Settings:
     control: bool = False
     bootstrap: int = 0
     keep: str | Path | None = None
-    keep_dtype: torch.dtype | None = torch.float16
+    keep_dtype: torch.dtype | None = KEEP_DTYPE
     keep_bytes: int | None = None
     moments_device: torch.device | str | None = None
     max_memory: int | None = None
@@ -45,12 +49,12 @@ class Settings:
     checkpoint_every: int = 100
     progress: bool = False
     seed: int = 0
-    process_group: Any = None
+    process_group: Group | None = None
 
     def __post_init__(self) -> None:
-        _check.option(self.task, "task", ("regression", "classification"))
+        _check.option(self.task, "task", ("auto", "regression", "classification"))
         for name in self.readouts:
-            _check.option(name, "readout", READOUTS if self.classification else ("ridge",))
+            _check.option(name, "readout", READOUTS if self.task != "regression" else ("ridge",))
         for flag in ("standardize", "control", "progress"):
             _check.option(getattr(self, flag), flag, (True, False))
         for name, least in (("bootstrap", 0), ("checkpoint_every", 1), ("seed", 0)):
@@ -62,7 +66,7 @@ class Settings:
             self.grid(name)
 
     def _check_classes(self) -> None:
-        if not self.classification and (self.class_weight is not None or self.classes is not None):
+        if self.task == "regression" and (self.class_weight is not None or self.classes is not None):
             raise ValueError("`class_weight` and `classes` have no use in a regression. Pass task='classification'.")
         if isinstance(self.class_weight, Mapping):
             for weight in self.class_weight.values():
@@ -100,7 +104,7 @@ class Settings:
         pairs = given.items() if isinstance(given, Mapping) else ((_name(m), m) for m in given)
         named = {str(name): None if metric == "accuracy" else metric for name, metric in pairs}
         for name, metric in named.items():
-            if metric is None and not self.classification:
+            if metric is None and self.task == "regression":
                 raise ValueError("`metrics`: 'accuracy' needs task='classification'. R² and mse are always there.")
             if metric is not None and not callable(metric):
                 raise ValueError(f"`metrics`: {name!r} should be 'accuracy' or callable, got {metric!r}.")
