@@ -98,7 +98,7 @@ def test_a_class_missing_from_a_fold_is_visible(device: torch.device) -> None:
         ({"cv": 1}, ValueError, "`cv`"),
         ({"cv": 50}, ValueError, "Lower `cv`"),
         ({"cv": "best"}, ValueError, "`cv`"),
-        ({"scoring": "f1"}, ValueError, "`scoring`"),
+        ({"scoring": "f2"}, ValueError, "`scoring`"),
         ({"Cs": 0}, ValueError, "`C`"),
         ({"cv": [(torch.tensor([0, 1]), torch.arange(2, 20))]}, ValueError, "one class only"),
         ({"y": torch.stack([torch.arange(20) % 2] * 2, 1)}, ValueError, "once for each column"),

@@ -1,6 +1,7 @@
 """L2 regularization for PyTorch: penalties, weight decay and the ridge solution in closed form."""
 
 from importlib import import_module as _import_module
+from importlib.metadata import PackageNotFoundError as _PackageNotFoundError
 from importlib.metadata import version as _version
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
@@ -28,7 +29,10 @@ if _TYPE_CHECKING:
     from torchridge.probing import ContinualProbe, LinearProbe, OnlineProbe, ProbeReport, fit_head_, probe_layers
     from torchridge.streams import open_rows, stream_moments
 
-__version__ = _version("torchridge")
+try:
+    __version__ = _version("torchridge")
+except _PackageNotFoundError:  # a checkout on the path, which nothing has installed
+    __version__ = "0+checkout"
 
 # Found when they are asked for: half of the time of an import, and modules whose needs may not be installed.
 _PROBING = ("ContinualProbe", "LinearProbe", "OnlineProbe", "ProbeReport", "fit_head_", "probe_layers")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from torchridge import _check
 from torchridge._ranks import Group
-from torchridge.estimators._input import Container, Table, as_tensor, check_entries, is_sparse, read_table
+from torchridge.estimators._input import Container, Table, as_tensor, check_entries, is_sparse, read_table, tensor_of
 from torchridge.estimators._protocol import Estimator, not_fitted
 from torchridge.estimators._ranks import add_ranks, own_moments
 from torchridge.exceptions import warn
@@ -91,7 +91,7 @@ class LinearModel(Estimator):
         return table.container.give(self._apply(table.X))
 
     def _apply(self, X: Tensor) -> Tensor:
-        weight, bias = torch.as_tensor(self.coef_), torch.as_tensor(self.intercept_)
+        weight, bias = tensor_of(self.coef_), tensor_of(self.intercept_)
         dtype = torch.promote_types(X.dtype if X.is_floating_point() else torch.float64, weight.dtype)
         dtype = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
         weight = weight.to(X.device, dtype)
@@ -100,13 +100,13 @@ class LinearModel(Estimator):
     def to_linear(self) -> nn.Linear:
         """Return an `nn.Linear` of this model's weights, on their device, in their dtype; (d,) becomes one output."""
         self._check_fitted()
-        weight = torch.as_tensor(self.coef_)
+        weight = tensor_of(self.coef_)
         weight = weight[None] if weight.ndim == 1 else weight
         layer = nn.Linear(weight.shape[1], weight.shape[0], self.fit_intercept, weight.device, weight.dtype)
         with torch.no_grad():
             layer.weight.copy_(weight)
             if self.fit_intercept:
-                layer.bias.copy_(torch.as_tensor(self.intercept_))
+                layer.bias.copy_(tensor_of(self.intercept_))
         return layer
 
     def _forget(self) -> None:

@@ -27,8 +27,11 @@ class RidgeCV(RidgeCVModel, Regressor):
     Args:
         alphas: (L,) strengths, positive for leave-one-out; or "auto", a grid from the data.
         fit_intercept: whether to fit b.
-        scoring: None: minus the mean squared error for leave-one-out, R² for folds; a name; or a callable
-            ``scorer(estimator, X, y)``. Leave-one-out scores all held-out predictions together.
+        scoring: None: minus the mean squared error for leave-one-out, R² for folds; a name; a callable
+            ``scorer(estimator, X, y)`` or ``metric(y_true, y_score)``, larger for a better fit; or an object with
+            `update` and `compute` such as torchmetrics', or a collection of them, of which the first chooses; scores
+            are the negative of a metric for which smaller is better. Leave-one-out scores all held-out predictions
+            together.
         cv: None for exact leave-one-out; a number of folds; a splitter; (train, test) row numbers; "gcv"; "evidence".
         gcv_mode: kept for scikit-learn's signature; one exact method serves them all.
         store_cv_results: keep `cv_results_`.

@@ -18,6 +18,10 @@ def write(path: str | Path, kind: str, values: Mapping[str, Any], about: Mapping
     """Write tensors, numbers and strings by name, and what the caller adds about them; whole, or not at all."""
     tensors = {key: value for key, value in values.items() if isinstance(value, Tensor)}
     plain = {key: _TENSOR if key in tensors else value for key, value in values.items()}
+    for key, value in values.items():
+        if isinstance(value, Mapping):  # of tensors by name
+            tensors |= {f"{key}/{inner}": tensor for inner, tensor in value.items()}
+            plain[key] = {_TENSOR: list(value)}
     _files.write(path, kind, tensors, {"values": plain, **about}, name=name)
 
 
@@ -31,9 +35,15 @@ def read(path: str | Path, kind: str, device: Any = "cpu", name: str = "path") -
     tensors, about = _files.read(path, kind, name=name)
     with _files.understood(path, name):
         values = dict(about.pop("values"))
-        values = {key: tensors[key].to(device) if value == _TENSOR else value for key, value in values.items()}
+        values = {key: _value(key, value, tensors, device) for key, value in values.items()}
         _check(values["weight"], values["bias"])
     return values, about
+
+
+def _value(key: str, value: Any, tensors: Mapping[str, Tensor], device: Any) -> Any:
+    if isinstance(value, dict) and _TENSOR in value:
+        return {name: tensors[f"{key}/{name}"].to(device) for name in value[_TENSOR]}
+    return tensors[key].to(device) if value == _TENSOR else value
 
 
 def _check(weight: Tensor, bias: Tensor) -> None:

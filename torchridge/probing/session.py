@@ -212,7 +212,7 @@ class Session:
 
     def _heldout(self, fitted: Fitted, codes: ClassCodes, control: bool) -> HeldOut:
         metrics = self.settings.named_metrics
-        metrics = {n: m for n, m in metrics.items() if m is None} if control else metrics
+        metrics = {n: m for n, m in metrics.items() if m.own is not None} if control else metrics
         order = codes.order if self.settings.classification else None
         return HeldOut(fitted, order, metrics, units=self.settings.bootstrap > 0 and not control)
 

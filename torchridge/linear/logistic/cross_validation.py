@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from torchridge import _check
 from torchridge.exceptions import MissingClassWarning, warn
 from torchridge.linear.logistic.over_ranks import rank_folds
 from torchridge.linear.logistic.problem import (
@@ -19,6 +18,7 @@ from torchridge.linear.logistic.problem import (
     folds_that_fit,
     warn_unless_converged,
 )
+from torchridge.linear.metrics import Held, Metric, first
 from torchridge.linear.search import CS, Found, itself, search
 from torchridge.solvers.cross_entropy.fit import Fit, fit, fit_sparse
 from torchridge.solvers.cross_entropy.over_ranks import summed
@@ -26,21 +26,23 @@ from torchridge.solvers.iterative.operators import Operator
 from torchridge.solvers.moments.folds import Split, check_groups, fold_ids, splits
 from torchridge.solvers.moments.stratified import stratified_folds
 
-Score = Callable[[Tensor, Tensor], Any]
+OWN = {"log_loss": -1, "accuracy": 1}  # in which rows count by their weights
 
 
 def cross_validate(
-    data: Data, C: Tensor, settings: Settings, *, cv: Any, groups: Any, scoring: str | Score
-) -> tuple[Found[Tensor], Folds]:
-    """Fit every fold at every strength, and choose the best mean score."""
-    score = _scorer(scoring)
+    data: Data, C: Tensor, settings: Settings, *, cv: Any, groups: Any, scoring: Any
+) -> tuple[Found[Tensor], Folds, str, dict[str, Tensor]]:
+    """Fit every fold at every strength, and choose the best mean of the first metric; return all of them by name."""
+    chooser, metrics = first(scoring, "scoring", OWN)
+    sign = chooser.chosen_by()
     parts = make_splits(data, cv, groups) if data.ranks is None else _parts(*rank_folds(data, cv, groups))
     weight = training_weight(data, parts)
     _check_folds(data, weight)
     fits = fit_folds(data, weight, C, settings)
     warn_unless_converged(fits.converged, fits.gap, settings)
-    scores = _scores(data, parts, fits.weight, fits.bias, score)[..., None]  # (K, L, 1)
-    return search(lambda _: scores, C.cpu(), itself, kind=CS, given=True), fits
+    tables = dict(zip(metrics, _scores(data, parts, fits.weight, fits.bias, list(metrics.values())), strict=True))
+    scores = sign * tables[chooser.name]  # (K, L, 1)
+    return search(lambda _: scores, C.cpu(), itself, kind=CS, given=True), fits, chooser.name, tables
 
 
 class Folds(NamedTuple):
@@ -121,17 +123,22 @@ def _check_folds(data: Data, weight: Tensor) -> None:
         )
 
 
-def _scores(data: Data, parts: list[Split], weight: Tensor, bias: Tensor, score: Score | str) -> Tensor:
-    total = bias.new_zeros(2, *bias.shape[:2])  # of scores, and of weights
+def _scores(data: Data, parts: list[Split], weight: Tensor, bias: Tensor, metrics: list[Metric]) -> Tensor:
+    """Return the scores (M, K, L, 1) of every metric."""
+    total = bias.new_zeros(2, len(metrics), *bias.shape[:2], dtype=torch.float64)  # of scores, and of weights
+    weighted = bool((data.weight != 1).any())
     for fold, (_, test) in enumerate(parts):
         rows = test.to(weight.device)
         logits_of = _logits_of(data.X, rows, weight.dtype)
         labels, row_weight = data.labels[0, rows], data.weight[rows]
         for i in range(weight.shape[1]):
-            proba = _proba(logits_of(weight[fold, i]) + bias[fold, i])
-            total[:, fold, i] = _score(score, data.classes[labels], labels, proba, row_weight)
+            logits = logits_of(weight[fold, i]) + bias[fold, i]
+            scores = logits[:, 0] if logits.shape[1] == 1 else logits
+            held = Held(labels, scores, data.classes, _proba(logits), True, row_weight if weighted else None)
+            for m, metric in enumerate(metrics):
+                total[:, m, fold, i] = _score(metric, held, row_weight)
     total = summed(data.ranks, "held-out scores", total)
-    return total[0] / total[1]
+    return (total[0] / total[1])[..., None]
 
 
 def _logits_of(X: Tensor | Operator, rows: Tensor, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
@@ -148,19 +155,15 @@ def _proba(logits: Tensor) -> Tensor:
     )
 
 
-def _scorer(scoring: str | Score) -> str | Score:
-    if not callable(scoring):
-        _check.option(scoring, "scoring", ("log_loss", "accuracy"))
-    return scoring
-
-
-def _score(score: str | Score, y: Tensor, labels: Tensor, proba: Tensor, weight: Tensor) -> Tensor:
+def _score(metric: Metric, held: Held, weight: Tensor) -> Tensor:
     """Return the sum of the scores of some rows, and of their weights."""
-    if callable(score):
-        return torch.tensor([float(score(y, proba[:, 1] if proba.shape[1] == 2 else proba)), 1.0])
-    if score == "accuracy":
-        each = (proba.argmax(-1) == labels).to(weight.dtype)
+    if metric.own is None:
+        return torch.tensor([metric(held), 1.0])
+    proba = held.proba
+    assert proba is not None
+    if metric.own == "accuracy":
+        each = (proba.argmax(-1) == held.truth).to(weight.dtype)
     else:
         # The clip of scikit-learn's log_loss: a class that a fold never saw costs about 36, not infinity.
-        each = proba.gather(1, labels[:, None])[:, 0].clamp_min(torch.finfo(proba.dtype).eps).log()
+        each = proba.gather(1, held.truth[:, None])[:, 0].clamp_min(torch.finfo(proba.dtype).eps).log().neg()
     return torch.stack([(each * weight).sum(), weight.sum()])

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from torchridge import _check
 from torchridge._ranks import Group
-from torchridge.linear.logistic.cross_validation import Chosen, cross_validate, fit_data
+from torchridge.linear.logistic.cross_validation import OWN, Chosen, cross_validate, fit_data
 from torchridge.linear.logistic.over_ranks import check_ranks
 from torchridge.linear.logistic.problem import (
     Data,
@@ -112,7 +113,7 @@ def logistic_cv(
     *,
     cv: Any = 5,
     groups: Any = None,
-    scoring: str | Callable[[Tensor, Tensor], Any] = "log_loss",
+    scoring: Any = "log_loss",
     sample_weight: Tensor | None = None,
     fit_intercept: bool = True,
     tol: float | None = None,
@@ -133,9 +134,12 @@ def logistic_cv(
         cv: number of folds (stratified by class; whole groups with `groups`); fold ids (n,); a splitter; or (train,
             test) row numbers, of which a single pair is a holdout.
         groups: (n,), rows that are held out together.
-        scoring: "log_loss" (its negative), "accuracy", or a callable of (y_true, y_score) that is larger for a better
-            fit; y_score holds the probabilities (m, k), or those of the second of two classes (m,). The two names
-            are weighted by `sample_weight`.
+        scoring: "log_loss" (its negative), "accuracy"; or a metric of the predictions of held-out rows: a callable of
+            (y_true, y_score) that is larger for a better fit, where y_score holds the probabilities (m, k), or those
+            of the second of two classes (m,); an object with `update` and `compute` such as torchmetrics', which is
+            given probabilities and the places of the labels among the sorted classes, and says which way is better; a
+            scorer of scikit-learn or its name; or several, a collection or a mapping, of which the first chooses and
+            all are kept in `metrics`. The two names and scikit-learn's scorers are weighted by `sample_weight`.
         sample_weight: as in `logistic`.
         fit_intercept: as in `logistic`.
         tol: as in `logistic`.
@@ -179,7 +183,7 @@ def choose_strength(
     Cs: int | Sequence[float] | Tensor,
     cv: Any,
     groups: Any,
-    scoring: str | Callable[[Tensor, Tensor], Any],
+    scoring: Any,
     sample_weight: Tensor | None,
     asked: dict[str, Any],
 ) -> tuple[LogisticSolution, Chosen]:
@@ -193,7 +197,7 @@ def choose_strength(
     if data.heads:
         raise ValueError(f"`y` should have shape (n,), got {tuple(y.shape)}. Call `logistic_cv` once for each column.")
     strengths = check_strengths(grid, None, data).reshape(-1)
-    found, folds = cross_validate(data, strengths, settings, cv=cv, groups=groups, scoring=scoring)
+    found, folds, name, metrics = cross_validate(data, strengths, settings, cv=cv, groups=groups, scoring=scoring)
     i = int(found.place)
     solution = replace(
         _solve(data, strengths[i], settings),
@@ -201,7 +205,8 @@ def choose_strength(
         scores=found.scores,
         fold_scores=found.table,
         best_score=found.score,
-        scoring=scoring if isinstance(scoring, str) else getattr(scoring, "__name__", type(scoring).__name__),
+        scoring=name,
+        metrics=None if _check.one_of(scoring, *OWN) else metrics,
     )
     return solution, Chosen(i, folds.weight[:, i], folds.bias[:, i])
 

@@ -39,7 +39,9 @@ class LogisticSolution:
             sign. The last dimension is that of targets, as in `RidgeSolution`.
         fold_scores: (K, L, 1) score in every fold.
         best_score: that of the chosen strength, ().
-        scoring: what `scores` hold: "log_loss" (its negative), "accuracy", or the name of a callable.
+        scoring: what `scores` hold: "log_loss" (its negative), "accuracy", or the name of a metric (minus it, if
+            smaller is better).
+        metrics: (K, L, 1) of every metric that was asked for, as it is, by name.
 
     Example:
         >>> import torch
@@ -67,6 +69,7 @@ class LogisticSolution:
     fold_scores: Tensor | None = None
     best_score: Tensor | None = None
     scoring: str | None = None
+    metrics: dict[str, Tensor] | None = None
 
     def __repr__(self) -> str:
         return printing.listed(

@@ -47,8 +47,9 @@ class RidgeSolution:
             and losses carry a minus sign.
         fold_scores: (K, L, t) score in every fold.
         best_score: that of the chosen strength, () or (t,).
-        scoring: what `scores` hold: "mse" (−Σ s (y − ŷ)² / Σ s of held-out rows), "r2", "gcv" (minus the criterion) or
-            "evidence" (2/n · log evidence).
+        scoring: what `scores` hold: "mse" (−Σ s (y − ŷ)² / Σ s of held-out rows), "r2", "gcv" (minus the criterion),
+            "evidence" (2/n · log evidence), or the name of a metric (minus it, if smaller is better).
+        metrics: (K, L, t) of every metric that was asked for, as it is, by name; (K, L, 1) if of all targets together.
         score_errors: (L, t) standard error of `scores` where they hold a random estimate: "gcv" of "cg".
         n_iter: steps of the iteration, of the column that took most; None for direct solvers.
         residual: (t,) ‖e ∘ (Xᵀ S (y − Xw − b) − αD(w − prior))‖ / ‖e ∘ Xᵀ S (y − ȳ − X prior)‖ of centred X, e = 1/√p,
@@ -82,6 +83,7 @@ class RidgeSolution:
     fold_scores: Tensor | None = None
     best_score: Tensor | None = None
     scoring: str | None = None
+    metrics: dict[str, Tensor] | None = None
     score_errors: Tensor | None = None
     n_iter: int | None = None
     residual: Tensor | None = None

@@ -67,6 +67,11 @@ class Fitted:
     held_mean: Tensor | None = None
     held_variance: Tensor | None = None
 
+    @property
+    def has_proba(self) -> bool:
+        """Whether the softmax of the scores is the model's probability: not that of ridge."""
+        return self.criterion != "mse"
+
 
 def ridge(parts: Parts, alphas: Tensor | None, standardize: bool) -> Fitted:
     """Fit Σ s ‖y − Wx − b‖² + α ‖W‖², α by the mean held-out squared error.
