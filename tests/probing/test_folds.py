@@ -122,7 +122,7 @@ BAD = {
     "nan": ({}, torch.full((9, 2), torch.nan), torch.ones(9), ValueError, "features of layer features.*NaN"),
     "nan labels": ({}, torch.ones(9, 2), torch.full((9,), torch.nan), ValueError, "`labels` hold NaN"),
     "task": ({"task": "both"}, torch.ones(9, 2), torch.ones(9), ValueError, "`task` should be one of"),
-    "option": ({"alpha": 1}, torch.ones(9, 2), torch.ones(9), TypeError, "unknown options"),
+    "option": ({"alpha": 1}, torch.ones(9, 2), torch.ones(9), TypeError, "unexpected keyword argument"),
     "cv": ({"cv": 1}, torch.ones(9, 2), torch.ones(9), ValueError, "`cv` should be an integer of at least 2"),
     "alphas": ({"alphas": [-1.0]}, torch.ones(9, 2), torch.ones(9), ValueError, "`alphas` should not be negative"),
     "metric": ({"metrics": "accuracy"}, torch.ones(9, 2), torch.ones(9), ValueError, "'accuracy' needs task="),

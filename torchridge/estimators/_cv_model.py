@@ -168,7 +168,7 @@ class RidgeCVModel(LinearModel):
         solution = ridge_cv(
             table.X,
             y.double(),
-            alphas if isinstance(alphas, str) else as_tensor(alphas),
+            "auto" if isinstance(alphas, str) else as_tensor(alphas),
             parts,
             scoring="mse" if criterion or _check.same(self.scoring, "neg_mean_squared_error") else "r2",
             sample_weight=weight,

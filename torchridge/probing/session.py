@@ -18,7 +18,7 @@ from torchridge._ranks import Ranks
 from torchridge.exceptions import MissingClassWarning, about, warn
 from torchridge.probing import over_ranks
 from torchridge.probing.features import checkpoint
-from torchridge.probing.features.batches import Reader, as_tensor
+from torchridge.probing.features.batches import Reader, as_tensor, check_batches
 from torchridge.probing.features.chunks import Chunk, Extract, Gatherer, Labeler
 from torchridge.probing.features.folding import ClassCodes, StreamFolds
 from torchridge.probing.features.kept import Kept
@@ -89,11 +89,7 @@ class Session:
         return ProbeReport(done, settings.task, rows, self._folds, 1 + again, source, memory)
 
     def _check_source(self) -> None:
-        if not hasattr(self.batches, "__iter__") and not hasattr(self.batches, "__getitem__"):
-            got = type(self.batches).__name__
-            raise TypeError(
-                f"`batches` should be an iterable of (inputs, labels), got {got}. Pass a DataLoader or list."
-            )
+        check_batches(self.batches)
         if self.settings.checkpoint is not None:
             _files.check_place(self.settings.checkpoint, "checkpoint")
 

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from torchridge import _check
+from torchridge._ranks import Group
 from torchridge.linear.arguments import check_strengths
 from torchridge.linear.metrics import Metric, named
 from torchridge.probing.features.table import Plan
 
 READOUTS = ("ridge", "lda", "logistic")
 _KEPT = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+Metrics = str | Callable[..., Any] | Sequence[Any] | Mapping[str, Any]
+Task = Literal["auto", "regression", "classification"]
 
 
 @dataclass(frozen=True)
 class Settings:
     """Options of `probe_layers` and `LinearProbe` that do not concern the model; see there."""
 
-    task: str = "regression"
+    task: Task = "auto"  # settled before rows are gathered
     readout: str | Sequence[str] = "ridge"
     cv: int | Tensor = 5
     class_weight: str | Mapping[int, float] | None = None
@@ -45,12 +48,12 @@ class Settings:
     checkpoint_every: int = 100
     progress: bool = False
     seed: int = 0
-    process_group: Any = None
+    process_group: Group | None = None
 
     def __post_init__(self) -> None:
-        _check.option(self.task, "task", ("regression", "classification"))
+        _check.option(self.task, "task", ("auto", "regression", "classification"))
         for name in self.readouts:
-            _check.option(name, "readout", READOUTS if self.classification else ("ridge",))
+            _check.option(name, "readout", READOUTS if self.task != "regression" else ("ridge",))
         for flag in ("standardize", "control", "progress"):
             _check.option(getattr(self, flag), flag, (True, False))
         for name, least in (("bootstrap", 0), ("checkpoint_every", 1), ("seed", 0)):
@@ -63,7 +66,7 @@ class Settings:
         _ = self.named_metrics  # which refuses what is not a metric
 
     def _check_classes(self) -> None:
-        if not self.classification and (self.class_weight is not None or self.classes is not None):
+        if self.task == "regression" and (self.class_weight is not None or self.classes is not None):
             raise ValueError("`class_weight` and `classes` have no use in a regression. Pass task='classification'.")
         if isinstance(self.class_weight, Mapping):
             for weight in self.class_weight.values():
@@ -96,10 +99,10 @@ class Settings:
     @property
     def named_metrics(self) -> dict[str, Metric]:
         """Metrics that need predictions, by name."""
-        always = {} if self.classification else {"r2": 1, "mse": -1}
+        always = {} if self.task == "classification" else {"r2": 1, "mse": -1}
         found = named(self.metrics, "metrics", {"accuracy": 1, **always})
         for name, metric in found.items():
-            if metric.own == "accuracy" and not self.classification:
+            if metric.own == "accuracy" and self.task == "regression":
                 raise ValueError(f"`metrics`: {name!r} needs task='classification'. R² and mse are always there.")
             if metric.own in always and name != metric.own:
                 raise ValueError(f"`metrics`: {metric.own!r} is always there, under its own name; got {name!r} for it.")
