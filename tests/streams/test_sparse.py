@@ -78,8 +78,9 @@ def test_hashed_text() -> None:
     hashing = HashingVectorizer(n_features=64)
     y = torch.arange(60.0, dtype=torch.float64) % 7
     batches = ((hashing.transform(texts[i : i + 20]), y[i : i + 20]) for i in range(0, 60, 20))
-    chosen = ridge_cv(stream_moments(batches, fold=3, fold_rows=20), alphas=[0.1, 1.0])
-    expected = ridge_cv(torch.from_numpy(hashing.transform(texts).toarray()), y, [0.1, 1.0], cv=3)
+    grid = [0.01, 0.1, 1.0, 10.0, 100.0]
+    chosen = ridge_cv(stream_moments(batches, fold=3, fold_rows=20), alphas=grid)
+    expected = ridge_cv(torch.from_numpy(hashing.transform(texts).toarray()), y, grid, cv=3)
     torch.testing.assert_close(chosen.weight, expected.weight)
 
 

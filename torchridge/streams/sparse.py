@@ -33,7 +33,7 @@ def check_width(d: int, name: str = "X") -> None:
     """
     if d > COLUMNS:
         raise ValueError(
-            f"`{name}` has {d} sparse columns, and moments hold the {d} × {d} sums of them ({8 * d * d / 2**30:.1f} GiB); "
+            f"`{name}` has {d} sparse columns, and moments hold d × d sums of them ({8 * d * d / 2**30:.1f} GiB); "
             f"expected at most {COLUMNS}. Hash into fewer, e.g. HashingVectorizer(n_features=4096), or fit all rows at "
             f"once, which only multiplies with them."
         )
