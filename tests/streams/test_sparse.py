@@ -1,4 +1,4 @@
-"""Sparse rows in a stream: batches as HashingVectorizer gives them, and whole matrices, have the moments of dense rows."""
+"""Sparse rows in a stream: hashed batches and whole matrices have the moments of dense rows."""
 
 from pathlib import Path
 from typing import Any

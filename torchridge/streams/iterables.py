@@ -20,7 +20,7 @@ _FIELDS = frozenset(Batch._fields)
 
 
 class IterableRows(RowSource):
-    """Rows of batches (X, y) or (X, y, sample_weight): tensors, arrays, sparse X; or of mappings and frames, with roles."""
+    """Rows of (X, y) or (X, y, sample_weight), tensors, arrays or sparse X; or of mappings and frames, with roles."""
 
     def __init__(self, source: Iterable[Any], roles: Roles | None = None) -> None:
         if not isinstance(source, Iterable) or isinstance(source, (str, bytes, Tensor, np.ndarray)):
