@@ -32,6 +32,18 @@ class MissingClassWarning(TorchridgeWarning):
     """A class is missing from the rows that a fold is fitted on: it has probability zero there."""
 
 
+class IgnoredOptionWarning(TorchridgeWarning):
+    """An option of scikit-learn's signature was given that has no effect here."""
+
+
+class SeparationWarning(TorchridgeWarning):
+    """A logistic fit without a penalty has classes that are separable: no optimum exists."""
+
+
+class UndefinedScoreWarning(TorchridgeWarning):
+    """The score of a fold is NaN, which counts as the worst."""
+
+
 class InertPenaltyWarning(TorchridgeWarning):
     """L2 on a weight whose scale the model divides out again: it changes the learning rate, not the function."""
 
