@@ -15,7 +15,7 @@ from torchridge.estimators._input import Container, Table, beside, read_table, r
 from torchridge.estimators._kinds import Classifier
 from torchridge.estimators._labels import Labels, class_weights, joined_weights, read_labels
 from torchridge.estimators._protocol import convergence_warning
-from torchridge.exceptions import IgnoredOptionWarning
+from torchridge.exceptions import IgnoredOptionWarning, SeparationWarning
 from torchridge.linear.logistic.logistic import solve
 from torchridge.linear.logistic.problem import Settings, check_data, check_settings, check_strengths
 from torchridge.linear.logistic.solution import LogisticSolution
@@ -113,7 +113,7 @@ class LogisticModel(Classifier):
             max_elements=MAX_ELEMENTS,
             dtype=None,
         )
-        return replace(settings, unconverged=convergence_warning())
+        return replace(settings, unconverged=convergence_warning(), separable=convergence_warning(SeparationWarning))
 
     def _solved(self, rows: Rows, C: Any) -> LogisticSolution:
         """Return all rows fitted at C."""

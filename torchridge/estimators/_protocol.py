@@ -37,14 +37,14 @@ def routing_enabled() -> bool:
     return bool(get_config()["enable_metadata_routing"])
 
 
-def _both(own: type, name: str) -> Any:
+def _both(own: type, name: str, shown: str | None = None) -> Any:
     theirs = sklearn_class("exceptions", name, None)
-    return own if theirs is None else type(name, (own, theirs), {})
+    return own if theirs is None else type(shown or name, (own, theirs), {})
 
 
-def convergence_warning() -> Any:
-    """Return a class that is our `ConvergenceWarning`, and scikit-learn's too where the program has imported it."""
-    return _both(exceptions.ConvergenceWarning, "ConvergenceWarning")
+def convergence_warning(own: type[Warning] = exceptions.ConvergenceWarning) -> Any:
+    """Return a class that is our own, and scikit-learn's `ConvergenceWarning` too where the program has imported it."""
+    return _both(own, "ConvergenceWarning", own.__name__)
 
 
 def not_fitted(message: str) -> Exception:

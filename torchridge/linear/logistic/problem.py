@@ -47,6 +47,7 @@ class Settings:
     max_elements: int
     dtype: torch.dtype
     unconverged: type[Warning] = ConvergenceWarning
+    separable: type[Warning] = SeparationWarning
 
 
 def check_data(X: Any, y: Any, sample_weight: Any) -> Data:
@@ -193,7 +194,7 @@ def warn_unless_converged(converged: Tensor, gap: Tensor, settings: Settings) ->
             f"{int(endless.sum())} of {endless.numel()} logistic fits have no penalty and classes that are separable: "
             f"no optimum exists, as their weights would grow without bound. Those of a very weak penalty are returned. "
             f"Take a finite `C`.",
-            SeparationWarning,
+            settings.separable,
             stacklevel=4,
         )
     converged, gap = converged | endless, torch.where(endless, 0, gap)

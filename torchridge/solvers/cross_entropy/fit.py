@@ -161,7 +161,7 @@ def _finish(
     path: Path, basis: Basis, X: Tensor, labels: Tensor, shares: Tensor, seen: Tensor, penalty: Tensor,
     intercept: bool, tol: float, max_iter: int,
 ) -> None:  # fmt: skip
-    """Solve by themselves, in place, the problems at which the path got stuck: row weights over many decades do that."""
+    """Solve by themselves, in place, the problems that got stuck, as row weights over many decades may have it."""
     stuck = ~path.converged & (path.n_iter < max_iter) & (seen > 0).all(-1)
     for i, h, g in stuck.nonzero().tolist():
         left = max_iter - int(path.n_iter[i, h, g])
