@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ from torchridge.estimators._input import Container, Table, beside, read_table, r
 from torchridge.estimators._kinds import Classifier
 from torchridge.estimators._labels import Labels, class_weights, joined_weights, read_labels
 from torchridge.estimators._protocol import convergence_warning
-from torchridge.exceptions import IgnoredOptionWarning, SeparationWarning
+from torchridge.exceptions import IgnoredOptionWarning, SeparationWarning, warn
 from torchridge.linear.logistic.logistic import solve
 from torchridge.linear.logistic.problem import Settings, check_data, check_settings, check_strengths
 from torchridge.linear.logistic.solution import LogisticSolution
@@ -50,11 +49,10 @@ def _check_penalty(penalty: Any, l1: Any) -> None:
     if l1 is not None and np.any(np.asarray(l1, dtype=float) != 0):
         raise ValueError(f"an L1 penalty is not offered, got an L1 ratio of {l1!r}. Leave it at 0.")
     if not isinstance(penalty, str) or penalty != "deprecated":
-        warnings.warn(
+        warn(
             f"'penalty' was deprecated in scikit-learn 1.8, got {penalty!r}. Leave it out for L2; C=np.inf is no "
             f"penalty.",
             FutureWarning,
-            stacklevel=4,
         )
 
 
@@ -96,12 +94,11 @@ class LogisticModel(Classifier):
         if self.verbose:
             said.append(f"`verbose`={self.verbose} has no effect; nothing is printed")
         for message in said:
-            warnings.warn(f"{message}. Leave it out.", IgnoredOptionWarning, stacklevel=3)
+            warn(f"{message}. Leave it out.", IgnoredOptionWarning)
         if n_jobs is not None:
-            warnings.warn(
+            warn(
                 f"'n_jobs' has no effect, got {n_jobs!r}: torch's threads serve one fit. Leave it out.",
                 FutureWarning,
-                stacklevel=3,
             )
 
     def _settings(self, rows: Rows) -> Settings:

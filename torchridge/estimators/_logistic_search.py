@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -14,7 +13,8 @@ from torchridge.estimators import _metrics
 from torchridge.estimators._judges import of_rows
 from torchridge.estimators._logistic_model import LogisticModel, Rows
 from torchridge.estimators._scorers import Scorer, told
-from torchridge.exceptions import GridEdgeWarning, UndefinedScoreWarning
+from torchridge.estimators._search import best_places
+from torchridge.exceptions import UndefinedScoreWarning, warn
 from torchridge.linear.logistic.cross_validation import Folds, fit_folds, training_weight, warn_of_missing
 from torchridge.linear.logistic.problem import (
     Settings,
@@ -23,6 +23,7 @@ from torchridge.linear.logistic.problem import (
     class_counts,
     warn_unless_converged,
 )
+from torchridge.linear.search import CS, warn_of_edge
 from torchridge.solvers.moments.folds import Split
 
 # The logit of a class that training rows hold alone, −log(eps): the objective has its infimum at infinity.
@@ -122,28 +123,20 @@ def best_of(Cs: Any, scores: Any) -> int:
     """
     undefined = np.isnan(scores)
     if undefined.any():
-        warnings.warn(
+        warn(
             f"the score is NaN in the folds {undefined.any(1).nonzero()[0].tolist()}, which counts as the worst; a "
             f"fold that is NaN at every strength is left out. Use fewer folds, or another `scoring`.",
             UndefinedScoreWarning,
-            stacklevel=4,
         )
     compared = scores[~undefined.all(1)]
-    total = compared.sum(0) if len(compared) else np.zeros(scores.shape[1])
-    best = int(np.argmax(np.where(np.isnan(total), -np.inf, total)))
-    if len(Cs) > 1 and Cs[best] in (Cs.min(), Cs.max()) and np.isfinite(Cs[best]):
-        warnings.warn(
-            f"the best strength C={Cs[best]:g} lies at the edge of `Cs`, from {Cs.min():g} to {Cs.max():g}; a better "
-            f"one may lie beyond. Extend the grid.",
-            GridEdgeWarning,
-            stacklevel=3,
-        )
+    best = int(best_places(compared.sum(0) if len(compared) else scores.sum(0)))
+    warn_of_edge(torch.as_tensor(Cs), torch.tensor([best]), CS)
     return best
 
 
 def mean_of_best(paths: Paths, scores: Any) -> tuple[float, Tensor, Tensor]:
     """Return the means over folds of C, weights and biases, each fold at its own best."""
-    best = np.argmax(np.where(np.isnan(scores), -np.inf, scores), axis=1)
+    best = best_places(scores.T)
     folds = torch.arange(len(best))
     index = torch.from_numpy(best)
     return float(paths.Cs[best].mean()), paths.weight[folds, index].mean(0), paths.bias[folds, index].mean(0)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, ClassVar
 
 import numpy as np
 
+from torchridge import _check
 from torchridge.estimators._folds import make_parts
 from torchridge.estimators._input import Container
 from torchridge.estimators._logistic_model import LogisticModel
 from torchridge.estimators._logistic_search import Paths, best_of, fold_paths, fold_scores, mean_of_best
 from torchridge.estimators._route import route
 from torchridge.estimators._scorers import resolve
-from torchridge.exceptions import IgnoredOptionWarning
+from torchridge.exceptions import IgnoredOptionWarning, warn
 
 
 class LogisticRegression(LogisticModel):
@@ -132,10 +132,9 @@ class LogisticRegression(LogisticModel):
         if self.penalty is not None:
             return self.C
         if self.C != 1.0:
-            warnings.warn(
+            warn(
                 f"Setting penalty=None will ignore the C and l1_ratio parameters, got `C`={self.C!r}. Leave it out.",
                 IgnoredOptionWarning,
-                stacklevel=3,
             )
         return np.inf
 
@@ -153,7 +152,7 @@ class LogisticRegressionCV(LogisticModel):
         cv: a number of stratified folds (5 by default), a splitter, or (train, test) row numbers.
         dual: as in `LogisticRegression`.
         penalty: as in `LogisticRegression`.
-        scoring: None or "warn" for accuracy, a name, or a callable ``scorer(estimator, X, y)``; weighted by
+        scoring: None or "warn" for accuracy, or what `RidgeCV` takes, a metric of probabilities; weighted by
             `sample_weight`. A scorer of scikit-learn is told all classes, as a held-out part may lack one. A score of
             NaN is the worst, and warns; a fold of nothing else is left out.
         solver: as in `LogisticRegression`.
@@ -278,7 +277,7 @@ class LogisticRegressionCV(LogisticModel):
         return self
 
     def _scorer(self) -> Any:
-        return None if self.scoring in (None, "warn", "accuracy") else resolve(self.scoring)
+        return None if _check.one_of(self.scoring, None, "warn", "accuracy") else resolve(self.scoring)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None, **params: Any) -> float:
         """Return the score named by `scoring` (accuracy by default), weighted."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from torchridge import _check
 from torchridge._ranks import Ranks
-from torchridge.exceptions import ConvergenceWarning, SeparationWarning
+from torchridge.exceptions import ConvergenceWarning, SeparationWarning, warn
 from torchridge.linear.matrices import dense_of, kind_of, operator_of, shape_of
 from torchridge.solvers.cross_entropy.fit import class_weight
 from torchridge.solvers.cross_entropy.over_ranks import summed
@@ -190,19 +189,17 @@ def warn_unless_converged(converged: Tensor, gap: Tensor, settings: Settings) ->
     """Warn if a fit stopped before its tolerance, or, of infinite gap, has no optimum to reach."""
     endless = torch.isposinf(gap)
     if bool(endless.any()):
-        warnings.warn(
+        warn(
             f"{int(endless.sum())} of {endless.numel()} logistic fits have no penalty and classes that are separable: "
             f"no optimum exists, as their weights would grow without bound. Those of a very weak penalty are returned. "
             f"Take a finite `C`.",
             settings.separable,
-            stacklevel=4,
         )
     converged, gap = converged | endless, torch.where(endless, 0, gap)
     if not bool(converged.all()):
-        warnings.warn(
+        warn(
             f"{int((~converged).sum())} of {converged.numel()} logistic fits stopped before the relative gap of their "
             f"objective was {settings.tol:g}: the largest is about {float(gap.max()):.1e}. Raise `max_iter` "
             f"(now {settings.max_iter}) or `tol`, strengthen the penalty, or standardize the features.",
             settings.unconverged,
-            stacklevel=4,
         )

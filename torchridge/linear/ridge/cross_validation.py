@@ -281,33 +281,31 @@ def choose(prepared: Prepared, alphas: Any, cv: Any, scoring: str, per_target: b
         raise ValueError(
             f"`scoring`='r2' needs held-out targets, which `cv`={kind!r} has none of. Use folds or cv='loo'."
         )
-    grid, table = _scored(prepared, alphas, variances if kind == "r2" else None, per_target)
-    scores = table.mean(0)  # (L, t)
-    chosen = search.choose(scores, grid, kind == "r2", per_target, given=not isinstance(alphas, str))
+    found = _search(prepared, alphas, variances if kind == "r2" else None, per_target)
     return dataclasses.replace(
-        prepared.solution(chosen.strengths),
-        alphas=grid.to(scores.device),
-        scores=scores,
-        fold_scores=table,
-        best_score=chosen.score,
+        prepared.solution(found.strengths(per_target)),
+        alphas=found.grid.to(found.table.device),
+        scores=found.scores,
+        fold_scores=found.table,
+        best_score=found.score,
         scoring=kind,
     )
 
 
-def _scored(prepared: Prepared, alphas: Any, variances: Tensor | None, per_target: bool) -> tuple[Tensor, Tensor]:
-    """Return strengths (L,), on the host, and their scores (K, L, t)."""
+def _search(prepared: Prepared, alphas: Any, variances: Tensor | None, per_target: bool) -> search.Found[Tensor]:
+    """Return strengths (L,), on the host, their scores (K, L, t), and the best."""
     scorer = prepared.scorer
 
     def score(grid: Tensor) -> Tensor:
         squares = scorer.squares(grid)
-        return squares if variances is None else 1 - squares / variances[:, None, :]
+        return -squares if variances is None else 1 - squares / variances[:, None, :]
 
     if not isinstance(alphas, str):
-        grid = grid_of(alphas)
-        return grid, score(grid)
+        return search.search(score, grid_of(alphas), search.itself, given=True, per_target=per_target)
     if alphas != "auto":
         raise ValueError(f"`alphas` should be 'auto' or strengths, got {alphas!r}.")
     eigvals = scorer.eigvals
     if isinstance(prepared.source, Rows) and not bool(eigvals.any()):
         blocks.check_vanishing(prepared.source, eigvals.dtype)
-    return search.refined(score, coarse_grid(eigvals), variances is not None, per_target)
+    grid = coarse_grid(eigvals)
+    return search.search(score, grid, search.itself, given=False, per_target=per_target, join=search.joined)
