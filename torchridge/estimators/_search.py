@@ -17,7 +17,7 @@ from torchridge.linear.matrices import operator_of
 from torchridge.linear.ridge.cross_validation import Prepared, prepare_rows
 from torchridge.linear.ridge.ridge import ridge, ridge_path
 from torchridge.linear.ridge.solution import RidgeSolution
-from torchridge.linear.search import first_best
+from torchridge.linear.search import first_best, warn_of_edge
 from torchridge.solvers.iterative.sparse_gram import LeaveOneOut, gram
 from torchridge.solvers.least_squares.few_rows import WholeDual
 from torchridge.solvers.least_squares.scorers import FoldMoments, Whole, fold_weights, leave_one_out_errors
@@ -66,6 +66,7 @@ def by_sparse_folds(
         scores[k] = [score(k, path.weight[i], path.bias[i], float(alphas[i])) for i in range(len(alphas))]
     mean = scores.mean(0)
     best = int(best_places(mean))
+    warn_of_edge(alphas, torch.tensor([best]))
     alpha = float(alphas[best])
     return Found(alpha, float(mean[best]), ridge(X, y, alpha, sample_weight=weight, **options))
 
@@ -109,6 +110,7 @@ def _fit(prepared: Prepared, alphas: Tensor, best: Any, intercept: bool) -> Ridg
 
 def _found(prepared: Prepared, alphas: Tensor, scores: Any, intercept: bool, results: Tensor | None) -> Found:
     best = best_places(scores)
+    warn_of_edge(alphas, torch.as_tensor(best).reshape(-1))
     values = alphas.cpu().numpy()[best]
     score = np.take_along_axis(scores, best[None], 0)[0]
     single = best.ndim == 0
