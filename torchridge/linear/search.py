@@ -34,25 +34,50 @@ def best_index(scores: Tensor, grid: Tensor, higher_is_better: bool) -> Tensor:
     return torch.where(tied, grid.cpu()[:, None], -1).argmax(0)
 
 
-def choose(scores: Tensor, grid: Tensor, higher_is_better: bool, per_target: bool, given: bool) -> Chosen:
-    """Return the best of strengths (L,) by scores (L, t) or their mean; warn at the edge of a `given` grid."""
-    compared = scores if per_target else scores.mean(1, keepdim=True)
+def choose(
+    scores: Tensor, grid: Tensor, higher_is_better: bool, per_target: bool, given: bool, dead: Tensor | None = None
+) -> Chosen:
+    """Return the best of strengths (L,) by scores (L, t) or their mean; warn at the edge of a `given` grid.
+
+    Targets that are `dead` (t,), constant, count for nothing in the mean and in the warning.
+    """
+    compared = scores if per_target else mean_of_targets(scores, dead)
     index = best_index(compared, grid, higher_is_better)
     if given:
-        warn_of_edge(grid, index)
+        warn_of_edge(grid, index if dead is None or not per_target else index[~dead.cpu()])
     alpha = grid[index]
     score = compared.gather(0, index.to(compared.device)[None])[0]
     strengths = Strengths(alpha.to(scores.device), per_target and len(index) > 1, float(alpha.min()))
     return Chosen(index, score if per_target else score[0], strengths)
 
 
+def mean_of_targets(scores: Tensor, dead: Tensor | None) -> Tensor:
+    """Return the mean of scores (L, t) over the targets that are not dead, (L, 1); over all if none is left."""
+    if dead is None:
+        return scores.mean(1, keepdim=True)
+    live = ~dead | dead.all()
+    return torch.where(live, scores, 0).sum(1, keepdim=True) / live.sum()
+
+
+def mean_of_folds(table: Tensor, live: Tensor | None = None) -> Tensor:
+    """Return the mean of scores (K, L, t) over the folds where a target is `live` (K, t): NaN if it never is."""
+    if live is None:
+        return table.mean(0)
+    return torch.where(live[:, None], table, 0).sum(0) / live.sum(0)
+
+
 def refined(
-    score: Callable[[Tensor], Tensor], grid: Tensor, higher_is_better: bool, per_target: bool
+    score: Callable[[Tensor], Tensor],
+    grid: Tensor,
+    higher_is_better: bool,
+    per_target: bool,
+    live: Tensor | None = None,
+    dead: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return strengths and their scores (K, L, t): those of a coarse grid, and of finer ones around the best."""
     table = score(grid)
-    scores = table.mean(0)
-    best = best_index(scores if per_target else scores.mean(1, keepdim=True), grid, higher_is_better)
+    scores = mean_of_folds(table, live)
+    best = best_index(scores if per_target else mean_of_targets(scores, dead), grid, higher_is_better)
     finer = finer_grid(grid, best)
     both, order = torch.cat([grid, finer]).sort()
     return both, torch.cat([table, score(finer)], 1)[:, order.to(table.device)]
@@ -69,7 +94,7 @@ def refuse_one_row(n: int, cv: str, objective: Objective) -> None:
 
 def warn_of_edge(grid: Tensor, best: Tensor) -> None:
     """Warn if the best of several strengths is the first or last of the grid."""
-    if len(grid) < 2:
+    if len(grid) < 2 or len(best) == 0:
         return
     chosen = grid[best]
     at_edge = (chosen == grid.min()) | (chosen == grid.max())

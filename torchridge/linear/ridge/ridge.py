@@ -43,6 +43,7 @@ def ridge(
     tol: float | None = None,
     max_iter: int | None = None,
     rank: int | None = None,
+    kernel: str | None = None,
     process_group: Any = None,
 ) -> RidgeSolution:
     r"""Minimize Σ s ‖y − Wx − b‖² + α Σ p (W − prior)² at one strength.
@@ -79,6 +80,8 @@ def ridge(
         tol: for "cg", the relative residual to reach, by default 1e-8.
         max_iter: for "cg", the most steps, by default 2000.
         rank: for "cg", the rank of the preconditioner, 0 for none; by default it grows for as long as it pays.
+        kernel: "precomputed" if X is a kernel of the rows, (n, n), positive semidefinite: minimize
+            Σ s (y − f(x) − b)² + α ‖f‖² over its functions f. The solution then predicts from kernels (m, n).
         process_group: "world" or a `torch.distributed.ProcessGroup`: X, y and sample_weight are this rank's rows
             (or its `Moments`), uneven and empty ranks, (0, d), included. The moments of all ranks are added, solved on
             each, and the answer is that of one process on all rows. Solved from moments: no "dual" or "svd", no
@@ -97,6 +100,9 @@ def ridge(
     Warns:
         ConvergenceWarning: where "cg" stopped above `tol`.
 
+    With fewer rows than features, and more targets (× strengths) than rows, the solution keeps dual coefficients (n, t)
+    and X itself, not a copy: `weight` is made when it is read, and `predict` and `score` do not need it.
+
     Cost: n·d·min(n, d)/2 multiply-adds for the Gram matrix and min(n, d)³ for the solve. "cg" of rank k in s steps
     takes s·t + k products with X and Xᵀ, and 8·min(n, d)·k bytes. Source: Frangella, Tropp & Udell 2023,
     doi:10.1137/21M1466244.
@@ -109,7 +115,9 @@ def ridge(
         >>> solution.weight, solution.bias
         (tensor([[ 2., -1.]]), tensor([3.]))
     """
-    options = Options(fit_intercept, standardize, penalty_factors, prior, solver, moments_dtype, tol, max_iter, rank)
+    options = Options(
+        fit_intercept, standardize, penalty_factors, prior, solver, moments_dtype, tol, max_iter, rank, kernel
+    )
     if process_group is not None:
         X, y, alpha = pooled(X, y, alpha, "alpha", sample_weight, options, process_group)
         sample_weight = None
@@ -137,6 +145,7 @@ def ridge_path(
     tol: float | None = None,
     max_iter: int | None = None,
     rank: int | None = None,
+    kernel: str | None = None,
     process_group: Any = None,
 ) -> RidgeSolution:
     r"""Minimize Σ s ‖y − Wx − b‖² + α Σ p (W − prior)² at many strengths, from one eigendecomposition.
@@ -157,6 +166,7 @@ def ridge_path(
         tol: as in `ridge`.
         max_iter: as in `ridge`.
         rank: as in `ridge`.
+        kernel: as in `ridge`.
         process_group: as in `ridge`.
 
     Returns:
@@ -175,7 +185,9 @@ def ridge_path(
         >>> ridge_path(X, y, [0.0, 2.0, 6.0]).weight[:, 0, 0]
         tensor([1.0000, 0.5000, 0.2500])
     """
-    options = Options(fit_intercept, standardize, penalty_factors, prior, solver, moments_dtype, tol, max_iter, rank)
+    options = Options(
+        fit_intercept, standardize, penalty_factors, prior, solver, moments_dtype, tol, max_iter, rank, kernel
+    )
     if process_group is not None:
         X, y, alphas = pooled(X, y, alphas, "alphas", sample_weight, options, process_group)
         sample_weight = None
@@ -207,6 +219,8 @@ def ridge_cv(
     tol: float | None = None,
     max_iter: int | None = None,
     rank: int | None = None,
+    kernel: str | None = None,
+    max_bytes: int | None = None,
     process_group: Any = None,
 ) -> RidgeSolution:
     r"""Choose the strength by cross-validation in closed form, and fit at it.
@@ -226,7 +240,9 @@ def ridge_cv(
         cv: "gcv" (the default for data), "loo", "evidence", a number of folds K (runs of rows; whole groups where
             `groups` are given), fold ids (n,), a splitter with ``split``, or an iterable of (train, test) row numbers.
         groups: (n,) labels; rows of one group are never on both sides of a split.
-        scoring: "mse", or "r2" for folds. The score of a strength is the mean over folds.
+        scoring: "mse", or, for folds and "loo", "r2" or "correlation" (Pearson's). The score of a strength is the mean
+            over folds. Targets that are constant over all rows (`dead_targets`) have neither R² nor a correlation, and
+            count for nothing in a strength that targets share; a fold in which a target is constant is left out.
         alpha_per_target: choose a strength for each target; otherwise the best mean over targets.
         sample_weight: as in `ridge`; held-out errors are weighted too.
         fit_intercept: as in `ridge`.
@@ -240,6 +256,9 @@ def ridge_cv(
         tol: as in `ridge`.
         max_iter: as in `ridge`.
         rank: as in `ridge`.
+        kernel: as in `ridge`.
+        max_bytes: for folds of few rows, what scoring may take above X, y and the answer; by default about what the
+            matrices of n × n take and 64 MiB, more than which brings no speed.
         process_group: as in `ridge`. A number of folds then makes runs of the ranks' rows one after the other in the
             order of ranks, or of whole `groups` (integers or strings) wherever their rows are; fold ids come for this
             rank's rows, or for all rows in that order. The folds, and so the answer, are those of one process on
@@ -255,7 +274,10 @@ def ridge_cv(
     Warns:
         GridEdgeWarning: where the best of the given strengths is the first or last of several.
 
-    Cost: the Gram matrix, K eigendecompositions, and K·d²·r·t for the scores, r about 15.
+    Cost: the Gram matrix, K eigendecompositions, and K·d²·r·t for the scores, r about 15. With training parts of fewer
+    rows than features, the Gram matrix of the rows, one eigendecomposition (one more for each split whose training part
+    is not all other rows, and a Gram matrix for each with `standardize`), n²·r·t for the scores and 2·n²·t for the fit;
+    targets are taken in batches.
 
     Example:
         >>> import torch
@@ -267,7 +289,19 @@ def ridge_cv(
         >>> solution.alpha.item(), tuple(solution.scores.shape), tuple(solution.fold_scores.shape)
         (1.0, (4, 1), (5, 4, 1))
     """
-    options = Options(fit_intercept, standardize, penalty_factors, prior, solver, moments_dtype, tol, max_iter, rank)
+    options = Options(
+        fit_intercept,
+        standardize,
+        penalty_factors,
+        prior,
+        solver,
+        moments_dtype,
+        tol,
+        max_iter,
+        rank,
+        kernel,
+        max_bytes,
+    )
     if process_group is not None:
         refuse_own(options, over_ranks=True)
         return cross_validate_over_ranks(
