@@ -21,6 +21,9 @@ from torchridge.solvers.least_squares import dual, target_scores
 # Weights of more than this are held against the memory of the device before they are made.
 _ASK_BYTES = 2**30
 
+# Columns that a kernel is summed over at once: what stays near the processor.
+_CHUNK_BYTES = 8 * 2**20
+
 
 @dataclass(frozen=True, eq=False)
 class DualForm:
@@ -121,15 +124,15 @@ class DualForm:
         if self.rows is None:
             return X.to(self.coef.dtype) - self.center
         kept, kernel = self.rows.detach(), X.new_zeros(len(X), len(self.coef), dtype=self.coef.dtype)
-        step = max(64, most // (2 * kernel.element_size() * (len(X) + len(kept))))
+        step = max(64, min(most, _CHUNK_BYTES) // (2 * kernel.element_size() * (len(X) + len(kept))))
         for j in range(0, self.features, step):
             part = slice(j, j + step)
-            new = X[:, part].to(kernel.dtype) - self.center[part]
+            new = X[:, part].to(kernel.dtype, copy=True).sub_(self.center[part])
             kernel = kernel.addmm_(new, self._centred(kept[:, part], part).T)
         return kernel
 
     def _centred(self, x: Tensor, part: slice) -> Tensor:
-        x = x.to(self.coef.dtype) - self.center[part]
+        x = x.to(self.coef.dtype, copy=True).sub_(self.center[part])
         return x if self.scale is None else x.mul_(self.scale[part])
 
     def _checked(self) -> None:

@@ -298,7 +298,9 @@ def dual_form(solved: dual.Dual | dual.Kernel, problem: Dense, coef: Tensor) -> 
     if kept is None:
         fitted = solved.center @ coef.flatten(1)
     else:
-        fitted = dual.seen_from(kept.detach(), solved.center, solved.scale) @ coef.flatten(1)
+        toward = solved.toward
+        toward = dual.seen_from(kept.detach(), solved.center, solved.scale) if toward is None else toward
+        fitted = toward @ coef.flatten(1)
     fitted = fitted.reshape(coef.shape[1:])
     if own is not None and solved.free is not None:
         fitted = fitted + (solved.center[solved.free] @ own.flatten(1)).reshape(fitted.shape)

@@ -24,6 +24,9 @@ from torchridge.solvers.least_squares.target_scores import target_batches
 from torchridge.solvers.moments.blocks import CHUNK_BYTES, constant_noise
 from torchridge.solvers.moments.rows import Rows
 
+# Columns of few rows that are summed at once: what stays near the processor while it is centred, scaled and multiplied.
+_FEW_BYTES = 4 * 2**20
+
 # Rows of a fold from which a product for each strength in one triangle takes less time than a batch of whole ones.
 _BATCHED = 32
 
@@ -39,6 +42,7 @@ class Kernel(NamedTuple):
     scale: Tensor | None  # (d,) 1 / p, zero for a feature that is not penalized
     free: Tensor | None  # (q',) the features that are not penalized
     intercept: bool
+    toward: Tensor | None = None  # (n,) (x_i − x̄)ᵀ D⁻¹ x̄, if it is known already
 
 
 class Dual(NamedTuple):
@@ -56,6 +60,7 @@ class Dual(NamedTuple):
     free: Tensor | None  # (q',) the features that are not penalized
     intercept: bool
     gram: Tensor | None = None  # (n, n) Z Zᵀ
+    toward: Tensor | None = None  # (n,) (x_i − x̄)ᵀ D⁻¹ x̄, if it is known already
 
 
 def kernel(rows: Rows, objective: Objective, dtype: torch.dtype) -> Kernel:
@@ -108,14 +113,16 @@ def kernel_about(rows: Rows, share: Tensor, objective: Objective, dtype: torch.d
     if objective.precomputed:
         return _given(X.to(dtype), nothing, None, share, objective)
     gram, centers, scales = X.new_zeros(X.shape[0], X.shape[0], dtype=dtype), [], []
-    for part in column_chunks(X, dtype):
+    toward = gram.new_zeros(len(gram))
+    for part in column_chunks(X, dtype, _FEW_BYTES):
         center, x = _centered(X[:, part].to(dtype), share, objective.intercept)
         scale = _scale(objective, part, x, center, share)
+        toward += x @ (center if scale is None else center * scale)
         algebra.add_gram(gram, (x if scale is None else x.mul_(scale.sqrt())).T)
         centers.append(center)
         scales.append(scale)
     scale = None if scales[0] is None else torch.cat([s for s in scales if s is not None])
-    place = (None, torch.cat(centers), nothing[0], scale, objective.free, objective.intercept)
+    place = (None, torch.cat(centers), nothing[0], scale, objective.free, objective.intercept, toward)
     return Kernel(algebra.mirror(gram), nothing, *place)
 
 
@@ -175,13 +182,13 @@ def diagonalized(problem: Kernel, rows: Rows) -> Dual:
     unpenalized = _unpenalized(rows.X.detach(), problem.center, problem.root, problem.free, problem.intercept)
     eigvals, basis = complement_eigh(problem.gram, unpenalized)
     coef = basis.T @ problem.target
-    return Dual(eigvals, basis, problem.target, coef, unpenalized, *problem[2:], gram=problem.gram)
+    return Dual(eigvals, basis, problem.target, coef, unpenalized, *problem[2:8], problem.gram, problem.toward)
 
 
-def column_chunks(X: Tensor, dtype: torch.dtype) -> list[slice]:
+def column_chunks(X: Tensor, dtype: torch.dtype, most: int = CHUNK_BYTES) -> list[slice]:
     """Return slices of columns of X that fit the working memory."""
     n, d = X.shape
-    size = max(64, CHUNK_BYTES // (dtype.itemsize * n))
+    size = max(64, most // (dtype.itemsize * n))
     return [slice(i, min(i + size, d)) for i in range(0, d, size)]
 
 

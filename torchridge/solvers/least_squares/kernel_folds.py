@@ -29,6 +29,10 @@ from torchridge.solvers.least_squares.shared_strengths import Shared, shared
 from torchridge.solvers.moments.folds import Split
 from torchridge.solvers.moments.rows import Rows
 
+# What a combination of strengths may miss of a prediction, and the share of a target's variance under which a squared
+# error would feel it in its ninth digit: then every strength is predicted for itself.
+_TOLERANCE, _NEARLY_PERFECT = 1e-11, 1e-3
+
 # Memory of the operators of a fold at several strengths while they are made.
 OPERATOR_BYTES = 24 * 2**20
 
@@ -67,7 +71,10 @@ class KernelFolds:
 
     def squares(self, alpha: Tensor) -> Tensor:
         """Return mean squared errors (K, L, t)."""
-        return self.scores(alpha, "mse")
+        found = self.scores(alpha, "mse")
+        if bool((found < _NEARLY_PERFECT * self.variances()[:, None]).any()):
+            return self.scores(alpha, "mse", combined=False)
+        return found
 
     def correlations(self, alpha: Tensor) -> Tensor:
         """Return correlations of held-out predictions and targets, (K, L, t)."""
@@ -84,17 +91,20 @@ class KernelFolds:
             parts.append(torch.cat(pieces))
         return torch.stack(parts)
 
-    def scores(self, alpha: Tensor, kind: str) -> Tensor:
+    def scores(self, alpha: Tensor, kind: str, combined: bool = True) -> Tensor:
         """Return scores (K, L, t) of strengths (L,): "mse", "r2" or "correlation"."""
         found = torch.empty(len(self.splits), len(alpha), self.rows.y.shape[1], dtype=self.dtype, device=self._device)
-        for k, part, error, y in self.errors(alpha):
+        for k, part, error, y in self.errors(alpha, combined):
             found[k, :, part] = target_scores.measured(kind, error, y, self._weight(self.splits[k][1]))
         return found
 
-    def errors(self, alpha: Tensor) -> Iterator[tuple[int, slice, Tensor, Tensor]]:
-        """Yield fold, run of targets, held-out errors (L, f, run), and held-out targets less their means, (f, run)."""
+    def errors(self, alpha: Tensor, combined: bool = True) -> Iterator[tuple[int, slice, Tensor, Tensor]]:
+        """Yield fold, run of targets, held-out errors (L, f, run), and held-out targets less their means, (f, run).
+
+        If `combined`, most strengths are combinations of few.
+        """
         host = alpha.detach().cpu().double()
-        chosen = self._shared(host)
+        chosen = self._shared(host) if combined else Shared(host, None)
         at, mix = chosen.alpha.to(self._device, self.dtype), chosen.mix
         mix = None if mix is None else mix.T.to(self._device, self.dtype).contiguous()
         direct = self._direct(host)
@@ -106,13 +116,13 @@ class KernelFolds:
                 left = y if self._fitted is None else y - self._fitted[:, part]
                 trained = left[train] if self._root is None else left[train] * self._root[train][:, None]
                 predicted = (operator.flatten(0, 1) @ trained).view(r, -1)
-                predicted = predicted if mix is None else mix @ predicted
-                yield k, part, predicted.view(len(host), f, -1).sub_(left[held]).neg_(), y[held]
+                target = left[held].reshape(1, -1)
+                error = target - predicted if mix is None else torch.addmm(target, mix, predicted, alpha=-1)
+                yield k, part, error.view(len(host), f, -1), y[held]
 
     def _shared(self, host: Tensor) -> Shared:
         low, top = self._range
-        tolerance = max(1e-12, 10 * torch.finfo(self.dtype).eps)
-        return shared(host, low, top, tolerance)
+        return shared(host, low, top, max(_TOLERANCE, 10 * torch.finfo(self.dtype).eps))
 
     @cached_property
     def _range(self) -> tuple[float, float]:

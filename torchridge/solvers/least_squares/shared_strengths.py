@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Points of the spectrum at which combinations are fitted, and what they may miss of a shrinkage factor in (0, 1].
-_POINTS, _TOLERANCE = 200, 1e-12
+# Points of the spectrum at which combinations are fitted.
+_POINTS = 200
 
 # From this share of the strengths on, combining costs as much as it saves.
 _WORTH = 0.8
@@ -27,7 +27,7 @@ class Shared(NamedTuple):
     mix: Tensor | None  # (r, L); None if they are the strengths themselves
 
 
-def shared(alpha: Tensor, low: float, top: float, tolerance: float = _TOLERANCE) -> Shared:
+def shared(alpha: Tensor, low: float, top: float, tolerance: float) -> Shared:
     """Return as few of the strengths `alpha` (L,), on the host, as give all of them for spectra from `low` to `top`."""
     values = alpha.double()
     weakest = float(values.min())

@@ -13,7 +13,7 @@ from torch import Tensor
 KINDS = ("mse", "r2", "correlation")
 
 # What a batch of targets may take unless the caller states a bound.
-BATCH_BYTES = 64 * 2**20
+BATCH_BYTES = 16 * 2**20
 
 
 def target_batches(t: int, numbers: int, itemsize: int, most: int | None) -> Iterator[slice]:
