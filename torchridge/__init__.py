@@ -20,6 +20,9 @@ from torchridge.exceptions import (
 from torchridge.linear.logistic.cross_validation import LogisticCV
 from torchridge.linear.logistic.logistic import logistic, logistic_cv
 from torchridge.linear.logistic.solution import LogisticSolution
+from torchridge.linear.ridge.banded import banded_ridge_cv
+from torchridge.linear.ridge.banded_solution import BandedSolution
+from torchridge.linear.ridge.nested import NestedRidgeCV, nested_ridge_cv
 from torchridge.linear.ridge.ridge import ridge, ridge_cv, ridge_path
 from torchridge.linear.ridge.solution import RidgeSolution
 from torchridge.solvers.iterative.operators import LinearOperator
@@ -60,6 +63,7 @@ def __getattr__(name: str) -> _Any:
 
 
 __all__ = [
+    "BandedSolution",
     "ConstantWeightDecay",
     "ContinualProbe",
     "ConvergenceWarning",
@@ -81,6 +85,7 @@ __all__ = [
     "MissingClassWarning",
     "Moments",
     "MomentsFolder",
+    "NestedRidgeCV",
     "OnlineProbe",
     "Probe",
     "ProbeReport",
@@ -92,6 +97,7 @@ __all__ = [
     "TorchridgeWarning",
     "__version__",
     "all_reduce",
+    "banded_ridge_cv",
     "check_optimizer",
     "clear_regularizers",
     "column_moments",
@@ -101,6 +107,7 @@ __all__ = [
     "logistic",
     "logistic_cv",
     "muon_groups",
+    "nested_ridge_cv",
     "open_rows",
     "penalize_step",
     "penalties",
