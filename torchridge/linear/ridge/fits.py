@@ -98,7 +98,7 @@ class Fit(NamedTuple):
     @property
     def features(self) -> int:
         """How many features there are."""
-        return self.dual.features if self.weight is None and self.dual is not None else len(self.bias_like)
+        return self.dual.features if self.weight is None and self.dual is not None else len(self.columns_kept)
 
     @property
     def loss_to_tell(self) -> float:
@@ -107,7 +107,7 @@ class Fit(NamedTuple):
         return told if self.dual is None else max(told, torch.finfo(self.dual.dtype).eps)
 
     @property
-    def bias_like(self) -> Tensor:
+    def columns_kept(self) -> Tensor:
         """Return the weights, or the coefficients that stand for them."""
         given = self.weight if self.dual is None else self.dual.coef
         assert given is not None
@@ -253,7 +253,7 @@ def fit_dual(problem: Dense, choice: Choice) -> Fit:
         factors = [_shifted(kernel.gram, a) for a in strengths.alpha.to(dtype)]
         coef = torch.stack([f.solve(kernel.target) for f in factors], 1)  # (n, L, t)
         fit = of_coefficients(kernel, problem, coef, choice)
-        condition, largest = _settled(_dual_bounds(kernel.gram, factors, strengths), fit.bias_like, fit.bias)
+        condition, largest = _settled(_dual_bounds(kernel.gram, factors, strengths), fit.columns_kept, fit.bias)
         if CAREFUL[problem.dtype] < condition < torch.inf:
             condition = float(_conditions(factors).nan_to_num(torch.inf).amax())
         if condition <= problem.careful:

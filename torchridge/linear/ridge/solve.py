@@ -102,12 +102,17 @@ def _weight(fit: Fit, dtype: torch.dtype, pick: slice | int) -> Any:
     return fit.weight.permute(1, 2, 0)[pick].to(dtype).contiguous()
 
 
+def _largest(values: Tensor) -> Tensor:
+    """Return the largest absolute value, without a copy."""
+    return torch.maximum(*(end.abs() for end in torch.aminmax(values)))
+
+
 def _check_range(fit: Fit, problem: Problem) -> None:
     """Raise if squares of the features vanished, or the weights or biases overflow."""
     source, dtype = problem.source, problem.dense.dtype
     largest = fit.largest
     if largest is None:
-        largest = float(torch.maximum(fit.bias_like.abs().amax(), fit.bias.abs().amax()))
+        largest = float(torch.maximum(_largest(fit.columns_kept), _largest(fit.bias)))
     finite = largest <= torch.finfo(dtype).max
     if isinstance(source, Rows) and not finite:
         blocks.check_squares(source, fit.bias.dtype)
