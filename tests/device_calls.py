@@ -449,7 +449,7 @@ def probed(c: Case, y: Tensor, **options: Any) -> Any:
 
 def probe_of(p: Any) -> Any:
     """A probe without the interval that the bootstrap draws by the generator of its device."""
-    return p.layer, p.readout, p.weight, p.bias, p.strength, p.curve, p.fold_scores, p.classes
+    return p.layer, p.readout, p.weight, p.bias, p.strength, p.strength_scores, p.fold_scores, p.classes
 
 
 CLASSES = {"task": "classification", "metrics": "accuracy"}
@@ -692,7 +692,6 @@ EXEMPT = {
     "NotFittedError": "an error",
     "DecayRow": "a row of the table that explain_weight_decay returns",
     "DecayTable": "what explain_weight_decay returns",
-    "LogisticCV": "what logistic_cv returns",
     "LogisticSolution": "what logistic returns",
     "Probe": "what probes return",
     "RidgeSolution": "what ridge returns",

@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from torch.nn import functional
 
-from torchridge import ConvergenceWarning
+from torchridge.exceptions import ConvergenceWarning
 from torchridge.linear.logistic.logistic import logistic
 
 STRENGTHS = np.logspace(-5, 3, 20)

@@ -61,7 +61,9 @@ def test_a_probe_has_a_sweep_of_its_own(tmp_path: Path) -> None:
         assert log_sweep(writer, probe, "lda") == 3
     trial = events(tmp_path / "lda" / "001")
     assert hparams_of(trial) == {"shrinkage": 0.1}
-    assert trial.Scalars("lda/log_likelihood")[0].value == pytest.approx(float(probe.curve[:, 1].mean()), rel=1e-6)
+    assert trial.Scalars("lda/log_likelihood")[0].value == pytest.approx(
+        float(probe.strength_scores[:, 1].mean()), rel=1e-6
+    )
 
 
 def test_figures_arrive_as_images_under_their_step(tmp_path: Path) -> None:
@@ -116,9 +118,9 @@ BAD: list[tuple[Callable[[Any], Any], type[Exception], str]] = [
     (lambda w: log_path(print, ridge_path(*data(), ALPHAS)), TypeError, r"`writer` should have a method `add_figure`"),
     (lambda w: log_cv(print, ridge_cv(*data(), ALPHAS, cv=5)), TypeError, r"`writer` should have a method `add_fig"),
     (lambda w: log_layers(w, LinearProbe().fit(*data())), TypeError, r"`writer` should have a method `add_scalar`"),
-    (lambda w: log_sweep(w, ridge(*data(), 1.0)), ValueError, r"`result` was fitted at given strengths"),
-    (lambda w: log_path(w, ridge(*data(), 1.0)), ValueError, r"`path` has one strength"),
-    (lambda w: log_cv(w, [1.0]), TypeError, r"`result` should be of `ridge_cv`"),
+    (lambda w: log_sweep(w, ridge(*data(), 1.0)), ValueError, r"fitted at given strengths"),
+    (lambda w: log_path(w, ridge(*data(), 1.0)), ValueError, r"one strength, expected a path"),
+    (lambda w: log_cv(w, [1.0]), TypeError, r"`result` should come from `ridge_cv`"),
 ]
 
 

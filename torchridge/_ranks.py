@@ -16,11 +16,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from torchridge.exceptions import RankError
+
 _T = TypeVar("_T")
-
-
-class RankError(RuntimeError):
-    """A rank died, failed, or does not fit the others; raised on every other rank, and names the ranks it knows."""
 
 
 class Ranks:

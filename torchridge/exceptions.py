@@ -1,11 +1,28 @@
-"""The warnings that torchridge raises, one class for each thing a reader can act on."""
+"""The warnings and errors of torchridge, one class for each thing a reader can act on."""
 
+import contextlib
+import functools
+import os
 import sys
-from pathlib import Path
+import warnings
+from types import FrameType
 
 import torch
 
-_INSIDE = tuple(f"{Path(str(file)).parent}/" for file in (__file__, torch.__file__))
+__all__ = [
+    "ConvergenceWarning",
+    "DoublePenaltyWarning",
+    "GridEdgeWarning",
+    "IllConditionedWarning",
+    "InertPenaltyWarning",
+    "MissingClassWarning",
+    "RankDeficientWarning",
+    "RankError",
+    "TorchridgeWarning",
+]
+
+_INSIDE = tuple(os.path.join(os.path.dirname(str(module.__file__)), "") for module in (sys.modules[__name__], torch))
+_BETWEEN = (contextlib.__file__, functools.__file__)
 
 
 class TorchridgeWarning(UserWarning):
@@ -40,9 +57,26 @@ class DoublePenaltyWarning(TorchridgeWarning):
     """A weight is penalized in the loss and at the step: the penalty counts twice."""
 
 
-def outside() -> int:
-    """The `stacklevel` of the caller's first frame outside torchridge and torch, e.g. the line that steps."""
-    frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_INSIDE):
+class RankError(RuntimeError):
+    """A rank died, failed, or does not fit the others; raised on every other rank, and names the ranks it knows."""
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn at the caller's line: that of the first frame outside torchridge, and outside torch where torch called us.
+
+    Python shows equal messages at one line once. A message about one fit therefore holds a figure of that fit.
+    """
+    frame, level = sys._getframe(1), 2
+    while _inside(frame) and frame.f_back is not None:
         frame, level = frame.f_back, level + 1
-    return level
+    warnings.warn(message, category, stacklevel=level)
+
+
+def _inside(frame: FrameType) -> bool:
+    """Whether a frame is ours, torch's, or of the standard library's decorators and generated code in between."""
+    file = frame.f_code.co_filename
+    return file.startswith(_INSIDE) or file in _BETWEEN or (file == "<string>" and _ours(frame))
+
+
+def _ours(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__", "")).startswith("torchridge.")

@@ -6,25 +6,54 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from torchridge import plots
-from torchridge._plot_data import curve_of
-from torchridge.linear.logistic.cross_validation import LogisticCV
-from torchridge.linear.logistic.solution import LogisticSolution
-from torchridge.linear.ridge.solution import RidgeSolution
-
-if TYPE_CHECKING:
-    from torchridge.probing.report import Probe, ProbeReport
+from torchridge.plots import HasCurve, HasLines
 
 __all__ = ["log_cv", "log_layers", "log_path", "log_sweep"]
 
 
+class ScalarWriter(Protocol):
+    """What scalars are written to, e.g. `torch.utils.tensorboard.SummaryWriter`."""
+
+    def add_scalar(self, tag: str, value: float, step: int, /) -> object:
+        """Write one number."""
+
+
+class FigureWriter(Protocol):
+    """What figures are written to."""
+
+    def add_figure(self, tag: str, figure: Any, step: int, /) -> object:
+        """Write one figure."""
+
+
+class SweepWriter(Protocol):
+    """What trials are written to."""
+
+    def add_hparams(self, hparams: dict[str, Any], metrics: dict[str, float], /, *, run_name: str) -> object:
+        """Write one trial."""
+
+
+class LayerWriter(ScalarWriter, FigureWriter, Protocol):
+    """What both scalars and figures are written to."""
+
+
+class HasLayers(Protocol):
+    """Scores of layers: a `ProbeReport`."""
+
+    def add_to(self, writer: ScalarWriter, tag: str) -> None:
+        """Write the scores of every layer."""
+
+    def plot(self, score: str | None = None, ax: Any = None) -> Any:
+        """Draw the scores of every layer."""
+
+
 def log_sweep(
-    writer: Any,
-    result: RidgeSolution | LogisticCV | Probe,
+    writer: SweepWriter,
+    result: HasCurve,
     tag: str = "sweep",
     *,
     target: int | None = None,
@@ -65,7 +94,7 @@ def log_sweep(
         3
     """
     _has(writer, "add_hparams")
-    curve = curve_of(result, target)
+    curve = plots.curve_of(result, target)
     name = {"α": "alpha", "γ": "shrinkage"}.get(curve.name, curve.name)
     for i, strength in enumerate(curve.strengths.tolist()):
         metrics = {f"{tag}/{curve.scoring.replace(' ', '_')}": float(curve.scores[i])}
@@ -76,8 +105,8 @@ def log_sweep(
 
 
 def log_path(
-    writer: Any,
-    path: RidgeSolution | LogisticSolution,
+    writer: FigureWriter,
+    path: HasLines,
     tag: str = "path",
     *,
     step: int = 0,
@@ -118,8 +147,8 @@ def log_path(
 
 
 def log_cv(
-    writer: Any,
-    result: RidgeSolution | LogisticCV | Probe,
+    writer: FigureWriter,
+    result: HasCurve,
     tag: str = "cross_validation",
     *,
     step: int = 0,
@@ -156,7 +185,7 @@ def log_cv(
     writer.add_figure(tag, ax.figure, step)
 
 
-def log_layers(writer: Any, report: ProbeReport, tag: str = "probe", *, step: int = 0) -> None:
+def log_layers(writer: LayerWriter, report: HasLayers, tag: str = "probe", *, step: int = 0) -> None:
     """Write the scores of every layer as scalars over depth (`ProbeReport.add_to`), and the figure of `plot_layers`.
 
     Args:

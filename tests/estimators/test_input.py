@@ -124,7 +124,7 @@ def test_float32_answers_are_those_of_float64() -> None:
 
 def test_dependent_features_without_penalty_give_the_minimum_norm() -> None:
     table = np.concatenate([X, X[:, :1] + X[:, 1:2]], 1)
-    with pytest.warns(torchridge.RankDeficientWarning, match="rank 3 of 4"):
+    with pytest.warns(torchridge.exceptions.RankDeficientWarning, match="rank 3 of 4"):
         model = Ridge(alpha=0.0).fit(table, Y)
     centered = table - table.mean(0)
     expected = np.linalg.pinv(centered, rcond=1e-10) @ (Y - Y.mean())

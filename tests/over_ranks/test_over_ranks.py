@@ -7,7 +7,8 @@ import pytest
 import ridge_bodies
 from ranks import outcomes
 
-from torchridge import Moments, all_reduce, ridge
+from torchridge import Moments, ridge
+from torchridge.distributed import all_reduce
 
 
 def all_four() -> None:

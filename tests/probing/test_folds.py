@@ -151,7 +151,7 @@ def test_a_class_that_a_fold_never_sees_is_said_aloud() -> None:
     y[7] = 2
     with pytest.warns(MissingClassWarning, match="without one of the classes"):
         report = LinearProbe("classification", ["ridge", "lda"], metrics="accuracy").fit(X, y)
-    assert all(bool(torch.isfinite(p.curve).all()) for p in report)
+    assert all(bool(torch.isfinite(p.strength_scores).all()) for p in report)
 
 
 def test_features_that_overflow_half_precision_are_refused() -> None:

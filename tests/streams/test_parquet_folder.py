@@ -12,7 +12,9 @@ from oracles import relative
 from ranks import outcomes
 from tolerances import SAME_SUMS
 
-from torchridge import Moments, RankError, all_reduce, open_rows, ridge_cv, stream_moments
+from torchridge import Moments, open_rows, ridge_cv, stream_moments
+from torchridge.distributed import all_reduce
+from torchridge.exceptions import RankError
 from torchridge.solvers.moments.folds import contiguous_folds
 
 N, SIZES, GROUP = 1003, (400, 1, 350, 252), 90

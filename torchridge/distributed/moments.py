@@ -36,7 +36,8 @@ def all_reduce(moments: Moments, group: Any = None, *, dst: int | None = None) -
 
     Example:
         >>> import torch, torch.distributed as dist
-        >>> from torchridge import Moments, all_reduce, ridge
+        >>> from torchridge import Moments, ridge
+        >>> from torchridge.distributed import all_reduce
         >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # torchrun does it for many
         >>> X = torch.tensor([[0.0], [1.0], [2.0]])
         >>> ridge(all_reduce(Moments().update(X, 2 * X[:, 0] + 1)), alpha=0.0).weight
@@ -83,7 +84,8 @@ def column_moments(X: Tensor, y: Tensor, sample_weight: Tensor | None = None, fo
     Example:
         >>> import torch, torch.distributed as dist
         >>> from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
-        >>> from torchridge import column_moments, ridge
+        >>> from torchridge import ridge
+        >>> from torchridge.distributed import column_moments
         >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
         >>> X = torch.tensor([[0.0, 1.0], [1.0, 0.0], [2.0, 2.0]])
         >>> sharded = distribute_tensor(X, init_device_mesh("cpu", (1,)), [Shard(1)])

@@ -11,7 +11,7 @@ import torch
 
 from torchridge import _check
 from torchridge._files import MISUNDERSTOOD, replacing
-from torchridge._files.replacing import remove_leftovers
+from torchridge._files.replacement import remove_leftovers
 from torchridge._ranks import Ranks
 from torchridge.solvers.moments.moments import Moments
 
@@ -38,7 +38,8 @@ class MomentsFolder:
 
     Example:
         >>> import tempfile, torch, torch.distributed as dist
-        >>> from torchridge import Moments, MomentsFolder, all_reduce
+        >>> from torchridge import Moments
+        >>> from torchridge.distributed import MomentsFolder, all_reduce
         >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
         >>> folder = tempfile.TemporaryDirectory()
         >>> for run in range(2):  # the first stops after batch 1

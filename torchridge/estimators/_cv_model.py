@@ -11,7 +11,7 @@ from torch import Tensor
 
 from torchridge import _check
 from torchridge.estimators._folds import make_parts
-from torchridge.estimators._input import Container, Table, filled, fits, too_large
+from torchridge.estimators._input import Container, Table, as_tensor, filled, fits, too_large
 from torchridge.estimators._judges import FoldJudge
 from torchridge.estimators._linear import LinearModel
 from torchridge.estimators._route import Routed
@@ -98,7 +98,7 @@ class RidgeCVModel(LinearModel):
         per_target = getattr(self, "alpha_per_target", False)
         if isinstance(alphas, str) or isinstance(parts, str):
             return self._criterion(problem, alphas, "loo" if parts is None else parts, per_target)
-        grid = torch.from_numpy(alphas).to(problem.y.device)
+        grid = as_tensor(alphas).to(problem.y.device)
         return self._scored(problem, grid, parts, rows, fold)
 
     def _scored(
@@ -166,9 +166,9 @@ class RidgeCVModel(LinearModel):
         solution = ridge_cv(
             table.X,
             y.double(),
-            alphas if isinstance(alphas, str) else torch.from_numpy(alphas),
+            alphas if isinstance(alphas, str) else as_tensor(alphas),
             parts,
-            scoring="mse" if criterion or self.scoring == "neg_mean_squared_error" else "r2",
+            scoring="mse" if criterion or _check.same(self.scoring, "neg_mean_squared_error") else "r2",
             sample_weight=weight,
             fit_intercept=self.fit_intercept,
             alpha_per_target=getattr(self, "alpha_per_target", False),
@@ -197,7 +197,7 @@ class RidgeCVModel(LinearModel):
             self.moments_,
             alphas=self._check_alphas(),
             cv=self.cv if isinstance(self.cv, str) else None,
-            scoring="r2" if self.moments_.folds and self.scoring in (None, "r2") else "mse",
+            scoring="r2" if self.moments_.folds and _check.one_of(self.scoring, None, "r2") else "mse",
             fit_intercept=self.fit_intercept,
             alpha_per_target=getattr(self, "alpha_per_target", False),
         )
@@ -206,7 +206,7 @@ class RidgeCVModel(LinearModel):
 
     def _check_streamed(self, fold: Any) -> None:
         _check.option(self.scoring, "scoring", (None, "r2", "neg_mean_squared_error"))
-        if fold is None and self.cv not in (None, "gcv", "evidence"):
+        if fold is None and not _check.one_of(self.cv, None, "gcv", "evidence"):
             raise ValueError(
                 f"`fold` is missing: `cv`={self.cv!r} holds out rows, and moments keep none. Give every batch its "
                 f"fold, or leave `cv` out, which is generalized cross-validation for streamed rows."
@@ -215,7 +215,7 @@ class RidgeCVModel(LinearModel):
 
 def _from_solution(solution: RidgeSolution) -> Found:
     assert solution.best_score is not None
-    score = solution.best_score if solution.scoring == "r2" else -solution.best_score
+    score = solution.best_score
     if solution.alpha.ndim == 0:
         return Found(float(solution.alpha), float(score), solution)
     return Found(solution.alpha.cpu().numpy(), score.cpu().numpy(), solution)

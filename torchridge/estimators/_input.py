@@ -171,6 +171,11 @@ def as_tensor(array: Any) -> Tensor:
     return shared(array)
 
 
+def tensor_of(value: Any) -> Tensor:
+    """Return a tensor as it is, and a number or an array, which may be read-only, as a tensor of its memory."""
+    return value.detach() if isinstance(value, Tensor) else as_tensor(np.asarray(value))
+
+
 def _two_dimensional(array: Any, name: str) -> None:
     _shape(array.shape, name)
 

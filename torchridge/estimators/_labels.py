@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +11,7 @@ from torch import Tensor
 from torchridge import _check
 from torchridge.estimators._input import same_length
 from torchridge.estimators._protocol import sklearn_class
+from torchridge.exceptions import warn
 
 
 class Labels(NamedTuple):
@@ -37,11 +37,10 @@ def read_labels(y: Any, n: int, classes: Any = None) -> Labels:
         raise ValueError("this estimator requires y to be passed, but the target y is None.")
     values = y.detach() if isinstance(y, Tensor) else np.asarray(y)
     if values.ndim == 2 and values.shape[1] == 1:
-        warnings.warn(
+        warn(
             "A column-vector y was passed when a 1d array was expected. Please change the shape of y to (n_samples,), "
             "for example using ravel().",
             sklearn_class("exceptions", "DataConversionWarning", UserWarning),
-            stacklevel=4,
         )
         values = values.reshape(-1)
     if values.ndim not in (1, 2):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -11,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from torchridge import _check
-from torchridge.estimators._input import Container, Table, as_tensor, check_entries, is_sparse, read_table
+from torchridge.estimators._input import Container, Table, as_tensor, check_entries, is_sparse, read_table, tensor_of
 from torchridge.estimators._protocol import Estimator, not_fitted
 from torchridge.estimators._ranks import add_ranks, own_moments
+from torchridge.exceptions import warn
 from torchridge.solvers.moments.moments import Moments
 
 _Self = TypeVar("_Self", bound="LinearModel")
@@ -90,7 +90,7 @@ class LinearModel(Estimator):
         return table.container.give(self._apply(table.X))
 
     def _apply(self, X: Tensor) -> Tensor:
-        weight, bias = torch.as_tensor(self.coef_), torch.as_tensor(self.intercept_)
+        weight, bias = tensor_of(self.coef_), tensor_of(self.intercept_)
         dtype = torch.promote_types(X.dtype if X.is_floating_point() else torch.float64, weight.dtype)
         dtype = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
         weight = weight.to(X.device, dtype)
@@ -99,13 +99,13 @@ class LinearModel(Estimator):
     def to_linear(self) -> nn.Linear:
         """Return an `nn.Linear` of this model's weights, on their device, in their dtype; (d,) becomes one output."""
         self._check_fitted()
-        weight = torch.as_tensor(self.coef_)
+        weight = tensor_of(self.coef_)
         weight = weight[None] if weight.ndim == 1 else weight
         layer = nn.Linear(weight.shape[1], weight.shape[0], self.fit_intercept, weight.device, weight.dtype)
         with torch.no_grad():
             layer.weight.copy_(weight)
             if self.fit_intercept:
-                layer.bias.copy_(torch.as_tensor(self.intercept_))
+                layer.bias.copy_(tensor_of(self.intercept_))
         return layer
 
     def _forget(self) -> None:
@@ -227,11 +227,9 @@ def _check_names(estimator: str, names: Any, fitted: Any) -> None:
     if fitted is None and names is None:
         return
     if fitted is None:
-        warnings.warn(f"X has feature names, but {estimator} was fitted without feature names", stacklevel=5)
+        warn(f"X has feature names, but {estimator} was fitted without feature names")
     elif names is None:
-        warnings.warn(
-            f"X does not have valid feature names, but {estimator} was fitted with feature names", stacklevel=5
-        )
+        warn(f"X does not have valid feature names, but {estimator} was fitted with feature names")
     elif list(fitted) != list(names):
         raise ValueError(_names_apart(set(names) - set(fitted), set(fitted) - set(names)))
 

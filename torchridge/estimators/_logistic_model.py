@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +12,7 @@ from torchridge import _check
 from torchridge.estimators._input import Container, Table, beside, read_table, read_weight
 from torchridge.estimators._kinds import Classifier
 from torchridge.estimators._labels import Labels, class_weights, joined_weights, read_labels
+from torchridge.exceptions import warn
 
 SOLVERS = ("lbfgs", "liblinear", "newton-cg", "newton-cholesky", "sag", "saga")
 
@@ -54,9 +54,7 @@ class LogisticModel(Classifier):
         if l1 is not None and np.any(np.asarray(l1) != 0):
             raise ValueError(f"an L1 penalty is not offered, got an L1 ratio of {l1!r}. Leave it at 0.")
         if self.penalty == "l2":
-            warnings.warn(
-                "`penalty` is deprecated in scikit-learn; leave it out: L2 it is.", FutureWarning, stacklevel=3
-            )
+            warn("`penalty` is deprecated in scikit-learn; leave it out: L2 it is.", FutureWarning)
 
     def _rows(self, X: Any, y: Any, sample_weight: Any) -> Rows:
         table = read_table(X, self.device, sparse=True)

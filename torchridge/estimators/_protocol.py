@@ -1,6 +1,7 @@
 """scikit-learn's estimator protocol, kept without scikit-learn: parameters, tags, metadata requests.
 
-What only a user of scikit-learn can ask for (tags, routing, its exception classes) is built when it is asked for.
+If scikit-learn is installed, the estimators are its `BaseEstimator`s, since others ask for that class; it adds their
+picture in a notebook. What only its users can ask for (tags, routing, its exceptions) is built when it is asked for.
 """
 
 from __future__ import annotations
@@ -11,6 +12,12 @@ import sys
 from typing import Any, ClassVar, TypeVar
 
 from torchridge import exceptions
+from torchridge.estimators import _state
+
+try:
+    from sklearn.base import BaseEstimator
+except ImportError:
+    BaseEstimator = object
 
 _Self = TypeVar("_Self", bound="Estimator")
 
@@ -43,11 +50,18 @@ def not_fitted(message: str) -> Exception:
     return error
 
 
-class Estimator:
-    """Parameters by name, as scikit-learn's `BaseEstimator` has them; nothing of it is inherited."""
+class Estimator(BaseEstimator):  # type: ignore[misc]
+    """Parameters by name, as scikit-learn's `BaseEstimator` has them, with or without it."""
 
     _estimator_type: str | None = None
     _requests: ClassVar[dict[str, tuple[str, ...]]] = {"fit": ("sample_weight",), "score": ("sample_weight",)}
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = _state.plain(self.__dict__)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(_state.restored(state))
 
     @classmethod
     def _get_param_names(cls) -> list[str]:

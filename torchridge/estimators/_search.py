@@ -17,6 +17,7 @@ from torchridge.linear.matrices import operator_of
 from torchridge.linear.ridge.cross_validation import Prepared, prepare_rows
 from torchridge.linear.ridge.ridge import ridge, ridge_path
 from torchridge.linear.ridge.solution import RidgeSolution
+from torchridge.linear.search import first_best
 from torchridge.solvers.iterative.sparse_gram import equivalent
 from torchridge.solvers.least_squares.few_rows import WholeDual
 from torchridge.solvers.least_squares.scorers import FoldMoments, Whole, fold_weights, leave_one_out_errors
@@ -64,7 +65,7 @@ def by_sparse_folds(
         path = ridge_path(take(X, train), y[train], alphas, sample_weight=own, tol=_FOLD_TOL, **options)
         scores[k] = [score(k, path.weight[i], path.bias[i], float(alphas[i])) for i in range(len(alphas))]
     mean = scores.mean(0)
-    best = int(first_best(mean))
+    best = int(best_places(mean))
     alpha = float(alphas[best])
     return Found(alpha, float(mean[best]), ridge(X, y, alpha, sample_weight=weight, **options))
 
@@ -87,12 +88,11 @@ def _options(intercept: bool) -> Options:
     return Options(intercept, False, None, None, "auto", torch.float64)
 
 
-def first_best(scores: Any) -> Any:
-    """Return the index of the best score of (L,), or of every column of (L, t); of equal ones the first."""
-    best = np.zeros(scores.shape[1:], dtype=np.int64)
-    for i in range(1, len(scores)):
-        best = np.where(scores[i] > np.take_along_axis(scores, best[None], 0)[0], i, best)
-    return best
+def best_places(scores: Any) -> Any:
+    """Return the index of the best of scores (L,), or of each column of (L, t), an array; of equal ones the first."""
+    table = torch.as_tensor(scores, dtype=torch.float64)
+    best = first_best(table.reshape(len(table), -1)).numpy()
+    return best.reshape(scores.shape[1:])
 
 
 def _fit(prepared: Prepared, alphas: Tensor, best: Any, intercept: bool) -> RidgeSolution:
@@ -102,7 +102,7 @@ def _fit(prepared: Prepared, alphas: Tensor, best: Any, intercept: bool) -> Ridg
 
 
 def _found(prepared: Prepared, alphas: Tensor, scores: Any, intercept: bool, results: Tensor | None) -> Found:
-    best = first_best(scores)
+    best = best_places(scores)
     values = alphas.cpu().numpy()[best]
     score = np.take_along_axis(scores, best[None], 0)[0]
     single = best.ndim == 0

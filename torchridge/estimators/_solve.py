@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +11,7 @@ from torch import Tensor
 from torchridge import _check
 from torchridge.estimators._input import Table, as_tensor, filled, fits, too_large
 from torchridge.estimators._protocol import convergence_warning
+from torchridge.exceptions import warn
 from torchridge.linear.ridge.ridge import ridge
 from torchridge.linear.ridge.solution import RidgeSolution
 from torchridge.solvers.iterative.sparse_ridge import pays
@@ -156,10 +156,9 @@ def _positive(block: Block, alpha: Tensor, request: Request) -> Fitted:
     problem, place = system(block, objective), frame(block, objective)
     solved = nonnegative(problem.gram, problem.cross, alpha.reshape(-1), request.max_iter)
     if not solved.converged:
-        warnings.warn(
+        warn(
             f"lbfgs solver did not converge after `max_iter`={solved.steps} exchanges. Raise `max_iter` or `alpha`.",
             convergence_warning(),
-            stacklevel=5,
         )
     weight = solved.weight.T
     return Fitted(weight, place.target_center - weight @ place.center, "lbfgs", None)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from torchridge import _check
 from torchridge.estimators._folds import make_parts
 from torchridge.estimators._logistic_model import EVALUATIONS, LogisticModel, Rows
 from torchridge.estimators._logistic_search import Paths, best_of, fold_paths, fold_scores, mean_of_best
@@ -142,7 +143,7 @@ class LogisticRegressionCV(LogisticModel):
         cv: a number of stratified folds (5 by default), a splitter, or (train, test) row numbers.
         dual: as in `LogisticRegression`.
         penalty: as in `LogisticRegression`.
-        scoring: None or "warn" for accuracy, a name, or a callable ``scorer(estimator, X, y)``; weighted by
+        scoring: None or "warn" for accuracy, or what `RidgeCV` takes, a metric of probabilities; weighted by
             `sample_weight`.
         solver: as in `LogisticRegression`.
         tol: as in `LogisticRegression`.
@@ -266,7 +267,7 @@ class LogisticRegressionCV(LogisticModel):
         }
 
     def _scorer(self) -> Any:
-        return None if self.scoring in (None, "warn", "accuracy") else resolve(self.scoring)
+        return None if _check.one_of(self.scoring, None, "warn", "accuracy") else resolve(self.scoring)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None, **params: Any) -> float:
         """Return the score named by `scoring` (accuracy by default), weighted."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 from torchridge import _check
@@ -14,6 +13,7 @@ from torchridge.estimators._labels import Labels, class_weights, joined_weights,
 from torchridge.estimators._route import Routed, route
 from torchridge.estimators._scorers import Scorer, resolve
 from torchridge.estimators._search import Found, follows_from_squares
+from torchridge.exceptions import warn
 
 
 class RidgeCV(RidgeCVModel, Regressor):
@@ -27,8 +27,11 @@ class RidgeCV(RidgeCVModel, Regressor):
     Args:
         alphas: (L,) strengths, positive for leave-one-out; or "auto", a grid from the data.
         fit_intercept: whether to fit b.
-        scoring: None: minus the mean squared error for leave-one-out, R² for folds; a name; or a callable
-            ``scorer(estimator, X, y)``. Leave-one-out scores all held-out predictions together.
+        scoring: None: minus the mean squared error for leave-one-out, R² for folds; a name; a callable
+            ``scorer(estimator, X, y)`` or ``metric(y_true, y_score)``, larger for a better fit; or an object with
+            `update` and `compute` such as torchmetrics', or a collection of them, of which the first chooses; scores
+            are the negative of a metric for which smaller is better. Leave-one-out scores all held-out predictions
+            together.
         cv: None for exact leave-one-out; a number of folds; a splitter; (train, test) row numbers; "gcv"; "evidence".
         gcv_mode: kept for scikit-learn's signature; one exact method serves them all.
         store_cv_results: keep `cv_results_`.
@@ -102,11 +105,10 @@ class RidgeCV(RidgeCVModel, Regressor):
         alphas, scorer = self._check_alphas(), resolve(self.scoring)
         routed = route(self, sample_weight, params, scorer)
         if self.gcv_mode == "svd" and self.cv is None and is_sparse(X):
-            warnings.warn(
+            warn(
                 "The 'svd' mode is not supported for sparse X from scikit-learn 1.11 on. Leave `gcv_mode` out; the "
                 "numbers are the same.",
                 FutureWarning,
-                stacklevel=2,
             )
         table = read_table(X, self.device, sparse=True)
         y_, weight = read_target(y, table), read_weight(sample_weight, table)

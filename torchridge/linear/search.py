@@ -1,86 +1,150 @@
-"""Choose a strength: score a grid, refine it, take the best (NaN last), warn at its edge."""
+"""Choose a strength: score a grid, refine it, take the best (NaN last), warn at its edge.
+
+A score is larger for a better strength, whatever it is: errors and losses carry a minus sign.
+"""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from torchridge.exceptions import GridEdgeWarning
+from torchridge.exceptions import GridEdgeWarning, warn
 from torchridge.linear.arguments import Strengths
 from torchridge.solvers.grid import finer_grid
 from torchridge.solvers.least_squares.objective import Objective
 
+T = TypeVar("T")
 
-class Chosen(NamedTuple):
-    """The best of some strengths."""
 
+class Kind(NamedTuple):
+    """What a grid holds: the argument it came in, what widens it, and whether a larger value is a weaker penalty."""
+
+    name: str
+    cure: str
+    weaker: bool = False
+
+    def preference(self, grid: Tensor) -> Tensor:
+        """Return what of equal scores is preferred where it is larger: the stronger penalty."""
+        return -grid if self.weaker else grid
+
+
+ALPHAS = Kind("alphas", "Widen `alphas`, or pass alphas='auto'.")
+SHRINKAGES = Kind("shrinkages", "Widen `shrinkages`.")
+CS = Kind("Cs", "Widen `Cs`.", weaker=True)
+
+
+class Live(NamedTuple):
+    """Which scores count: a target that is constant has no R² and no correlation, and no say in a shared choice."""
+
+    folds: Tensor | None = None  # (K, t) whether a target varies in a fold; None if that does not matter to the score
+    dead: Tensor | None = None  # (t,) whether it is constant over all rows
+
+    def mean_of_folds(self, table: Tensor) -> Tensor:
+        """Return the mean of scores (K, L, t) over the folds where a target varies: NaN if it never does."""
+        if self.folds is None:
+            return table.mean(0)
+        return torch.where(self.folds[:, None], table, 0).sum(0) / self.folds.sum(0)
+
+    def mean_of_targets(self, scores: Tensor) -> Tensor:
+        """Return the mean of scores (L, t) over the targets that are not dead, (L, 1); over all if none is left."""
+        if self.dead is None or self.dead.shape[0] != scores.shape[1]:
+            return scores.mean(1, keepdim=True)
+        kept = ~self.dead | self.dead.all()
+        return torch.where(kept, scores, 0).sum(1, keepdim=True) / kept.sum()
+
+    def places(self, place: Tensor) -> Tensor:
+        """Return the places of targets that are not dead, on the host."""
+        return place if self.dead is None or len(place) != len(self.dead) else place[~self.dead.cpu()]
+
+
+EVERYTHING = Live()
+
+
+class Found(NamedTuple, Generic[T]):
+    """The strengths that were tried, their scores, and the best of them."""
+
+    grid: Tensor  # (L,) on the host
+    scored: T  # what the scorer returned, over all strengths
+    table: Tensor  # (K, L, t)
     place: Tensor  # (1,) or, a strength for each target, (t,); on the host
-    score: Tensor  # () or (t,)
-    strengths: Strengths
+    score: Tensor  # of the best, () or (t,)
+    live: Live = EVERYTHING
+
+    @property
+    def scores(self) -> Tensor:
+        """The mean over folds, (L, t)."""
+        return self.live.mean_of_folds(self.table)
+
+    def strengths(self, per_target: bool) -> Strengths:
+        """Return the best strengths, on the device of the scores."""
+        alpha = self.grid[self.place]
+        return Strengths(alpha.to(self.table.device), per_target and len(self.place) > 1, float(alpha.min()))
 
 
-def best_index(scores: Tensor, grid: Tensor, higher_is_better: bool) -> Tensor:
-    """Return the index of the best strength for each column of scores (L, c), on the host; of equal ones the strongest.
+def best_index(scores: Tensor, preference: Tensor) -> Tensor:
+    """Return the index of the best for each column of scores (L, c), on the host; NaN is the worst score.
 
-    NaN is the worst score. One wait for a device.
+    Of equal ones that of the largest `preference` (L,). One wait for a device.
     """
-    loss = (-scores if higher_is_better else scores).detach().cpu()
-    loss = torch.where(torch.isnan(loss), torch.inf, loss)
-    tied = loss == loss.amin(0)
-    return torch.where(tied, grid.cpu()[:, None], -1).argmax(0)
+    scores = scores.detach().cpu()
+    scores = torch.where(torch.isnan(scores), -torch.inf, scores)
+    preference = preference.detach().cpu()[:, None]
+    least = torch.full_like(preference, -torch.inf)
+    return torch.where(scores == scores.amax(0), preference, least).argmax(0)
 
 
-def choose(
-    scores: Tensor, grid: Tensor, higher_is_better: bool, per_target: bool, given: bool, dead: Tensor | None = None
-) -> Chosen:
-    """Return the best of strengths (L,) by scores (L, t) or their mean; warn at the edge of a `given` grid.
-
-    Targets that are `dead` (t,), constant, count for nothing in the mean and in the warning.
-    """
-    compared = scores if per_target else mean_of_targets(scores, dead)
-    index = best_index(compared, grid, higher_is_better)
-    if given:
-        warn_of_edge(grid, index if dead is None or not per_target else index[~dead.cpu()])
-    alpha = grid[index]
-    score = compared.gather(0, index.to(compared.device)[None])[0]
-    strengths = Strengths(alpha.to(scores.device), per_target and len(index) > 1, float(alpha.min()))
-    return Chosen(index, score if per_target else score[0], strengths)
+def first_best(scores: Tensor) -> Tensor:
+    """Return the same, of equal ones the first, as scikit-learn does."""
+    return best_index(scores, -torch.arange(len(scores), dtype=torch.float64))
 
 
-def mean_of_targets(scores: Tensor, dead: Tensor | None) -> Tensor:
-    """Return the mean of scores (L, t) over the targets that are not dead, (L, 1); over all if none is left."""
-    if dead is None:
-        return scores.mean(1, keepdim=True)
-    live = ~dead | dead.all()
-    return torch.where(live, scores, 0).sum(1, keepdim=True) / live.sum()
-
-
-def mean_of_folds(table: Tensor, live: Tensor | None = None) -> Tensor:
-    """Return the mean of scores (K, L, t) over the folds where a target is `live` (K, t): NaN if it never is."""
-    if live is None:
-        return table.mean(0)
-    return torch.where(live[:, None], table, 0).sum(0) / live.sum(0)
-
-
-def refined(
-    score: Callable[[Tensor], Tensor],
+def search(
+    score: Callable[[Tensor], T],
     grid: Tensor,
-    higher_is_better: bool,
-    per_target: bool,
-    live: Tensor | None = None,
-    dead: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Return strengths and their scores (K, L, t): those of a coarse grid, and of finer ones around the best."""
-    table = score(grid)
-    scores = mean_of_folds(table, live)
-    best = best_index(scores if per_target else mean_of_targets(scores, dead), grid, higher_is_better)
-    finer = finer_grid(grid, best)
-    both, order = torch.cat([grid, finer]).sort()
-    return both, torch.cat([table, score(finer)], 1)[:, order.to(table.device)]
+    table: Callable[[T], Tensor],
+    *,
+    kind: Kind = ALPHAS,
+    given: bool,
+    per_target: bool = False,
+    join: Callable[[T, T, Tensor], T] | None = None,
+    cells: int = 16,
+    live: Live = EVERYTHING,
+) -> Found[T]:
+    """Score the strengths of a grid, and finer ones around the best; warn if the best ends a `given` grid.
+
+    Args:
+        score: of strengths (L,).
+        grid: (L,) on the host.
+        table: takes the scores (K, L, t) out of what `score` returns.
+        kind: of the strengths.
+        given: whether the grid came from the caller.
+        per_target: whether each target has its own best; otherwise the mean over targets is compared.
+        join: puts together what two grids scored, in an order (L,); without it nothing is refined.
+        cells: into which each cell beside the best is divided.
+        live: which scores count.
+    """
+    scored = score(grid)
+    if join is not None:
+        finer = finer_grid(grid, _best(table(scored), grid, kind, per_target, live), cells)
+        grid, order = torch.cat([grid, finer]).sort()
+        scored = join(scored, score(finer), order)
+    place = _best(table(scored), grid, kind, per_target, live)
+    if given:
+        warn_of_edge(grid, live.places(place) if per_target else place, kind)
+    return Found(grid, scored, table(scored), place, _score_at(table(scored), place, per_target, live), live)
+
+
+def itself(table: Tensor) -> Tensor:
+    """Return what a scorer returned, if that is its scores and nothing else."""
+    return table
+
+
+def joined(coarse: Tensor, finer: Tensor, order: Tensor) -> Tensor:
+    """Return the scores (K, L, t) of two grids, in an order (L,)."""
+    return torch.cat([coarse, finer], 1)[:, order.to(coarse.device)]
 
 
 def refuse_one_row(n: int, cv: str, objective: Objective) -> None:
@@ -92,18 +156,32 @@ def refuse_one_row(n: int, cv: str, objective: Objective) -> None:
         )
 
 
-def warn_of_edge(grid: Tensor, best: Tensor) -> None:
+def warn_of_edge(grid: Tensor, best: Tensor, kind: Kind = ALPHAS) -> None:
     """Warn if the best of several strengths is the first or last of the grid."""
     if len(grid) < 2 or len(best) == 0:
         return
+    grid = grid.detach().cpu()
     chosen = grid[best]
     at_edge = (chosen == grid.min()) | (chosen == grid.max())
     if bool(at_edge.any()):
         count = f" for {int(at_edge.sum())} of {len(best)} targets" if len(best) > 1 else ""
         edge = float(chosen[at_edge][0])
-        warnings.warn(
+        warn(
             f"the best strength, {edge:g}{count}, lies at the edge of the grid from {float(grid.min()):g} to "
-            f"{float(grid.max()):g}. Widen `alphas`, or pass alphas='auto'.",
+            f"{float(grid.max()):g}. {kind.cure}",
             GridEdgeWarning,
-            stacklevel=6,
         )
+
+
+def _compared(table: Tensor, per_target: bool, live: Live) -> Tensor:
+    mean = live.mean_of_folds(table)
+    return mean if per_target else live.mean_of_targets(mean)
+
+
+def _best(table: Tensor, grid: Tensor, kind: Kind, per_target: bool, live: Live) -> Tensor:
+    return best_index(_compared(table, per_target, live), kind.preference(grid))
+
+
+def _score_at(table: Tensor, place: Tensor, per_target: bool, live: Live) -> Tensor:
+    scores = _compared(table, per_target, live).gather(0, place.to(table.device)[None])[0]
+    return scores if per_target else scores[0]

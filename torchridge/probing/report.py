@@ -11,9 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from torchridge import _files as files
+from torchridge.linear.curves import Curve, curve
 from torchridge.probing import curves
 
-KIND = "torchridge.probe-report/1"
+KIND = "torchridge.probe-report/2"
+
+# The strength of each readout in the field's letters.
+_LETTERS = {"ridge": "α", "lda": "γ", "logistic": "C"}
 
 # The first of these that a probe has tells which layer is best.
 _RANKING = ("accuracy", "r2", "log_likelihood", "log_loss")
@@ -30,9 +34,11 @@ class Probe:
         bias: (t,).
         strength: α of ridge, shrinkage of LDA, C of logistic.
         strengths: (L,) that were tried.
-        criterion: what chose among them: "mse" (lower is better), "log_likelihood" or "log_loss" (higher is better).
-        curve: (K, L) the criterion in every fold.
-        fold_scores: (K,) held-out scores by name. "mse" and "r2" of classes are those of targets −1 and 1.
+        criterion: what chose among them: "mse", "log_loss" or "log_likelihood"; larger is better, so that errors and
+            losses carry a minus sign.
+        strength_scores: (K, L) the criterion in every fold.
+        fold_scores: (K,) held-out scores by name; larger is better, so that "mse" and "log_loss" carry a minus sign.
+            "mse" and "r2" of classes are those of targets −1 and 1.
         control: mean held-out scores of the same readout fitted to shuffled labels.
         interval: 95 % bootstrap interval of accuracy or R², or None.
         classes: (k,) sorted, or None in a regression.
@@ -55,7 +61,7 @@ class Probe:
     strength: float
     strengths: Tensor
     criterion: str
-    curve: Tensor
+    strength_scores: Tensor
     fold_scores: dict[str, Tensor]
     control: dict[str, float] = field(default_factory=dict)
     interval: tuple[float, float] | None = None
@@ -92,6 +98,19 @@ class Probe:
             return out[:, 0] if self.vector_target else out
         index = (out[:, 0] > 0).long() if out.shape[1] == 1 else out.argmax(1)
         return self.classes.to(index.device)[index]
+
+    def curve(self, target: int | None = None) -> Curve:
+        """Return the score of every strength that was tried, the mean over targets.
+
+        Raises:
+            ValueError: on a `target`, or if the strength was given.
+        """
+        if target is not None:
+            raise ValueError("`target`: the scores of a probe are means over its targets. Leave it out.")
+        if not self.strength_scores.shape[0]:
+            raise ValueError(f"the strength {self.strength:g} of this probe was given, so nothing was chosen.")
+        chosen, folds = torch.tensor(self.strength, dtype=torch.float64), self.strength_scores[..., None]
+        return curve(self.strengths, folds.mean(0), folds, chosen, _LETTERS[self.readout], self.criterion, None)
 
     def to_linear(self, dtype: torch.dtype | None = None) -> nn.Linear:
         """Return the readout as `nn.Linear`, in the dtype of the features unless another is named."""
@@ -202,7 +221,7 @@ class ProbeReport:
         tensors: dict[str, Tensor] = {}
         records = []
         for i, p in enumerate(self.probes):
-            parts = {name: getattr(p, name) for name in ("weight", "bias", "strengths", "curve", "classes")}
+            parts = {name: getattr(p, name) for name in ("weight", "bias", "strengths", "strength_scores", "classes")}
             parts |= {f"score/{name}": value for name, value in p.fold_scores.items()}
             tensors |= {f"{i}/{name}": value for name, value in parts.items() if value is not None}
             plain = ("layer", "readout", "strength", "criterion", "control", "interval", "vector_target")
@@ -237,7 +256,7 @@ class ProbeReport:
 def _probe(index: int, record: dict[str, Any], tensors: dict[str, Tensor]) -> Probe:
     mine = {k.removeprefix(f"{index}/"): v for k, v in tensors.items() if k.startswith(f"{index}/")}
     scores = {name: mine[f"score/{name}"] for name in record.pop("scores")}
-    parts = {k: mine.get(k) for k in ("weight", "bias", "strengths", "curve", "classes")}
+    parts = {k: mine.get(k) for k in ("weight", "bias", "strengths", "strength_scores", "classes")}
     dtype = getattr(torch, str(record["dtype"]).removeprefix("torch."))
     interval = None if record["interval"] is None else (record["interval"][0], record["interval"][1])
     return Probe(**{**record, **parts, "fold_scores": scores, "dtype": dtype, "interval": interval})

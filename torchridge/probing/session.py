@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from torchridge import _files
 from torchridge._ranks import Ranks
-from torchridge.exceptions import MissingClassWarning
+from torchridge.exceptions import MissingClassWarning, warn
 from torchridge.probing import over_ranks
 from torchridge.probing.features import checkpoint
 from torchridge.probing.features.batches import Reader, as_tensor
@@ -217,7 +216,7 @@ class Session:
 
     def _heldout(self, fitted: Fitted, codes: ClassCodes, control: bool) -> HeldOut:
         metrics = self.settings.named_metrics
-        metrics = {n: m for n, m in metrics.items() if m is None} if control else metrics
+        metrics = {n: m for n, m in metrics.items() if m.own is not None} if control else metrics
         order = codes.order if self.settings.classification else None
         return HeldOut(fitted, order, metrics, units=self.settings.bootstrap > 0 and not control)
 
@@ -260,7 +259,7 @@ class Session:
             strength=fitted.strength,
             strengths=fitted.strengths,
             criterion=fitted.criterion,
-            curve=fitted.curve,
+            strength_scores=fitted.curve,
             fold_scores=fitted.scores,
             classes=None if classes is None else classes.to(fitted.weight.device),
             dtype=gatherer.dtypes[layer],
@@ -288,11 +287,10 @@ def _without_a_class(parts: Parts) -> set[int]:
 
 
 def _warn_of_missing_classes(folds: list[int]) -> None:
-    warnings.warn(
+    warn(
         f"folds {folds} are fitted without one of the classes, which they never predict. Lower `cv`, or give every "
         f"class more rows or groups.",
         MissingClassWarning,
-        stacklevel=5,
     )
 
 

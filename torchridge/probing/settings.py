@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,11 @@ from torch import Tensor
 
 from torchridge import _check
 from torchridge.linear.arguments import check_strengths
+from torchridge.linear.metrics import Metric, named
 from torchridge.probing.features.table import Plan
 
 READOUTS = ("ridge", "lda", "logistic")
 _KEPT = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-Metric = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ class Settings:
         self._check_kept()
         for name in ("alphas", "shrinkages", "Cs"):
             self.grid(name)
+        _ = self.named_metrics  # which refuses what is not a metric
 
     def _check_classes(self) -> None:
         if not self.classification and (self.class_weight is not None or self.classes is not None):
@@ -67,7 +68,7 @@ class Settings:
         if isinstance(self.class_weight, Mapping):
             for weight in self.class_weight.values():
                 _check.number(weight, "class_weight")
-        elif self.class_weight not in (None, "balanced"):
+        elif not _check.one_of(self.class_weight, None, "balanced"):
             raise ValueError(f"`class_weight` should be 'balanced' or a mapping, got {self.class_weight!r}.")
 
     def _check_kept(self) -> None:
@@ -92,21 +93,20 @@ class Settings:
         return (self.readout,) if isinstance(self.readout, str) else tuple(self.readout)
 
     @property
-    def named_metrics(self) -> dict[str, Metric | None]:
-        """Metrics that need predictions, by name; None stands for accuracy."""
-        given = self.metrics
-        if isinstance(given, str) or callable(given):
-            given = (given,)
-        pairs = given.items() if isinstance(given, Mapping) else ((_name(m), m) for m in given)
-        named = {str(name): None if metric == "accuracy" else metric for name, metric in pairs}
-        for name, metric in named.items():
-            if metric is None and not self.classification:
-                raise ValueError("`metrics`: 'accuracy' needs task='classification'. R² and mse are always there.")
-            if metric is not None and not callable(metric):
-                raise ValueError(f"`metrics`: {name!r} should be 'accuracy' or callable, got {metric!r}.")
+    def named_metrics(self) -> dict[str, Metric]:
+        """Metrics that need predictions, by name."""
+        always = {} if self.classification else {"r2": 1, "mse": -1}
+        found = named(self.metrics, "metrics", {"accuracy": 1, **always})
+        for name, metric in found.items():
+            if metric.own == "accuracy" and not self.classification:
+                raise ValueError(f"`metrics`: {name!r} needs task='classification'. R² and mse are always there.")
+            if metric.own in always and name != metric.own:
+                raise ValueError(f"`metrics`: {metric.own!r} is always there, under its own name; got {name!r} for it.")
+        found = {name: metric for name, metric in found.items() if metric.own not in always}
         if self.classification and (self.keep is not None or self.bootstrap):
-            named.setdefault("accuracy", None)  # features are at hand, or a second pass is made anyway
-        return named
+            # Features are at hand, or a second pass is made anyway.
+            found = {**named("accuracy", "metrics", {"accuracy": 1}), **found}
+        return found
 
     @property
     def needs_predictions(self) -> bool:
@@ -116,7 +116,7 @@ class Settings:
     @property
     def plan(self) -> Plan:
         """What the moments are of."""
-        return Plan(self.classification, self.class_weight == "balanced", self.control, self.seed)
+        return Plan(self.classification, _check.same(self.class_weight, "balanced"), self.control, self.seed)
 
     def grid(self, name: str) -> Tensor | None:
         """Return checked strengths, or None for those chosen from the data."""
@@ -127,7 +127,3 @@ class Settings:
         if name == "shrinkages" and bool((values > 1).any()):
             raise ValueError(f"`shrinkages` should lie between 0 and 1, got {float(values.max()):g}.")
         return values
-
-
-def _name(metric: Any) -> str:
-    return metric if isinstance(metric, str) else getattr(metric, "__name__", type(metric).__name__)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from torchridge.linear.logistic.cross_validation import LogisticCV, cross_validate, fit_data
+from torchridge import _check
+from torchridge.linear.logistic.cross_validation import OWN, Chosen, cross_validate, fit_data
 from torchridge.linear.logistic.over_ranks import check_ranks
 from torchridge.linear.logistic.problem import (
     Data,
@@ -110,7 +112,7 @@ def logistic_cv(
     *,
     cv: Any = 5,
     groups: Any = None,
-    scoring: str | Callable[[Tensor, Tensor], Any] = "log_loss",
+    scoring: Any = "log_loss",
     sample_weight: Tensor | None = None,
     fit_intercept: bool = True,
     tol: float | None = None,
@@ -118,7 +120,7 @@ def logistic_cv(
     max_elements: int = 2**24,
     dtype: torch.dtype | None = None,
     process_group: Any = None,
-) -> LogisticCV:
+) -> LogisticSolution:
     """Choose the strength by held-out rows, and fit all rows at it.
 
     All folds and strengths are solved together over the same rows, in one eigenbasis: a fold is a set of row weights.
@@ -131,9 +133,12 @@ def logistic_cv(
         cv: number of folds (stratified by class; whole groups with `groups`); fold ids (n,); a splitter; or (train,
             test) row numbers, of which a single pair is a holdout.
         groups: (n,), rows that are held out together.
-        scoring: "log_loss" (its negative), "accuracy", or a callable of (y_true, y_score) that is larger for a better
-            fit; y_score holds the probabilities (m, k), or those of the second of two classes (m,). The two names
-            are weighted by `sample_weight`.
+        scoring: "log_loss" (its negative), "accuracy"; or a metric of the predictions of held-out rows: a callable of
+            (y_true, y_score) that is larger for a better fit, where y_score holds the probabilities (m, k), or those
+            of the second of two classes (m,); an object with `update` and `compute` such as torchmetrics', which is
+            given probabilities and the places of the labels among the sorted classes, and says which way is better; a
+            scorer of scikit-learn or its name; or several, a collection or a mapping, of which the first chooses and
+            all are kept in `metrics`. The two names and scikit-learn's scorers are weighted by `sample_weight`.
         sample_weight: as in `logistic`.
         fit_intercept: as in `logistic`.
         tol: as in `logistic`.
@@ -144,7 +149,8 @@ def logistic_cv(
             (stratified by class, as here, from the labels of all ranks); splitters and callables are refused.
 
     Returns:
-        `LogisticCV` with the solution at the best strength, that strength, and the scores (K, L) of every fold.
+        `LogisticSolution` of all rows at the best strength, with `Cs`, `scores` (L, 1), `fold_scores` (K, L, 1) and
+        `best_score` besides: larger is better.
 
     Raises:
         ValueError: as `logistic`, and where a fold is fitted on a single class or cannot be made.
@@ -161,21 +167,47 @@ def logistic_cv(
         >>> from torchridge.linear.logistic.logistic import logistic_cv
         >>> X = torch.linspace(-2, 2, 40, dtype=torch.float64)[:, None]
         >>> y = (X[:, 0] + torch.sin(40 * X[:, 0]) > 0).long()
-        >>> logistic_cv(X, y, [1e-3, 1e-1, 1e3], cv=4).C
-        0.1
+        >>> found = logistic_cv(X, y, [1e-3, 1e-1, 1e3], cv=4)
+        >>> float(found.C), tuple(found.scores.shape), found.to_linear()
+        (0.1, (3, 1), Linear(in_features=1, out_features=1, bias=True))
     """
-    asked = {"fit_intercept": fit_intercept, "tol": tol, "max_iter": max_iter, "max_elements": max_elements}
+    asked: dict[str, Any] = {"fit_intercept": fit_intercept, "tol": tol, "max_iter": max_iter}
+    asked |= {"max_elements": max_elements, "dtype": dtype, "process_group": process_group}
+    return choose_strength(X, y, Cs, cv, groups, scoring, sample_weight, asked)[0]
+
+
+def choose_strength(
+    X: Tensor | Any,
+    y: Tensor,
+    Cs: int | Sequence[float] | Tensor,
+    cv: Any,
+    groups: Any,
+    scoring: Any,
+    sample_weight: Tensor | None,
+    asked: dict[str, Any],
+) -> tuple[LogisticSolution, Chosen]:
+    """Return what `logistic_cv` does, and the fits of the folds at the best strength."""
     grid = torch.logspace(-4, 4, Cs).tolist() if isinstance(Cs, int) and Cs > 0 else Cs
-    if process_group is None:
-        data, settings = check_data(X, y, sample_weight), check_settings(X, dtype=dtype, **asked)
+    group = asked.pop("process_group")
+    if group is None:
+        data, settings = check_data(X, y, sample_weight), check_settings(X, **asked)
     else:
-        given = {**asked, "dtype": dtype}
-        data, settings = check_ranks(X, y, sample_weight, given, "logistic_cv", process_group, C=grid, scoring=scoring)
+        data, settings = check_ranks(X, y, sample_weight, asked, "logistic_cv", group, C=grid, scoring=scoring)
     if data.heads:
         raise ValueError(f"`y` should have shape (n,), got {tuple(y.shape)}. Call `logistic_cv` once for each column.")
     strengths = check_strengths(grid, None, data).reshape(-1)
-    folds = cross_validate(data, strengths, settings, cv=cv, groups=groups, scoring=scoring)
-    return folds.refit(_solve(data, torch.tensor(folds.C, dtype=torch.float64, device=data.X.device), settings))
+    found, folds, name, metrics = cross_validate(data, strengths, settings, cv=cv, groups=groups, scoring=scoring)
+    i = int(found.place)
+    solution = replace(
+        _solve(data, strengths[i], settings),
+        Cs=strengths,
+        scores=found.scores,
+        fold_scores=found.table,
+        best_score=found.score,
+        scoring=name,
+        metrics=None if _check.one_of(scoring, *OWN) else metrics,
+    )
+    return solution, Chosen(i, folds.weight[:, i], folds.bias[:, i])
 
 
 def _solve(data: Data, C: Tensor, settings: Settings) -> LogisticSolution:

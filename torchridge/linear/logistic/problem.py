@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from torchridge import _check
 from torchridge._ranks import Ranks
-from torchridge.exceptions import ConvergenceWarning
+from torchridge.exceptions import ConvergenceWarning, warn
 from torchridge.linear.matrices import dense_of, kind_of, operator_of, shape_of
 from torchridge.solvers.cross_entropy.fit import class_weight
 from torchridge.solvers.cross_entropy.over_ranks import summed
@@ -189,10 +188,9 @@ def check_settings(
 def warn_unless_converged(converged: Tensor, gap: Tensor, settings: Settings) -> None:
     """Warn if a fit stopped before its tolerance."""
     if not bool(converged.all()):
-        warnings.warn(
+        warn(
             f"{int((~converged).sum())} of {converged.numel()} logistic fits stopped before the relative gap of their "
             f"objective was {settings.tol:g}: the largest is about {float(gap.max()):.1e}. Raise `max_iter` "
             f"(now {settings.max_iter}) or `tol`, strengthen the penalty, or standardize the features.",
             ConvergenceWarning,
-            stacklevel=4,
         )

@@ -63,8 +63,8 @@ def banded_ridge_cv(
         seed: of the sample of targets.
 
     Returns:
-        `BandedSolution` with `alpha` (B, t), the loss of the folds in `scores` (t,), predictions and scores split by
-        band.
+        `BandedSolution` with `alpha` (B, t), minus the loss of the folds in `scores` (t,), predictions and
+        scores split by band.
 
     Raises:
         ValueError: on bands that overlap or leave columns out, wrong shapes, NaN or infinity, and
@@ -142,7 +142,7 @@ def _solution(
     return BandedSolution(
         names=given.names,
         alpha=(-found.log_gamma).exp().T.contiguous(),
-        scores=found.loss,
+        scores=-found.loss,
         dual_coef=found.coef,
         bias=bias.to(dtype),
         target_center=found.target_center,

@@ -20,7 +20,7 @@ class BandedSolution:
     Attributes:
         names: of the B bands.
         alpha: (B, t) the strength of each band for each target.
-        scores: (t,) mean squared error over folds at these strengths.
+        scores: (t,) minus the mean squared error over folds at these strengths: larger is better.
         dual_coef: (n, t) a = (I + Σ K_b / α_b)⁻¹ (y − ȳ): W_b = aᵀ (X_b − x̄_b) / α_b.
         bias: (t,), zero without an intercept.
         target_center: (t,) ȳ, zero without an intercept.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -290,26 +290,6 @@ def _prepare_splits(rows: Rows, parts: list[folds.Split], objective: Objective, 
 
 def choose(prepared: Prepared, alphas: Any, cv: Any, scoring: str, per_target: bool) -> RidgeSolution:
     """Return the fit at the strength that scores best."""
-    found = score_strengths(prepared, alphas, cv, scoring, per_target)
-    grid = found.grid.to(found.scores.device)
-    results = {"alphas": grid, "scores": found.scores, "fold_scores": found.table, "scoring": found.kind}
-    chosen = {"best_score": found.chosen.score, "dead_targets": found.dead}
-    return prepared.solution(found.chosen.strengths).with_changes(**results, **chosen)
-
-
-class Found(NamedTuple):
-    """Strengths, their scores, and the best of them."""
-
-    grid: Tensor  # (L,) on the host
-    table: Tensor  # (K, L, t)
-    scores: Tensor  # (L, t)
-    kind: str
-    chosen: search.Chosen
-    dead: Tensor  # (t,)
-
-
-def score_strengths(prepared: Prepared, alphas: Any, cv: Any, scoring: str, per_target: bool) -> Found:
-    """Return the scores of strengths and the best of them."""
     variances = prepared.scorer.variances()
     kind = cv if isinstance(cv, str) and cv in ("gcv", "evidence") else "gcv" if variances is None else scoring
     if kind != scoring and scoring != "mse":
@@ -317,41 +297,40 @@ def score_strengths(prepared: Prepared, alphas: Any, cv: Any, scoring: str, per_
             f"`scoring`={scoring!r} needs held-out targets, which `cv`={kind!r} has none of. Use folds or cv='loo'."
         )
     dead = prepared.dead
-    higher, live = kind in ("r2", "correlation"), None
-    if higher and variances is not None:
+    live = None
+    if kind in ("r2", "correlation") and variances is not None:
         live = (variances > 1e-18 * variances.amax(0)) & ~dead  # below it is what rounding left of a constant
-    grid, table = _scored(prepared, alphas, kind, variances, live, dead, per_target)
-    scores = search.mean_of_folds(table, live)  # (L, t)
-    chosen = search.choose(scores, grid, higher, per_target, not isinstance(alphas, str), dead)
-    return Found(grid, table, scores, kind, chosen, dead)
+    found = _search(prepared, alphas, kind, variances, search.Live(live, dead), per_target)
+    return prepared.solution(found.strengths(per_target)).with_changes(
+        alphas=found.grid.to(found.table.device),
+        scores=found.scores,
+        fold_scores=found.table,
+        best_score=found.score,
+        scoring=kind,
+        dead_targets=dead,
+    )
 
 
-def _scored(
-    prepared: Prepared,
-    alphas: Any,
-    kind: str,
-    variances: Tensor | None,
-    live: Tensor | None,
-    dead: Tensor,
-    per_target: bool,
-) -> tuple[Tensor, Tensor]:
-    """Return strengths (L,), on the host, and their scores (K, L, t)."""
+def _search(
+    prepared: Prepared, alphas: Any, kind: str, variances: Tensor | None, live: search.Live, per_target: bool
+) -> search.Found[Tensor]:
+    """Return strengths (L,), on the host, their scores (K, L, t), and the best."""
     scorer = prepared.scorer
 
     def score(grid: Tensor) -> Tensor:
         if kind == "correlation":
             return scorer.correlations(grid)
         squares = scorer.squares(grid)
-        if kind != "r2" or variances is None or live is None:
-            return squares
-        return torch.where(live, 1 - (squares / variances[:, None, :]).movedim(1, 0), torch.nan).movedim(0, 1)
+        if live.folds is None or variances is None:
+            return -squares
+        return torch.where(live.folds[:, None], 1 - squares / variances[:, None, :], torch.nan)
 
     if not isinstance(alphas, str):
-        grid = grid_of(alphas)
-        return grid, score(grid)
+        return search.search(score, grid_of(alphas), search.itself, given=True, live=live, per_target=per_target)
     if alphas != "auto":
         raise ValueError(f"`alphas` should be 'auto' or strengths, got {alphas!r}.")
     eigvals = scorer.eigvals
     if isinstance(prepared.source, Rows) and not bool(eigvals.any()):
         blocks.check_vanishing(prepared.source, eigvals.dtype)
-    return search.refined(score, coarse_grid(eigvals), kind in ("r2", "correlation"), per_target, live, dead)
+    grid = coarse_grid(eigvals)
+    return search.search(score, grid, search.itself, join=search.joined, given=False, live=live, per_target=per_target)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from torchridge import _check
-from torchridge.exceptions import IllConditionedWarning
+from torchridge.exceptions import IllConditionedWarning, warn
 from torchridge.linear.arguments import Options, check_strengths, needs_torch
 from torchridge.linear.ridge.choose import CAREFUL
 from torchridge.linear.ridge.diagnosis import Diagnosis, once
@@ -87,11 +86,10 @@ def _refuse_or_warn(condition: float, solution: RidgeSolution, eps: float) -> No
             "`alpha`; the minimum-norm solution is offered without gradients."
         )
     if eps * condition > eps**0.5:
-        warnings.warn(
+        warn(
             f"the condition number is {condition:.1e}; the weights may be off by {eps * condition:.0e}. Raise `alpha`, "
             f"or call `ridge` without gradients, which refines the solution.",
             IllConditionedWarning,
-            stacklevel=5,
         )
 
 

@@ -56,6 +56,28 @@ class DualForm:
             self.check()
         return {**self.__dict__, "check": None}
 
+    def state(self) -> dict[str, Tensor | str]:
+        """Return what a file holds of it."""
+        self._checked()
+        values = {name: value for name, value in self.__dict__.items() if isinstance(value, Tensor)}
+        return {**values, "dtype": str(self.dtype).removeprefix("torch.")}
+
+    @classmethod
+    def of_state(cls, state: dict[str, Any]) -> DualForm:
+        """Return the dual form that a file holds, or raise `ValueError`."""
+        dtype = {"float32": torch.float32, "float64": torch.float64}.get(state.pop("dtype"))
+        empty = dict.fromkeys(("rows", "scale", "free", "free_weight"))
+        form = cls(**{**empty, **state}, dtype=dtype)  # type: ignore[arg-type]
+        width = form.features if form.rows is None else form.rows.shape[1]
+        n = form.features if form.rows is None else len(form.rows)
+        if (
+            dtype is None
+            or width != form.features
+            or form.coef.shape != (n, *form.coef.shape[1:2], len(form.target_center))
+        ):
+            raise ValueError(f"its dual coefficients of shape {tuple(form.coef.shape)} do not fit its rows")
+        return form
+
     @property
     def features(self) -> int:
         """How many numbers a row to predict has: d, or n for a given kernel."""

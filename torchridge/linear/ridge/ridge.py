@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from torchridge.linear.arguments import Options
-from torchridge.linear.ridge import differentiable
+from torchridge.linear.ridge import by_metric, differentiable
 from torchridge.linear.ridge.cross_validation import cross_validate
 from torchridge.linear.ridge.over_ranks import cross_validate_over_ranks, pooled
 from torchridge.linear.ridge.problem import dense_problem, refuse_own, route, route_cv
@@ -207,7 +207,7 @@ def ridge_cv(
     cv: Any = None,
     *,
     groups: Any = None,
-    scoring: str = "mse",
+    scoring: Any = "mse",
     alpha_per_target: bool = False,
     sample_weight: Tensor | None = None,
     fit_intercept: bool = True,
@@ -240,9 +240,14 @@ def ridge_cv(
         cv: "gcv" (the default for data), "loo", "evidence", a number of folds K (runs of rows; whole groups where
             `groups` are given), fold ids (n,), a splitter with ``split``, or an iterable of (train, test) row numbers.
         groups: (n,) labels; rows of one group are never on both sides of a split.
-        scoring: "mse", or, for folds and "loo", "r2" or "correlation" (Pearson's). The score of a strength is the mean
-            over folds. Targets that are constant over all rows (`dead_targets`) have neither R² nor a correlation, and
-            count for nothing in a strength that targets share; a fold in which a target is constant is left out.
+        scoring: "mse"; or, for folds and "loo", "r2" or "correlation" (Pearson's); or a metric of the predictions of
+            held-out rows: a callable of (y_true, y_score) that is larger for a better fit, an object with `update` and
+            `compute` such as torchmetrics' (it says which way is better), a scorer of scikit-learn or its name; or
+            several of them, a collection or a mapping, of which the first chooses and all are kept in `metrics`. The
+            score of a strength is the mean over folds; a metric sees all leave-one-out predictions together, and all
+            targets unless `alpha_per_target`. Targets that are constant over all rows (`dead_targets`) have neither R²
+            nor a correlation, and count for nothing in a strength that targets share; a fold in which a target is
+            constant is left out of its mean.
         alpha_per_target: choose a strength for each target; otherwise the best mean over targets.
         sample_weight: as in `ridge`; held-out errors are weighted too.
         fit_intercept: as in `ridge`.
@@ -265,7 +270,8 @@ def ridge_cv(
             all rows. Leave-one-out is exact; splitters are refused.
 
     Returns:
-        `RidgeSolution` with `alphas`, `scores` (L, t), `fold_scores` (K, L, t), `best_score` besides.
+        `RidgeSolution` with `alphas`, `scores` (L, t), `fold_scores` (K, L, t), `best_score` besides; a metric gives
+        one value for all targets, (L, 1), unless `alpha_per_target`.
 
     Raises:
         ValueError: as `ridge`; on folds that cannot be made, and on a single row without folds.
@@ -277,7 +283,7 @@ def ridge_cv(
     Cost: the Gram matrix, K eigendecompositions, and K·d²·r·t for the scores, r about 15. With training parts of fewer
     rows than features, the Gram matrix of the rows, one eigendecomposition (one more for each split whose training part
     is not all other rows, and a Gram matrix for each with `standardize`), n²·r·t for the scores and 2·n²·t for the fit;
-    targets are taken in batches.
+    targets are taken in batches. A metric costs K paths and the predictions n·d·L·t.
 
     Example:
         >>> import torch
@@ -302,10 +308,18 @@ def ridge_cv(
         kernel,
         max_bytes,
     )
+    by_predictions = by_metric.is_metric(scoring)
     if process_group is not None:
         refuse_own(options, over_ranks=True)
+        if by_predictions:
+            raise ValueError("`scoring` over ranks should be 'mse' or 'r2': a metric would need all predictions.")
         return cross_validate_over_ranks(
             X, y, alphas, cv, groups, scoring, alpha_per_target, sample_weight, options, process_group
+        )
+    if by_predictions:
+        fits = by_metric.Fits(ridge, ridge_path, ridge_cv)
+        return by_metric.cross_validate(
+            X, y, alphas, cv, groups, scoring, alpha_per_target, sample_weight, options, fits
         )
     X, choice = route_cv(X, y, alphas, cv, scoring, alpha_per_target, options)
     if choice is not None:

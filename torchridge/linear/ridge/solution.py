@@ -5,13 +5,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from torchridge import _check
-from torchridge.linear import matrices
+from torchridge import _files as files
+from torchridge.linear import curves, matrices, saved
+from torchridge.linear.curves import Curve, Lines
 from torchridge.linear.ridge.diagnosis import Diagnosis
 from torchridge.linear.ridge.dual_solution import DualForm, MadeWhenRead, weight_of
 from torchridge.linear.ridge.score import score
@@ -44,11 +47,13 @@ class RidgeSolution:
         vector_target: whether y came as (n,), so that predictions are (n,) too.
         is_path: whether there is a leading dimension of strengths.
         alphas: (L,) strengths that cross-validation tried, ascending for an automatic grid.
-        scores: (L, t) mean score of every strength for every target.
+        scores: (L, t) score of every strength for every target, the mean over folds; larger is better, so that errors
+            and losses carry a minus sign.
         fold_scores: (K, L, t) score in every fold.
         best_score: that of the chosen strength, () or (t,).
-        scoring: what `scores` hold: "mse", "gcv", "evidence" (lower is better), "r2" or "correlation" (higher is
-            better).
+        scoring: what `scores` hold: "mse" (−Σ s (y − ŷ)² / Σ s of held-out rows), "r2", "correlation", "gcv" (minus the
+            criterion), "evidence" (2/n · log evidence), or the name of a metric (minus it, if smaller is better).
+        metrics: (K, L, t) of every metric that was asked for, as it is, by name; (K, L, 1) if of all targets together.
         score_errors: (L, t) standard error of `scores` where they hold a random estimate: "gcv" of "cg".
         n_iter: steps of the iteration, of the column that took most; None for direct solvers.
         residual: (t,) ‖e ∘ (Xᵀ S (y − Xw − b) − αD(w − prior))‖ / ‖e ∘ Xᵀ S (y − ȳ − X prior)‖ of centred X, e = 1/√p,
@@ -69,6 +74,8 @@ class RidgeSolution:
         Linear(in_features=1, out_features=1, bias=True)
     """
 
+    KIND: ClassVar[str] = "torchridge.ridge-solution/1"
+
     weight: Tensor
     bias: Tensor
     alpha: Tensor
@@ -84,6 +91,7 @@ class RidgeSolution:
     fold_scores: Tensor | None = None
     best_score: Tensor | None = None
     scoring: str | None = None
+    metrics: dict[str, Tensor] | None = None
     score_errors: Tensor | None = None
     n_iter: int | None = None
     residual: Tensor | None = None
@@ -323,6 +331,72 @@ class RidgeSolution:
             converged=None if self.converged is None else self.converged[..., index, :],
             is_path=False,
         )
+
+    def curve(self, target: int | None = None) -> Curve:
+        """Return the score of every strength that was tried, for one target or their mean.
+
+        Raises:
+            ValueError: if nothing was chosen, for a batch of problems, and on a target that is out of range.
+        """
+        return curves.curve(self.alphas, self.scores, self.fold_scores, self.alpha, "α", self.scoring, target)
+
+    def lines(self, target: int = 0) -> Lines:
+        """Return the weights of one target at every strength of a path.
+
+        Raises:
+            ValueError: unless this is a path of one problem that has the target.
+        """
+        return curves.lines(self.alpha if self.is_path else self.alpha.new_empty(()), self.weight, "α", target)
+
+    def save(self, path: str | Path, *, names: dict[str, Any] | None = None, form: str = "auto") -> None:
+        """Write the solution in safetensors, with a digest of all it holds. Needs safetensors.
+
+        The tensors `weight` and `bias` fit an `nn.Linear`. `dof` and the like are worked out if they have not been
+        read yet. Models of the command line are such files. In the dual form the file holds the coefficients (n, t)
+        and the rows that they belong to in place of `weight`, and "form": "dual" among its values says so.
+
+        Args:
+            path: of the file, written whole or not at all.
+            names: of "features" and "targets", lists of strings, for `torchridge predict`.
+            form: "weight", "dual", or "auto", the form that the solution has.
+
+        Raises:
+            OSError: if the folder does not exist or is not writable, or `path` is a folder itself.
+        """
+        form = "dual" if form == "auto" and self.dual is not None else "weight" if form == "auto" else form
+        _check.option(form, "form", ("weight", "dual"))
+        if form == "dual" and self.dual is None:
+            raise ValueError("`form`='dual': this solution holds weights. Use form='weight'.")
+        left_out = {"diagnosis", "dual", *(["weight"] if form == "dual" else [])}
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left_out}
+        if form == "dual" and self.dual is not None:
+            values |= {"form": form, **{f"dual.{name}": value for name, value in self.dual.state().items()}}
+        values |= {f"diagnosis.{name}": value for name, value in dict(self.diagnosis).items()}
+        saved.write(path, self.KIND, {k: v for k, v in values.items() if v is not None}, dict(names or {}), "path")
+
+    @classmethod
+    def load(cls, path: str | Path, device: torch.device | str = "cpu") -> RidgeSolution:
+        """Read a solution. Nothing in the file is executed.
+
+        Raises:
+            ValueError: if the file is truncated, altered, or holds something else.
+            FileNotFoundError: if there is none.
+        """
+        return cls.read(path, device)[0]
+
+    @classmethod
+    def read(
+        cls, path: str | Path, device: torch.device | str = "cpu", name: str = "path"
+    ) -> tuple[RidgeSolution, dict[str, Any]]:
+        """Return a saved solution and the names that were saved with it; errors call the file `name`."""
+        values, names = saved.read(path, cls.KIND, device, name)
+        with files.understood(path, name):
+            known = dict.fromkeys(("dof", "condition", "rank", "residual_variance", "unit_variance"))
+            known |= {k.removeprefix("diagnosis."): values.pop(k) for k in [*values] if k.startswith("diagnosis.")}
+            kept = {k.removeprefix("dual."): values.pop(k) for k in [*values] if k.startswith("dual.")}
+            if values.pop("form", "weight") == "dual":
+                values |= {"dual": DualForm.of_state(kept), "weight": None}
+            return cls(diagnosis=Diagnosis.of(**known), **values), names
 
     def to_linear(self) -> nn.Linear:
         """Return an `nn.Linear` that computes `predict`, with a bias where an intercept was fitted.

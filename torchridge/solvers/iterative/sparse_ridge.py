@@ -19,7 +19,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torchridge.solvers.iterative import block_krylov, conjugate_gradients
+from torchridge.solvers import krylov
+from torchridge.solvers.iterative import conjugate_gradients
 from torchridge.solvers.iterative import standard_form as design
 from torchridge.solvers.iterative.operators import Operator
 from torchridge.solvers.iterative.solve_many import Rule
@@ -72,10 +73,10 @@ def solve(form: Design, y: Tensor, alphas: Tensor, rule: Rule, intercept: bool) 
     rhs = design.weigh(form, target, part, root=form.dual)
     rhs = rhs if form.dual else design.backward(form, rhs, part)
     product, most = product_of(form), min(rule.max_iter, _PATIENCE)
-    if L <= _FEW or not block_krylov.affordable(len(rhs), t):
+    if L <= _FEW or not krylov.affordable(len(rhs), t):
         z, error, steps = _by_columns(product, rhs.repeat(1, L), alphas.repeat_interleave(t), rule.tol, most)
     else:
-        space = block_krylov.solve(product, rhs, alphas, rule.tol, most)
+        space = krylov.solve(product, rhs, alphas, rule.tol, most)
         z, error = space.solution.transpose(0, 1).reshape(len(rhs), L * t), space.error.reshape(-1)
         steps = torch.full((L * t,), space.steps, device=y.device)
     if not bool((error <= rule.tol).all()):

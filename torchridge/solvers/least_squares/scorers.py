@@ -26,6 +26,9 @@ from torchridge.solvers.moments.rows import Rows
 # tenth digit, and it is taken from predictions instead.
 _NEARLY_PERFECT = 1e-4
 
+# Steps that even the best-conditioned features take.
+_STEPS = 8
+
 
 class Scorer(Protocol):
     """Gives held-out errors of strengths."""
@@ -112,7 +115,25 @@ class FoldMoments:
             if not bool(torch.stack([poor for _, poor in parts]).any()):
                 return found
         host = alpha.detach().cpu()
-        return scoring.heldout_squares(self.spectra, self._host_eigvals, self.train, self.held, self.objective, host)
+        if (few := self._partial(host)) is not None:
+            spectra, eigvals = few, [s.eigvals for s in few]
+        else:
+            spectra, eigvals = self.spectra, list(self._host_eigvals)
+        return scoring.heldout_squares(spectra, eigvals, self.train, self.held, self.objective, host)
+
+    def _partial(self, alpha: Tensor) -> list[Spectrum] | None:
+        """Return spectra of the few directions that the targets reach; None unless every part has such."""
+        d, t = self.train[0].cross.shape
+        most, weakest = device_constants.most_directions(self.like.device, d), float(alpha.min())
+        if "spectra" in self.__dict__ or not weakest > 0 or t * _STEPS > most:
+            return None
+        found = []
+        for block in self.train:
+            part = spectral.partial(system(block, self.objective), weakest, most)
+            if part is None:
+                return None
+            found.append(part)
+        return found
 
     def _nodes(self, alpha: Tensor) -> Nodes | None:
         """Return what to score by where an eigendecomposition of every fold costs more; None for those."""
@@ -142,7 +163,7 @@ class FoldMoments:
         """Return correlations of predictions and held-out targets, (K, L, t)."""
         self._check_finite()
         host = alpha.detach().cpu()
-        return scoring.heldout_correlations(self.spectra, self._host_eigvals, self.train, self.held, host)
+        return scoring.heldout_correlations(self.spectra, list(self._host_eigvals), self.held, host)
 
     def variances(self) -> Tensor:
         """Return yy / Σ s of the held-out parts, (K, t)."""

@@ -42,12 +42,12 @@ class Paths(NamedTuple):
     start: Tensor  # (m, t) weights at the weakest strength, in eigencoordinates
 
 
-def paths(spectra: list[Spectrum], eigvals: Tensor, host: Tensor) -> list[Paths]:
+def paths(spectra: list[Spectrum], eigvals: list[Tensor], host: Tensor) -> list[Paths]:
     """Return the weights of all strengths α (L,) in a basis of r functions of the eigenvalue, for several spectra.
 
     The matrix of shrinkage relative to the weakest strength, (s + α_min) / (s + α), is numerically of low rank: r is
-    about 15 for a hundred strengths, whatever the number of features. It is found on the host, where `eigvals` (K, m)
-    and `host`, the strengths, lie.
+    about 15 for a hundred strengths, whatever the number of features. It is found on the host, where `eigvals`, K of
+    (m,), and `host`, the strengths, lie.
     """
     alpha = host.to(spectra[0].coef)
     weakest = alpha.min().reshape(1)
@@ -55,16 +55,19 @@ def paths(spectra: list[Spectrum], eigvals: Tensor, host: Tensor) -> list[Paths]
     if alpha.shape[0] * spectra[0].coef.shape[1] <= _DIRECT_COLUMNS:
         ratios = [(s.eigvals[:, None] + weakest) * filters(s.eigvals, alpha) for s in spectra]  # (m, L)
         return [Paths(ratio, None, start) for ratio, start in zip(ratios, starts, strict=True)]
-    shrinkage = torch.stack([(e[:, None] + host.min()) * filters(e, host) for e in eigvals])  # (K, m, L)
+    return [_low_rank(e, s, host) for e, s in zip(eigvals, starts, strict=True)]
+
+
+def _low_rank(eigvals: Tensor, start: Tensor, host: Tensor) -> Paths:
+    shrinkage = (eigvals[:, None] + host.min()) * filters(eigvals, host)  # (m, L)
     left, sigma, right = torch.linalg.svd(shrinkage, full_matrices=False)
-    r = max(1, int((sigma > _BASIS_TOLERANCE * sigma[:, :1]).any(0).sum()))
-    bases, mixes = (left[..., :r] * sigma[:, None, :r]).to(alpha), right[:, :r].to(alpha)
-    return [Paths(*parts) for parts in zip(bases, mixes, starts, strict=True)]
+    r = max(1, int((sigma > _BASIS_TOLERANCE * sigma[0]).sum()))
+    return Paths((left[:, :r] * sigma[:r]).to(start), right[:r].to(start), start)
 
 
 def heldout_squares(
     spectra: list[Spectrum],
-    eigvals: Tensor,
+    eigvals: list[Tensor],
     train: list[Block],
     held: list[Block],
     objective: Objective,
@@ -99,9 +102,7 @@ def _heldout(spec: Spectrum, gram: Tensor, cross: Tensor, yy: Tensor, path: Path
     return (yy - 2 * linear + quadratic).clamp_min(0)
 
 
-def heldout_correlations(
-    spectra: list[Spectrum], eigvals: Tensor, train: list[Block], held: list[Block], alpha: Tensor
-) -> Tensor:
+def heldout_correlations(spectra: list[Spectrum], eigvals: list[Tensor], held: list[Block], alpha: Tensor) -> Tensor:
     """Return Pearson's correlation of predictions and held-out targets, (K, L, t), from the moments of both parts.
 
     With the moments S, C, yy of the held-out rows about their own mean: wᵀC / √(wᵀSw · yy). Cost as `heldout_squares`.

@@ -83,7 +83,7 @@ def weight_decay_groups(
     if not chosen:
         raise ValueError("`model` has no trainable parameter; expected one at least. Is all of it frozen?")
     if inert == "warn":
-        warn_inert(model, [d.judgement for d in chosen if d.decay and d.weight_decay > 0], stacklevel=2)
+        warn_inert(model, [d.judgement for d in chosen if d.decay and d.weight_decay > 0])
     groups = groups_of(chosen, lr, param_names)
     if optimizer is not None:
         check_optimizer(optimizer, groups=groups, model=model)
