@@ -15,8 +15,9 @@ from torchridge.linear import search
 from torchridge.linear.arguments import Options, Strengths, check_options, grid_of, needs_torch, refuse_beside_moments
 from torchridge.linear.ridge import differentiable
 from torchridge.linear.ridge.choose import Choice, choose_cross_validation
+from torchridge.linear.ridge.dense import Dense
 from torchridge.linear.ridge.diagnosis import once
-from torchridge.linear.ridge.fits import Dense, fit_from_dual, fit_spectral
+from torchridge.linear.ridge.fits import fit_from_dual, fit_spectral
 from torchridge.linear.ridge.problem import Problem
 from torchridge.linear.ridge.solution import RidgeSolution
 from torchridge.linear.ridge.solve import rounded, solve, solve_rows
@@ -206,7 +207,7 @@ def _prepare_whole(rows: Rows, cv: str, objective: Objective, options: Options) 
     if options.solver == "dual" or (options.solver == "auto" and n < d):
         objective = objective.to(torch.float64)
         problem = _diagonalized(counted, objective, rows)
-        return Prepared(WholeDual(cv, problem, counted), objective, rows, options, None, counted)
+        return Prepared(WholeDual(cv, problem, counted, objective), objective, rows, options, None, counted)
     block = blocks.block_of(*counted[:3], None, options.moments_dtype, rows.X.device)
     blocks.check_finite(block, rows)
     scorer = Whole(cv, train_spectrum(block, objective), block, objective, counted)
@@ -268,7 +269,7 @@ def _prepare_splits(rows: Rows, parts: list[folds.Split], objective: Objective, 
     blocks.check_squares(rows)
     train = scorers.fold_blocks(rows, [a for a, _ in parts], options.moments_dtype)
     held = scorers.fold_blocks(rows, [b for _, b in parts], options.moments_dtype)
-    scorer = scorers.fold_moments(train, held, objective, rows, [b for _, b in parts])
+    scorer = scorers.fold_moments(train, held, objective, rows, [b for _, b in parts], [a for a, _ in parts])
     return Prepared(scorer, objective, rows, options, None, rows.counted)
 
 

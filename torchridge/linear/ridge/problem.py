@@ -11,8 +11,8 @@ from torchridge import _check
 from torchridge.linear.arguments import Options, check_options, needs_torch, refuse_beside_moments, strengths_of
 from torchridge.linear.matrices import dense_of, kind_of, shape_of
 from torchridge.linear.ridge.choose import Choice, choose_products
+from torchridge.linear.ridge.dense import Dense
 from torchridge.linear.ridge.diagnosis import once
-from torchridge.linear.ridge.fits import Dense
 from torchridge.solvers.moments import blocks
 from torchridge.solvers.moments.moments import Moments
 from torchridge.solvers.moments.rows import Rows, check_rows, result_dtype

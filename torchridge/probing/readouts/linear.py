@@ -13,7 +13,7 @@ from torch import Tensor
 from torchridge.exceptions import GridEdgeWarning
 from torchridge.linear.arguments import Strengths
 from torchridge.linear.ridge.choose import choose
-from torchridge.linear.ridge.fits import Dense
+from torchridge.linear.ridge.dense import Dense
 from torchridge.linear.ridge.solve import SOLVERS
 from torchridge.linear.search import best_index
 from torchridge.solvers.grid import coarse_grid
