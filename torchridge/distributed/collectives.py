@@ -12,12 +12,15 @@ from torch import Tensor
 from torchridge._ranks import Ranks
 from torchridge.solvers.least_squares import scoring, whole_rows
 from torchridge.solvers.least_squares.precision import Precision
-from torchridge.solvers.least_squares.scorers import Whole, variance_of
+from torchridge.solvers.least_squares.scorers import FoldMoments, Whole, fold_blocks, variance_of
 from torchridge.solvers.least_squares.triangle import Triangle
 from torchridge.solvers.moments import blocks
 from torchridge.solvers.moments.blocks import Block
 from torchridge.solvers.moments.moments import Moments
 from torchridge.solvers.moments.rows import Rows
+
+# Numbers in the matrices of the rows that are left out together.
+_LEFT_OUT = 2**24
 
 _Key = TypeVar("_Key", bound=Hashable)
 
@@ -139,9 +142,21 @@ class LeaveOneOut:
     def _own(self, rows: Rows, tri: Triangle | None, alpha: Tensor) -> Tensor:
         """Return Σ s e² over this rank's rows, (L, t)."""
         spectrum, block, objective = self.whole.spectrum, self.whole.block, self.whole.objective
+        if objective.standardize:  # by the scales of the other rows
+            return self._each(rows, alpha)
         if tri is None:
             return scoring.leave_one_out(spectrum, block, objective, rows, alpha, 0.0)[0]
         return whole_rows.leave_one_out(tri, rows, None, objective, alpha, 0.0) * tri.weight
+
+    def _each(self, rows: Rows, alpha: Tensor) -> Tensor:
+        """Return Σ s e² of this rank's rows, each left out of the moments of all, (L, t)."""
+        total, everyone = alpha.new_zeros(len(alpha), rows.y.shape[1]), torch.arange(rows.X.shape[0])
+        for run in torch.split(everyone, max(1, _LEFT_OUT // rows.X.shape[1] ** 2)):
+            own = fold_blocks(rows, [i[None] for i in run], alpha.dtype)
+            train = [blocks.remove(self.whole.block, b) for b in own]
+            scorer = FoldMoments(train, own, self.whole.objective, None, None, None, self.precision)
+            total += (scorer.squares(alpha) * torch.stack([b.weight for b in own])[:, None, None]).sum(0)
+        return total
 
     def variances(self) -> Tensor:
         """Return the variance of the targets, (1, t)."""

@@ -13,6 +13,7 @@ from torchridge.estimators import _metrics
 from torchridge.estimators._judges import of_rows
 from torchridge.estimators._logistic_model import LogisticModel, Rows
 from torchridge.estimators._scorers import Scorer
+from torchridge.estimators._search import first_best
 from torchridge.linear.logistic.cross_validation import fit_folds, training_weight
 from torchridge.linear.logistic.problem import check_data, check_settings, check_strengths, warn_unless_converged
 from torchridge.solvers.moments.folds import Split
@@ -90,13 +91,13 @@ def _member(paths: Paths, k: int, i: int, names: Any) -> LogisticModel:
 
 
 def best_of(scores: Any) -> int:
-    """Return the index of the best of scores (L,); of equal ones the first."""
-    return int(np.argmax(scores))
+    """Return the index of the best of scores (L,); of equal ones the first, NaN last."""
+    return int(first_best(scores))
 
 
 def mean_of_best(paths: Paths, scores: Any) -> tuple[float, Tensor, Tensor]:
     """Return the means over folds of C, weights and biases, each fold at its own best."""
-    best = np.argmax(scores, axis=1)
+    best = first_best(scores.T)
     folds = torch.arange(len(best))
     index = torch.from_numpy(best)
     return float(paths.Cs[best].mean()), paths.weight[folds, index].mean(0), paths.bias[folds, index].mean(0)

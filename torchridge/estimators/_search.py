@@ -12,6 +12,7 @@ from torch import Tensor
 
 from torchridge.estimators._input import take
 from torchridge.estimators._metrics import r2_by_target
+from torchridge.linear import search
 from torchridge.linear.arguments import Options, Strengths
 from torchridge.linear.matrices import operator_of
 from torchridge.linear.ridge.cross_validation import Prepared, prepare_rows
@@ -63,7 +64,7 @@ def by_sparse_folds(
         own = None if weight is None else weight[train]
         path = ridge_path(take(X, train), y[train], alphas, sample_weight=own, tol=_FOLD_TOL, **options)
         scores[k] = [score(k, path.weight[i], path.bias[i], float(alphas[i])) for i in range(len(alphas))]
-    mean = scores.mean(0)
+    mean = over_folds(scores)
     best = int(first_best(mean))
     alpha = float(alphas[best])
     return Found(alpha, float(mean[best]), ridge(X, y, alpha, sample_weight=weight, **options))
@@ -88,11 +89,14 @@ def _options(intercept: bool) -> Options:
 
 
 def first_best(scores: Any) -> Any:
-    """Return the index of the best score of (L,), or of every column of (L, t); of equal ones the first."""
-    best = np.zeros(scores.shape[1:], dtype=np.int64)
-    for i in range(1, len(scores)):
-        best = np.where(scores[i] > np.take_along_axis(scores, best[None], 0)[0], i, best)
-    return best
+    """Return the index of the best score of (L,), or of every column of (L, t); of equal ones the first, NaN last."""
+    return np.where(np.isnan(scores), -np.inf, scores).argmax(0)
+
+
+def over_folds(scores: Any) -> Any:
+    """Return the mean (L,) of scores (K, L) over folds; a fold without any is left out, with a warning."""
+    mean = scores.mean(0)
+    return search.mean_over_folds(torch.from_numpy(scores)).numpy() if np.isnan(mean).any() else mean
 
 
 def _fit(prepared: Prepared, alphas: Tensor, best: Any, intercept: bool) -> RidgeSolution:
@@ -102,11 +106,15 @@ def _fit(prepared: Prepared, alphas: Tensor, best: Any, intercept: bool) -> Ridg
 
 
 def _found(prepared: Prepared, alphas: Tensor, scores: Any, intercept: bool, results: Tensor | None) -> Found:
+    if np.isnan(scores).any():
+        scores = search.mean_over_folds(torch.from_numpy(scores)[None]).numpy()
     best = first_best(scores)
     values = alphas.cpu().numpy()[best]
     score = np.take_along_axis(scores, best[None], 0)[0]
     single = best.ndim == 0
     solution = _fit(prepared, alphas, best, intercept)
+    known, index = prepared.scorer.precision, int(alphas.argmin())
+    search.warn_unless_resolved(known, float(np.mean(scores[index])), float(np.mean(score)), torch.float64)
     return Found(float(values) if single else values, float(score) if single else score, solution, results)
 
 
@@ -172,7 +180,7 @@ def by_folds(
         scores = np.asarray(
             [_score_fold(k, prepared, rows, alphas, parts, score, intercept) for k in range(len(parts))]
         )
-    return _found(prepared, alphas, scores.mean(0), intercept, None)
+    return _found(prepared, alphas, over_folds(scores), intercept, None)
 
 
 def follows_from_squares(scoring: Any, weight: Tensor | None, given: Mapping[str, Any]) -> bool:

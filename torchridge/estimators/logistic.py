@@ -11,6 +11,7 @@ from torchridge.estimators._logistic_model import EVALUATIONS, LogisticModel, Ro
 from torchridge.estimators._logistic_search import Paths, best_of, fold_paths, fold_scores, mean_of_best
 from torchridge.estimators._route import route
 from torchridge.estimators._scorers import resolve
+from torchridge.estimators._search import over_folds
 from torchridge.linear.logistic.logistic import logistic
 
 
@@ -244,7 +245,7 @@ class LogisticRegressionCV(LogisticModel):
         parts = make_parts(5 if self.cv is None else self.cv, X, y, n, rows.labels.codes, dict(routed.split))
         paths = fold_paths(rows, parts, self.Cs, self._settings(rows))
         scores = fold_scores(paths, rows, parts, scorer, routed.score)
-        best = best_of(scores.sum(0))
+        best = best_of(over_folds(scores))
         self._forget()
         self._note_features(rows.table)
         self._keep_labels(rows.labels)

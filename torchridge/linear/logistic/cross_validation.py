@@ -22,6 +22,7 @@ from torchridge.linear.logistic.problem import (
     warn_unless_converged,
 )
 from torchridge.linear.logistic.solution import LogisticSolution
+from torchridge.linear.search import best_index, mean_over_folds
 from torchridge.solvers.cross_entropy.fit import Fit, fit, fit_sparse
 from torchridge.solvers.cross_entropy.over_ranks import summed
 from torchridge.solvers.iterative.operators import Operator
@@ -205,8 +206,8 @@ def _score(score: str | Score, y: Tensor, labels: Tensor, proba: Tensor, weight:
 def _best(C: Tensor, scores: Tensor) -> int:
     """Return the best mean score; of equal ones, the strongest penalty."""
     mean = scores.mean(0)
-    ties = (mean == mean.max()).nonzero()[:, 0]
-    index = int(ties[C[ties].argmin()])
+    mean = mean_over_folds(scores) if bool(torch.isnan(mean).any()) else mean
+    index = int(best_index(mean[:, None], 1 / C, True)[0])
     if len(C) > 1 and float(C[index]) in (float(C.min()), float(C.max())):
         warnings.warn(
             f"the best strength C={float(C[index]):g} lies at the edge of `Cs`, from {float(C.min()):g} to "

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from torchridge import _check
+from torchridge.exceptions import one_for_all
 from torchridge.linear import search
 from torchridge.linear.arguments import Options, Strengths, check_options, grid_of, needs_torch, refuse_beside_moments
 from torchridge.linear.ridge import differentiable
@@ -24,6 +25,7 @@ from torchridge.linear.ridge.solve import rounded, solve, solve_rows
 from torchridge.linear.search import refuse_one_row
 from torchridge.solvers.grid import coarse_grid
 from torchridge.solvers.least_squares import dual, scorers
+from torchridge.solvers.least_squares.each_row import EachRow
 from torchridge.solvers.least_squares.few_rows import DualFolds, WholeDual, dual_splits
 from torchridge.solvers.least_squares.objective import Objective
 from torchridge.solvers.least_squares.scorers import Scorer, Whole
@@ -141,13 +143,14 @@ def _batch(X: Tensor, y: Tensor, *arguments: Any) -> RidgeSolution:
             "`alphas`: problems of a batch share one grid of strengths; pass it, e.g. torch.logspace(-3, 5, 50)."
         )
     solutions = []
-    for i in range(math.prod(batch)):
-        at = torch.unravel_index(torch.tensor(i), batch)
-        weight = sample_weight[at] if sample_weight is not None and sample_weight.ndim > 1 else sample_weight
-        own = options._replace(
-            penalty_factors=_of_problem(options.penalty_factors, at, 1), prior=_of_problem(options.prior, at, 2)
-        )
-        solutions.append(cross_validate(X[at], y[at], alphas, cv, groups, scoring, per_target, weight, own))
+    with one_for_all(math.prod(batch)):
+        for i in range(math.prod(batch)):
+            at = torch.unravel_index(torch.tensor(i), batch)
+            weight = sample_weight[at] if sample_weight is not None and sample_weight.ndim > 1 else sample_weight
+            own = options._replace(
+                penalty_factors=_of_problem(options.penalty_factors, at, 1), prior=_of_problem(options.prior, at, 2)
+            )
+            solutions.append(cross_validate(X[at], y[at], alphas, cv, groups, scoring, per_target, weight, own))
     return differentiable.stack(solutions, batch)
 
 
@@ -204,7 +207,12 @@ def _prepare_whole(rows: Rows, cv: str, objective: Objective, options: Options) 
     n, d = rows.X.shape
     counted = rows.counted
     refuse_one_row(counted.X.shape[0], cv, objective)
-    if options.solver == "dual" or (options.solver == "auto" and n < d):
+    few = options.solver == "dual" or (options.solver == "auto" and n < d)
+    if cv == "loo" and objective.standardize:  # the scales are those of the other rows
+        blocks.check_squares(counted)
+        dtype = torch.float64 if few else options.moments_dtype
+        return Prepared(EachRow(counted, objective.to(dtype), few, dtype), objective, rows, options, None, counted)
+    if few:
         objective = objective.to(torch.float64)
         problem = _diagonalized(counted, objective, rows)
         return Prepared(WholeDual(cv, problem, counted, objective), objective, rows, options, None, counted)
@@ -282,13 +290,19 @@ def choose(prepared: Prepared, alphas: Any, cv: Any, scoring: str, per_target: b
         raise ValueError(
             f"`scoring`='r2' needs held-out targets, which `cv`={kind!r} has none of. Use folds or cv='loo'."
         )
-    grid, table = _scored(prepared, alphas, variances if kind == "r2" else None, per_target)
-    scores = table.mean(0)  # (L, t)
-    chosen = search.choose(scores, grid, kind == "r2", per_target, given=not isinstance(alphas, str))
+    grid, squares = _scored(prepared, alphas, variances if kind == "r2" else None, per_target)
+    table, counts = (squares, None) if kind != "r2" or variances is None else search.r2_scores(squares, variances)
+    chosen = search.choose(table, grid, kind == "r2", per_target, not isinstance(alphas, str), counts)
+    known = scorer.precision
+    if known.lost > torch.finfo(scorer.like.dtype).eps ** 0.5:
+        weakest = float(chosen.scores[int(grid.argmin())].mean())
+        search.warn_unless_resolved(known, weakest, float(chosen.score.mean()), scorer.like.dtype)
+    solution = prepared.solution(chosen.strengths)
     return dataclasses.replace(
-        prepared.solution(chosen.strengths),
-        alphas=grid.to(scores.device),
-        scores=scores,
+        solution,
+        reason=f"{solution.reason}; {known.reason}" if known.reason else solution.reason,
+        alphas=grid.to(table.device),
+        scores=chosen.scores,
         fold_scores=table,
         best_score=chosen.score,
         scoring=kind,
@@ -296,19 +310,19 @@ def choose(prepared: Prepared, alphas: Any, cv: Any, scoring: str, per_target: b
 
 
 def _scored(prepared: Prepared, alphas: Any, variances: Tensor | None, per_target: bool) -> tuple[Tensor, Tensor]:
-    """Return strengths (L,), on the host, and their scores (K, L, t)."""
+    """Return strengths (L,), on the host, and their errors (K, L, t)."""
     scorer = prepared.scorer
-
-    def score(grid: Tensor) -> Tensor:
-        squares = scorer.squares(grid)
-        return squares if variances is None else 1 - squares / variances[:, None, :]
-
     if not isinstance(alphas, str):
         grid = grid_of(alphas)
-        return grid, score(grid)
+        return grid, scorer.squares(grid)
     if alphas != "auto":
         raise ValueError(f"`alphas` should be 'auto' or strengths, got {alphas!r}.")
     eigvals = scorer.eigvals
     if isinstance(prepared.source, Rows) and not bool(eigvals.any()):
         blocks.check_vanishing(prepared.source, eigvals.dtype)
-    return search.refined(score, coarse_grid(eigvals), variances is not None, per_target)
+    if variances is None:
+        return search.refined(scorer.squares, coarse_grid(eigvals), False, per_target)
+    # R² weighs folds and targets by their variance, so that these are what an error counts in.
+    unit = torch.where(variances > 0, variances, torch.inf)[:, None]
+    grid, shares = search.refined(lambda a: scorer.squares(a) / unit, coarse_grid(eigvals), False, per_target)
+    return grid, torch.where(torch.isinf(unit), 0, shares * unit)

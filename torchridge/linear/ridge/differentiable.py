@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from torchridge import _check
-from torchridge.exceptions import IllConditionedWarning
+from torchridge.exceptions import IllConditionedWarning, one_for_all, warn
 from torchridge.linear.arguments import Options, check_strengths, needs_torch
 from torchridge.linear.ridge.choose import CAREFUL
 from torchridge.linear.ridge.diagnosis import Diagnosis, once
@@ -87,11 +86,10 @@ def _refuse_or_warn(condition: float, solution: RidgeSolution, eps: float) -> No
             "`alpha`; the minimum-norm solution is offered without gradients."
         )
     if eps * condition > eps**0.5:
-        warnings.warn(
+        warn(
             f"the condition number is {condition:.1e}; the weights may be off by {eps * condition:.0e}. Raise `alpha`, "
             f"or call `ridge` without gradients, which refines the solution.",
             IllConditionedWarning,
-            stacklevel=5,
         )
 
 
@@ -201,16 +199,17 @@ def _each_alone(
     """Solve the problems of a batch one by one, and stack their solutions."""
     shape, batch = tuple(X.shape[:-2]), given.batch
     solutions = []
-    for i in range(math.prod(shape)):
-        at = torch.unravel_index(torch.tensor(i), shape)
-        alpha = given.alpha[at]
-        alpha = alpha if name == "alphas" or batch.per_target else alpha[0]
-        weight = None if batch.sample_weight is None else batch.sample_weight[at]
-        own = options._replace(
-            penalty_factors=None if batch.penalty is None else batch.penalty[at],
-            prior=None if batch.prior is None else batch.prior[at],
-        )
-        solutions.append(single(X[at], y[at], alpha, name, weight, own))
+    with one_for_all(math.prod(shape)):
+        for i in range(math.prod(shape)):
+            at = torch.unravel_index(torch.tensor(i), shape)
+            alpha = given.alpha[at]
+            alpha = alpha if name == "alphas" or batch.per_target else alpha[0]
+            weight = None if batch.sample_weight is None else batch.sample_weight[at]
+            own = options._replace(
+                penalty_factors=None if batch.penalty is None else batch.penalty[at],
+                prior=None if batch.prior is None else batch.prior[at],
+            )
+            solutions.append(single(X[at], y[at], alpha, name, weight, own))
     return stack(solutions, shape)
 
 

@@ -216,7 +216,11 @@ def fit_from_dual(problem_: dual.Dual, problem: Dense, choice: Choice) -> Fit:
     place = dual_frame(problem_, objective)
     poor = found.top + weakest > CAREFUL[problem.dtype] * (found.low + weakest)
     small = rows.X.shape[1] <= STACKED
-    if problem_.free is not None and small and (poor or free_condition(problem_, rows, weakest) > CAREFUL[problem.dtype]):
+    if (
+        problem_.free is not None
+        and small
+        and (poor or free_condition(problem_, rows, weakest) > CAREFUL[problem.dtype])
+    ):
         return fit_rows(problem, "free features: orthogonal factors of the rows, columns at one size")
     if poor and problem_.free is None:
         far = found.top + weakest > SCALED * (found.low + weakest)

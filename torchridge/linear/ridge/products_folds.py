@@ -22,6 +22,7 @@ from torchridge.solvers.iterative.nystrom import Nystrom
 from torchridge.solvers.iterative.standard_form import Design
 from torchridge.solvers.least_squares import scoring
 from torchridge.solvers.moments import folds
+from torchridge.solvers.moments.blocks import constant_noise
 
 
 class Scores(NamedTuple):
@@ -64,8 +65,8 @@ def _choose(
     kind = "gcv" if isinstance(cv, str) else kind
     scorer = _gcv(problem, form) if kind == "gcv" else _folds(problem, cv, groups, kind)
     grid, approximation, scores = _scored(problem, form, scorer, alphas, kind, per_target)
-    mean = scores.table.mean(0)
-    chosen = search.choose(mean, grid, kind == "r2", per_target, given=not isinstance(alphas, str))
+    chosen = search.choose(scores.table, grid, kind == "r2", per_target, given=not isinstance(alphas, str))
+    mean = chosen.scores
     solution = fit(problem, form, approximation, chosen.strengths, choice)
     found = with_scores(
         solution,
@@ -111,7 +112,7 @@ def _scored(
     approximation = _approximation(problem, form, grid)
     device = problem.y.device
     scores = scorer(grid.to(device), approximation)
-    mean = scores.table.mean(0)
+    mean = scores.table.nanmean(0)
     best = search.best_index(mean if per_target else mean.mean(1, keepdim=True), grid, kind == "r2")
     finer = finer_grid(grid, best, cells=4)
     both, order = torch.cat([grid, finer]).sort()
@@ -214,7 +215,7 @@ def _folds(problem: Problem, cv: Any, groups: Any, kind: str) -> Scorer:
             warn(block.error, block.steps, problem.rule)
             squares.append(_held_squares(problem, form, block, part, masks.held))
         table = torch.cat(squares).reshape(K, -1, t) / total[:, None, None]
-        return Scores(table if kind == "mse" else 1 - table / _variances(problem.given, masks.held)[:, None])
+        return Scores(table if kind == "mse" else search.r2_scores(table, _variances(problem.given, masks.held))[0])
 
     return score
 
@@ -232,4 +233,5 @@ def _variances(y: Tensor, held: Tensor) -> Tensor:
     """Return the weighted variance of the held-out targets, (K, t)."""
     total = held.sum(0)[:, None]
     mean = held.T @ y / total
-    return torch.stack([(h[:, None] * (y - m) ** 2).sum(0) for h, m in zip(held.T, mean, strict=True)]) / total
+    variance = torch.stack([(h[:, None] * (y - m) ** 2).sum(0) for h, m in zip(held.T, mean, strict=True)]) / total
+    return torch.where(variance > constant_noise(mean) * 1e12, variance, 0)  # of one pass, so that ulps are left

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from torchridge.exceptions import IllConditionedWarning, RankDeficientWarning
+from torchridge.exceptions import IllConditionedWarning, RankDeficientWarning, warn
 from torchridge.linear.arguments import Options
 from torchridge.linear.ridge.choose import Choice, choose
 from torchridge.linear.ridge.dense import Dense, Fit
@@ -70,7 +69,7 @@ def rounded(fit: Fit, problem: Problem) -> RidgeSolution:
     strengths, objective = problem.dense.strengths, problem.dense.objective
     pick = slice(None) if strengths.path else 0
     _check_range(fit, problem)
-    warn(fit)
+    warn_of(fit)
     single = not strengths.path and not strengths.per_target
     degrees, found = _Degrees(problem.n_samples, objective.intercept, strengths.per_target), fit.diagnosis
     diagnosis = Diagnosis(
@@ -112,21 +111,19 @@ def _check_range(fit: Fit, problem: Problem) -> None:
         )
 
 
-def warn(fit: Fit) -> None:
+def warn_of(fit: Fit) -> None:
     """Warn of a minimum-norm answer and of lost digits."""
     if fit.rank is not None:
-        warnings.warn(
+        warn(
             f"X (centred) has rank {fit.rank} of {fit.weight.shape[0]} features and the penalty is too weak to choose "
             f"between solutions: the one of minimum norm is returned. Raise `alpha`, or drop dependent features.",
             RankDeficientWarning,
-            stacklevel=5,
         )
     elif fit.lost > torch.finfo(fit.weight.dtype).eps ** 0.5:
         condition = float(fit.diagnosis["condition"])
         from_rows = "or call `ridge(X, y, ...)` on the rows in float64, which can go back to them"
-        warnings.warn(
+        warn(
             f"the condition number is {condition:.1e}; the weights may be off by {min(fit.lost, 1.0):.0e}. "
             f"Raise `alpha`, {'or bring the features to one scale' if fit.choice.solver == 'svd' else from_rows}.",
             IllConditionedWarning,
-            stacklevel=5,
         )

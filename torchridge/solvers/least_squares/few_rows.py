@@ -55,7 +55,7 @@ def free_condition(problem: Dual, rows: Rows, weakest: float) -> float:
     sigma = torch.linalg.svdvals(own)
     least = sigma[-1] if x.shape[0] >= own.shape[1] else sigma[-1] * 0
     whole, low = (squares * problem.scale).sum(), problem.eigvals.amin()
-    top, last, norm, left = torch.stack([sigma[0], least, whole, low]).tolist()
+    top, last, norm, left = map(float, torch.stack([sigma[0], least, whole, low]).tolist())
     return max((top / last) ** 2 if last > 0 else torch.inf, (norm + weakest) / max(left + weakest, 1e-300))
 
 
