@@ -16,6 +16,8 @@ from torchridge.exceptions import (
     MissingClassWarning,
     RankDeficientWarning,
     TorchridgeWarning,
+    UndefinedScoreWarning,
+    UnresolvedChoiceWarning,
 )
 from torchridge.linear.logistic.cross_validation import LogisticCV
 from torchridge.linear.logistic.logistic import logistic, logistic_cv
@@ -90,6 +92,8 @@ __all__ = [
     "RowSource",
     "StepPenalty",
     "TorchridgeWarning",
+    "UndefinedScoreWarning",
+    "UnresolvedChoiceWarning",
     "__version__",
     "all_reduce",
     "check_optimizer",

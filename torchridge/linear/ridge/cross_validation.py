@@ -183,6 +183,7 @@ def _prepare_moments(moments: Moments, cv: Any, options: Options) -> Prepared:
 
 def prepare_rows(rows: Rows, cv: Any, groups: Any, options: Options) -> Prepared:
     """Return what scores the strengths of checked rows by any criterion."""
+    options = options.for_rows(rows.X)
     objective = options.objective(rows.X.shape[1], rows.y.shape[1], rows.X)
     if isinstance(cv, str):
         _check.option(cv, "cv", _CRITERIA)

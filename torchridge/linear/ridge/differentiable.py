@@ -132,6 +132,7 @@ def check(X: Tensor, y: Tensor, alpha: Any, name: str, sample_weight: Any, optio
         _check.is_dense_real(value, argument)
         _check.not_empty(value, argument)
         _check.finite(value, argument)
+        _check.exact_integers(value, argument)
     shape, n, d = tuple(X.shape[:-2]), X.shape[-2] if X.ndim > 1 else 0, X.shape[-1]
     if X.ndim < 2 or (tuple(y.shape) != (*shape, n) and tuple(y.shape[:-1]) != (*shape, n)):
         remedy = " Pass `X[:, None]` for rows of one feature." if X.ndim < 2 else ""
@@ -141,6 +142,7 @@ def check(X: Tensor, y: Tensor, alpha: Any, name: str, sample_weight: Any, optio
         )
     watched = needs_torch(X, y, alpha, sample_weight, options.penalty_factors, options.prior)
     vector = y.ndim == X.ndim - 1
+    options = options.for_rows(X)
     work = options.moments_dtype
     target = (y.unsqueeze(-1) if vector else y).to(work)
     weight = _weight(sample_weight, shape, n, work)

@@ -33,6 +33,7 @@ class Problem:
 def of_rows(rows: Rows, alpha: Any, name: str, options: Options) -> Problem:
     """Return the problem of checked rows at the strengths `alpha`; `name` is "alphas" for a path."""
     (_, d), t = rows.X.shape, rows.y.shape[1]
+    options = options.for_rows(rows.X)
     dtype = options.moments_dtype
     objective = options.objective(d, t, rows.X)
     strengths = strengths_of(alpha, name, t, rows.X)
