@@ -12,7 +12,7 @@ from torchridge.linear.arguments import Strengths
 from torchridge.linear.ridge.choose import CAREFUL, Choice, resolved
 from torchridge.linear.ridge.dense import Dense, Fit, bias_of
 from torchridge.linear.ridge.diagnosis import Diagnosis, once, unchanged
-from torchridge.linear.ridge.fits_rows import far_apart, fit_moments, fit_rows
+from torchridge.linear.ridge.fits_rows import far_apart, far_apart_rows, fit_moments, fit_rows
 from torchridge.solvers import algebra
 from torchridge.solvers.algebra import Factor
 from torchridge.solvers.device import strengths_per_eigh
@@ -223,8 +223,7 @@ def fit_from_dual(problem_: dual.Dual, problem: Dense, choice: Choice) -> Fit:
     ):
         return fit_rows(problem, "free features: orthogonal factors of the rows, columns at one size")
     if poor and problem_.free is None:
-        far = found.top + weakest > SCALED * (found.low + weakest)
-        if small and far and far_apart(system(problem.moments(), objective)):
+        if small and far_apart_rows(problem_, rows):
             return fit_rows(problem, "orthogonal factors of the rows, columns at one size")
         return _fit_wide_rows(problem_, rows, place, objective, strengths)
     coefficients = dual.coefficients_per_target if strengths.per_target else dual.coefficients

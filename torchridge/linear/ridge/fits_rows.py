@@ -8,10 +8,12 @@ from torch import Tensor
 from torchridge.linear.ridge.choose import CAREFUL, Choice
 from torchridge.linear.ridge.dense import Dense, Fit
 from torchridge.linear.ridge.diagnosis import Diagnosis
-from torchridge.solvers.least_squares import triangle
+from torchridge.solvers.least_squares import dual, triangle
+from torchridge.solvers.least_squares.dual import Dual
 from torchridge.solvers.least_squares.objective import System
 from torchridge.solvers.least_squares.triangle import Triangle
 from torchridge.solvers.moments.blocks import Block
+from torchridge.solvers.moments.rows import Rows
 
 # Ratio of the sizes of columns, in the metric of the penalty, that costs a gram matrix half of its digits.
 _FAR = 1e4
@@ -20,7 +22,20 @@ _FAR = 1e4
 def far_apart(equations: System) -> bool:
     """Return whether columns differ in size by more than their singular values may; one wait for a device."""
     squares = equations.gram.diagonal()
-    squares = squares if equations.penalty is None else squares / equations.penalty
+    return _far(squares if equations.penalty is None else squares / equations.penalty)
+
+
+def far_apart_rows(problem: Dual, rows: Rows) -> bool:
+    """Return the same of rows whose gram matrix (n, n) was taken."""
+    parts = []
+    for part in dual.column_chunks(rows.X, torch.float64):
+        x = dual.columns_of(rows.X.detach(), part, problem, torch.float64)
+        square = (x * x).sum(0)
+        parts.append(square if problem.scale is None else square * problem.scale[part])
+    return _far(torch.cat(parts))
+
+
+def _far(squares: Tensor) -> bool:
     squares = squares[torch.isfinite(squares) & (squares > 0)]
     return len(squares) > 0 and bool(squares.amax() > _FAR**2 * squares.amin())
 

@@ -107,8 +107,8 @@ def _unmasked(hidden: Tensor, pool: str) -> Tensor:
 def _refuse_complex(rows: Tensor, layer: str) -> None:
     if rows.is_complex():
         raise TypeError(
-            f"layer {layer!r} gives {rows.dtype}, expected real numbers. Pass a callable `pool` that returns real rows, "
-            f"e.g. lambda output, mask: torch.view_as_real(output).flatten(1)."
+            f"layer {layer!r} gives {rows.dtype}, expected real numbers. Pass a callable `pool` that returns real "
+            f"rows, e.g. lambda output, mask: torch.view_as_real(output).flatten(1)."
         )
 
 

@@ -217,11 +217,14 @@ def _fit_free(weight: Tensor, problem: Dual | Kernel, X: Tensor, L: int) -> None
         left = left - (columns_of(X, part, problem, weight.dtype) @ weight[part])
     x = X[:, problem.free].to(weight.dtype) - problem.center[problem.free]
     x = x if problem.root is None else x * problem.root[:, None]
+    size = torch.linalg.vector_norm(x, dim=0)
+    size = torch.where(size > 0, size, 1)
+    x = x / size
     if problem.intercept:
         ones = torch.ones_like(x[:, :1]) if problem.root is None else problem.root[:, None]
-        weight[problem.free] = (torch.linalg.pinv(torch.cat([x, ones], 1)) @ left)[:-1]
-    else:
-        weight[problem.free] = torch.linalg.pinv(x) @ left
+        x = torch.cat([x, ones / torch.linalg.vector_norm(ones)], 1)
+    solved = torch.linalg.pinv(x) @ left
+    weight[problem.free] = solved[: len(size)] / size[:, None]
 
 
 def residual_squares(problem: Dual, alpha: Tensor) -> Tensor:

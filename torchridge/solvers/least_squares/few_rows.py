@@ -38,7 +38,7 @@ def holds(problems: list[Dual], alpha: Tensor, rows: list[Rows], known: Precisio
     for problem, own in zip(problems, rows, strict=True):
         worst = max(worst, precision.condition(problem.eigvals.cpu(), weakest))
         worst = max(worst, free_condition(problem, own, weakest)) if worst <= precision.GRAM else worst
-    held = precision.holds(worst, alpha.dtype)
+    held = precision.holds(worst, alpha.dtype, lambda: worst)
     if held:
         known.note(torch.finfo(alpha.dtype).eps * worst, "")
     return held

@@ -7,6 +7,7 @@ that alone settles it, else from the rows: there the loss is eps · √κ of the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +22,9 @@ from torchridge.solvers.moments.parts import take
 from torchridge.solvers.moments.rows import Rows
 
 GRAM = triangle.GRAM
+
+# Condition that units may cost above that of the columns at one size.
+_UNITS = 100.0
 
 _EPS = torch.finfo(torch.float64).eps
 
@@ -51,15 +55,23 @@ def free_condition(problem: System, weakest: float) -> float:
     """Return the condition of gram + αD, columns at one size, of a system with free features, which are eliminated."""
     if problem.free is None:
         return 1.0
+    return scaled_condition(problem, weakest)
+
+
+def holds(found: float, dtype: torch.dtype, scaled: Callable[[], float]) -> bool:
+    """Return whether a condition leaves the digits that scores of this dtype are asked for.
+
+    `scaled` gives the condition of the columns at one size: a loss far above that is one of units alone.
+    """
+    return dtype is not torch.float64 or found <= _UNITS or (found <= GRAM and found <= _UNITS * scaled())
+
+
+def scaled_condition(problem: System, weakest: float) -> float:
+    """Return the condition of gram + αD, columns at one size. Cost: a Cholesky factor."""
     matrix = problem.gram.clone()
     matrix.diagonal().add_(weakest if problem.penalty is None else weakest * problem.penalty)
     factor = algebra.cholesky(matrix)
     return float(torch.where(factor.info == 0, factor.condition(), torch.inf).nan_to_num(torch.inf))
-
-
-def holds(found: float, dtype: torch.dtype) -> bool:
-    """Whether a condition leaves the digits that scores of this dtype are asked for."""
-    return found <= GRAM if dtype is torch.float64 else True
 
 
 def careful(

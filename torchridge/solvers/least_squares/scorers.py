@@ -106,7 +106,11 @@ class FoldMoments:
         worst = precision.condition(self._host_eigvals, weakest)
         if self.objective.free is not None and worst <= precision.GRAM:
             worst = max(worst, *(precision.free_condition(system(b, self.objective), weakest) for b in self.train))
-        held = precision.holds(worst, self.like.dtype)
+        held = precision.holds(
+            worst,
+            self.like.dtype,
+            lambda: min(precision.scaled_condition(system(b, self.objective), weakest) for b in self.train),
+        )
         if held:
             self.precision.note(torch.finfo(self.like.dtype).eps * worst, "")
         return held
@@ -240,7 +244,8 @@ class Whole:
         worst = precision.condition(self.eigvals.cpu(), weakest)
         if worst <= precision.GRAM:
             worst = max(worst, precision.free_condition(system(self.block, self.objective), weakest))
-        if precision.holds(worst, self.like.dtype):
+        equations = system(self.block, self.objective)
+        if precision.holds(worst, self.like.dtype, lambda: precision.scaled_condition(equations, weakest)):
             self.precision.note(torch.finfo(self.like.dtype).eps * worst, "")
             return None
         return precision.careful(self.block, self.objective, weakest, self.rows, None, self.precision)

@@ -144,7 +144,7 @@ def triangle_of(block: Block, objective: Objective) -> Triangle:
     center, target_center = (
         torch.stack([a if objective.intercept else a * 0, a * 0]) for a in (block.mean_x, block.mean_y)
     )
-    factor = root[:, None] * vectors.mT
+    factor = torch.where(problem.gram.diagonal() > 0, root[:, None] * vectors.mT, 0)
     return Triangle(
         factor,
         target,
@@ -289,7 +289,9 @@ def _without_null_space(tri: Triangle, alpha: Tensor, left: Tensor, sigma: Tenso
     root_p = tri.penalty.sqrt() / tri.size
     row, null = right[:rank].mT, right[rank:].mT  # (d, rank), (d, d − rank)
     null, idle = _split(null, tri.penalty > 0)
-    outer, upper = torch.linalg.qr(root_p[:, None] * null)
+    order = root_p.argsort(descending=True)  # large rows first: else small ones lose their digits to them
+    outer, upper = torch.linalg.qr((root_p[:, None] * null)[order])
+    outer = outer[order.argsort()]
     solved = torch.linalg.solve_triangular(upper, outer.mT @ (root_p[:, None] * row), upper=True)
     space = row - null @ solved
     if idle.shape[1]:
@@ -306,7 +308,8 @@ def _without_null_space(tri: Triangle, alpha: Tensor, left: Tensor, sigma: Tenso
     start = q[:, :rank].mT @ (left.mT @ tri.target)
     volume = 2 * (upper.diagonal(dim1=1, dim2=2).abs().log().sum(1) + norm.log().sum(1))
     volume = volume - _volume_at_infinity(sigma, shrunk, alpha)
-    spread = singular[:, 0] / singular[:, -1]
+    # Singular values are off by eps of the largest, whatever the size they are brought to.
+    spread = singular[:, 0] / singular[:, -1] * norm.amax(1).clamp_min(float(sigma[0])) / norm.amin(1)
     weak = torch.ones_like(alpha, dtype=torch.bool)
     return Roots((inverse.mT / norm[:, None]) @ space.mT, start, spread, volume, rank, weak)
 

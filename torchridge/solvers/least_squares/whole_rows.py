@@ -20,7 +20,7 @@ from torchridge.solvers.moments.rows import Rows
 _ERRORS = 2**22
 
 # Digits of 1 − h that are asked for, and the least 1 − h that is refitted whatever its digits.
-_RELATIVE, _TINY = 1e-8, 1e-3
+_RELATIVE, _TINY = 1e-12, 1e-3
 
 
 def tiny(lost: float) -> float:
