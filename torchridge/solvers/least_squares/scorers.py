@@ -121,7 +121,7 @@ class FoldMoments:
             parts = (self.spectra, self._host_eigvals, self.train, self.held)
             squares = scoring.heldout_squares(*parts, self.objective, host)
         if self.rows is not None and self.held_rows is not None:
-            yy = torch.stack([b.yy for b in self.held])[:, None]
+            yy = torch.stack([self._unfitted(k) for k in range(len(self.held))])[:, None]
             lost = (squares < _NEARLY_PERFECT * yy).flatten(1).any(1)
             finite = torch.stack([b.gram.diagonal().sum() + b.yy.sum() for b in self.held]).sum()
             *again, sums = torch.cat([lost.to(finite), finite[None]]).tolist()  # one wait for all folds
@@ -131,6 +131,11 @@ class FoldMoments:
                 if again[k]:
                     squares[k] = self._predicted(k, alpha.to(self.like))
         return squares
+
+    def _unfitted(self, k: int) -> Tensor:
+        """Return Σ s (y − ȳ)² of held-out part k about the mean of its training part, (t,)."""
+        held, gap = self.held[k], self.held[k].mean_y - self.train[k].mean_y
+        return held.yy + held.weight * gap * gap if self.objective.intercept else held.yy + held.weight * held.mean_y**2
 
     def careful(self, k: int, alpha: Tensor) -> Triangle:
         """Return the factor of training part k that holds the digits of these strengths."""

@@ -39,12 +39,17 @@ GRAM = 1e5
 # The same of a matrix that is singular to rounding, which is all that is left of rows that are gone.
 _SINGULAR = 1e14
 
-# Condition of stacked columns from which dependent features are taken for what they are; the second if the penalties
-# of scaled columns differ by more than `_GRADED`, so that a null space of theirs loses digits.
-_DEPENDENT, _DEPENDENT_GRADED, _GRADED = 1e2, 1e7, 1e4
+# Condition of stacked columns from which dependent features are taken for what they are; the second from moments.
+_DEPENDENT, _DEPENDENT_MOMENTS = 1e2, 1e7
 
 # The same from which the penalty of dependent features is too weak to choose between solutions.
 _WEAK = 1e8
+
+# Entries of a unit vector of a null space that are rounding.
+_NOISE = 1e-13
+
+# C² of a column of norm one from which its coordinate is told by itself.
+_STRONG = 1e4
 
 # Share of a unit vector in the penalized features, above the rounding of one that has none.
 _SEEN = 1e-10
@@ -198,7 +203,9 @@ def roots(tri: Triangle, alpha: Tensor) -> Roots:
     left, sigma, right = torch.linalg.svd(tri.factor, full_matrices=True)
     rank = int((sigma > tri.floor * sigma[0]).sum())
     every = _stacked(tri, alpha, rank)
-    if rank == len(right) or not bool((dependent := ~(every.spread < _dependence(tri))).any()):
+    if rank == len(right) or not bool(
+        (dependent := ~(every.spread < (_DEPENDENT if tri.exact else _DEPENDENT_MOMENTS))).any()
+    ):
         return every
     if rank == 0:
         nothing = torch.zeros_like(every.spread)
@@ -259,13 +266,6 @@ def _fixed_volume(tri: Triangle, c: Tensor) -> Tensor:
     return fixed
 
 
-def _dependence(tri: Triangle) -> float:
-    """Return the condition from which dependent columns are told from strong penalties."""
-    sizes = (tri.penalty.sqrt() / tri.size)[tri.penalty > 0]
-    graded = len(sizes) and bool(sizes.amax() > _GRADED * sizes.amin())
-    return _DEPENDENT_GRADED if graded or not tri.exact else _DEPENDENT
-
-
 def _stacked(tri: Triangle, alpha: Tensor, rank: int) -> Roots:
     c = shrinkage(tri, alpha)
     norm = torch.hypot(torch.linalg.vector_norm(tri.factor, dim=0), c)  # (L, d)
@@ -288,6 +288,7 @@ def _without_null_space(tri: Triangle, alpha: Tensor, left: Tensor, sigma: Tenso
     """Factor over the row space of R: the penalty, then the norm, choose among what fits the rows alike."""
     root_p = tri.penalty.sqrt() / tri.size
     row, null = right[:rank].mT, right[rank:].mT  # (d, rank), (d, d − rank)
+    null = torch.where(null.abs() > _NOISE, null, 0)  # or a large penalty would make something of it
     null, idle = _split(null, tri.penalty > 0)
     order = root_p.argsort(descending=True)  # large rows first: else small ones lose their digits to them
     outer, upper = torch.linalg.qr((root_p[:, None] * null)[order])
@@ -318,7 +319,9 @@ def _split(null: Tensor, penalized: Tensor) -> tuple[Tensor, Tensor]:
     """Return a basis of the directions that the penalty sees, and of those of the free features alone."""
     _, values, inner = torch.linalg.svd(null[penalized], full_matrices=True)
     seen = torch.nn.functional.pad(values > _SEEN, (0, len(inner) - len(values)))
-    return null @ inner[seen].mT, null @ inner[~seen].mT
+    bases = (null @ inner[seen].mT, null @ inner[~seen].mT)
+    shown, idle = (torch.where(basis.abs() > _NOISE, basis, 0) for basis in bases)
+    return shown, idle
 
 
 def _volume_at_infinity(sigma: Tensor, shrunk: Tensor, alpha: Tensor) -> Tensor:
@@ -337,14 +340,22 @@ def scaled_weights(tri: Triangle, found: Roots, alpha: Tensor) -> Tensor:
     squares = (shrinkage(tri, alpha) ** 2)[:, :, None]
     size = 1e-3 * torch.linalg.vector_norm(v, dim=1, keepdim=True)
     for _ in range(3):
-        fitted = tri.factor @ v
-        gradient = tri.factor.mT @ (tri.target - fitted) if tri.right is None else tri.right - tri.factor.mT @ fitted
-        gradient = gradient - squares * v
-        step = found.root.mT @ (found.root @ gradient)
+        step = found.root.mT @ (found.root @ gradient_of(tri, squares, v))
         length = torch.linalg.vector_norm(step, dim=1, keepdim=True)
         shrinking = length < size
         v, size = torch.where(shrinking, v + step, v), torch.where(shrinking, length / 2, 0)
+    # What is shrunk to nearly nothing is rounding beside the others: each such coordinate has its own optimum.
+    total = squares + (tri.factor**2).sum(0)[:, None]
+    for _ in range(2):
+        v = torch.where(squares > _STRONG, v + gradient_of(tri, squares, v) / total, v)
     return v
+
+
+def gradient_of(tri: Triangle, squares: Tensor, v: Tensor) -> Tensor:
+    """Return Rᵀ(Qᵀb − R v) − C² v, (L, d, t)."""
+    fitted = tri.factor @ v
+    gradient = tri.factor.mT @ (tri.target - fitted) if tri.right is None else tri.right - tri.factor.mT @ fitted
+    return gradient - squares * v
 
 
 def weights(tri: Triangle, found: Roots, alpha: Tensor) -> Tensor:
