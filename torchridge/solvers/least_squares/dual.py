@@ -142,7 +142,9 @@ def _unpenalized(X: Tensor, center: Tensor, root: Tensor | None, free: Tensor | 
         columns.append(x if root is None else x * root[:, None])
     if not columns:
         return torch.zeros(n, 0, dtype=center.dtype, device=X.device)
-    left, sigma, _ = torch.linalg.svd(torch.cat(columns, 1), full_matrices=False)
+    joined = torch.cat(columns, 1)
+    size = torch.linalg.vector_norm(joined, dim=0)
+    left, sigma, _ = torch.linalg.svd(joined / torch.where(size > 0, size, 1), full_matrices=False)
     keep = sigma > n * torch.finfo(sigma.dtype).eps * sigma[0]
     independent: Tensor = left[:, keep]
     return independent

@@ -12,6 +12,7 @@ from torchridge.solvers.least_squares.dual import Dual
 from torchridge.solvers.least_squares.objective import Objective
 from torchridge.solvers.least_squares.precision import Precision
 from torchridge.solvers.least_squares.triangle import Triangle
+from torchridge.solvers.moments.blocks import constant_noise
 from torchridge.solvers.moments.folds import Split
 from torchridge.solvers.moments.parts import PATH_NUMBERS, portions, take, target_variance, weight_of
 from torchridge.solvers.moments.rows import Rows
@@ -51,6 +52,9 @@ def free_condition(problem: Dual, rows: Rows, weakest: float) -> float:
     x = rows.X.detach().to(problem.center) - problem.center
     x = x if problem.root is None else x * problem.root[:, None]
     squares = (x * x).sum(0)
+    noise = constant_noise(problem.center) * (x.shape[0] if problem.root is None else (problem.root**2).sum())
+    squares = torch.where(squares > 1e12 * noise, squares, 0)  # a constant one, of which centring once leaves an ulp
+    x = torch.where(squares > 0, x, 0)
     own = x[:, problem.free] / torch.where(squares > 0, squares, 1).sqrt()[problem.free]
     sigma = torch.linalg.svdvals(own)
     least = sigma[-1] if x.shape[0] >= own.shape[1] else sigma[-1] * 0

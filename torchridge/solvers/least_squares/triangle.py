@@ -290,7 +290,10 @@ def _without_null_space(tri: Triangle, alpha: Tensor, left: Tensor, sigma: Tenso
     row, null = right[:rank].mT, right[rank:].mT  # (d, rank), (d, d − rank)
     null = torch.where(null.abs() > _NOISE, null, 0)  # or a large penalty would make something of it
     null, idle = _split(null, tri.penalty > 0)
-    order = root_p.argsort(descending=True)  # large rows first: else small ones lose their digits to them
+    # Large rows first, each with one direction more of the null space: else small ones lose their digits to them.
+    order = root_p.argsort(descending=True)
+    echelon = torch.linalg.qr(null[order].mT)[1].mT
+    null = torch.where(echelon.abs() > _NOISE, echelon, 0)[order.argsort()]
     outer, upper = torch.linalg.qr((root_p[:, None] * null)[order])
     outer = outer[order.argsort()]
     solved = torch.linalg.solve_triangular(upper, outer.mT @ (root_p[:, None] * row), upper=True)
