@@ -19,7 +19,8 @@ from sklearn.linear_model import Ridge, RidgeCV
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from torchridge import GridEdgeWarning, ridge, ridge_cv
+from torchridge import ridge, ridge_cv
+from torchridge.exceptions import GridEdgeWarning
 
 warnings.simplefilter("ignore", GridEdgeWarning)
 ROUNDS = 101

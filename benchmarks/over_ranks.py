@@ -17,7 +17,8 @@ import torch
 import torch.distributed as dist
 from threadpoolctl import threadpool_limits
 
-from torchridge import Moments, all_reduce, ridge
+from torchridge import Moments, ridge
+from torchridge.distributed import all_reduce
 
 SIZES = (1, 2, 4)
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -148,7 +148,9 @@ def agree(report: ProbeReport, features: dict[str, np.ndarray], found: dict[str,
     """
     for name, search in found.items():
         probe = report.of(name, "ridge")
-        np.testing.assert_allclose(-search.cv_results_["mean_test_score"], probe.curve.mean(0).cpu(), rtol=1e-6)
+        np.testing.assert_allclose(
+            search.cv_results_["mean_test_score"], probe.strength_scores.mean(0).cpu(), rtol=1e-6
+        )
         assert search.best_params_["alpha"] == probe.strength
         probe = report.of(name, "lda")
         peer = LinearDiscriminantAnalysis(solver="eigen", shrinkage=probe.strength).fit(features[name], y)

@@ -23,7 +23,8 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from torchridge import GridEdgeWarning, Moments, ridge, ridge_cv, ridge_path
+from torchridge import Moments, ridge, ridge_cv, ridge_path
+from torchridge.exceptions import GridEdgeWarning
 
 warnings.simplefilter("ignore", GridEdgeWarning)
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

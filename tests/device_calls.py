@@ -340,12 +340,12 @@ def _(c: Case) -> Any:
 
 @call("stream of batches")
 def _(c: Case) -> Any:
-    return stream_moments(c.batches(c.Y), fold=4)
+    return stream_moments(c.batches(c.Y), cv=4)
 
 
 @call("stream of batches from the host")
 def _(c: Case) -> Any:
-    return stream_moments([(X.cpu(), y.cpu()) for X, y in c.batches(c.Y)], fold=4, device=c.device)
+    return stream_moments([(X.cpu(), y.cpu()) for X, y in c.batches(c.Y)], cv=4, device=c.device)
 
 
 @call("stream of a file")
@@ -353,7 +353,7 @@ def _(c: Case) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.npy"
         np.save(path, torch.cat([c.X, c.Y], 1).cpu().numpy())
-        return stream_moments(open_rows(str(path), target=[D, D + 1, D + 2]), fold=4, batch_rows=16, device=c.device)
+        return stream_moments(open_rows(str(path), target=[D, D + 1, D + 2]), cv=4, batch_rows=16, device=c.device)
 
 
 # ---------------------------------------------------------------- logistic regression
@@ -449,7 +449,7 @@ def probed(c: Case, y: Tensor, **options: Any) -> Any:
 
 def probe_of(p: Any) -> Any:
     """A probe without the interval that the bootstrap draws by the generator of its device."""
-    return p.layer, p.readout, p.weight, p.bias, p.strength, p.curve, p.fold_scores, p.classes
+    return p.layer, p.readout, p.weight, p.bias, p.strength, p.strength_scores, p.fold_scores, p.classes
 
 
 CLASSES = {"task": "classification", "metrics": "accuracy"}
@@ -629,6 +629,8 @@ class Writer:
     def add_scalar(self, tag: str, value: float, step: int = 0) -> None:
         self.scalars[f"{tag} {step}"] = float(value)
 
+    def add_text(self, tag: str, text: str, step: int = 0) -> None: ...
+
     def add_hparams(self, hparam_dict: Any, metric_dict: Any, run_name: str = "") -> None:
         self.scalars |= {f"{run_name} {k}": float(v) for k, v in {**hparam_dict, **metric_dict}.items()}
 
@@ -692,7 +694,6 @@ EXEMPT = {
     "NotFittedError": "an error",
     "DecayRow": "a row of the table that explain_weight_decay returns",
     "DecayTable": "what explain_weight_decay returns",
-    "LogisticCV": "what logistic_cv returns",
     "LogisticSolution": "what logistic returns",
     "Probe": "what probes return",
     "RidgeSolution": "what ridge returns",

@@ -314,7 +314,7 @@ def _folds(case: Case) -> Outcome:
     solution, said, faults = _called(lambda: ridge_cv(case.X, case.y, case.alphas, cv=case.folds, **case.options))
     want, allowed = _expected(case, parts)
     weight = np.array([_weight(case, held) for held in parts])[:, None, None]
-    faults += _compare("folds", solution.fold_scores, want / weight, allowed / weight, said)
+    faults += _compare("folds", -solution.fold_scores, want / weight, allowed / weight, said)
     return faults, int(said), 1
 
 
@@ -323,7 +323,7 @@ def _left_out(case: Case) -> Outcome:
     solution, said, faults = _called(lambda: ridge_cv(case.X, case.y, case.alphas, cv="loo", **case.options), False)
     want, allowed = _expected(case, ids_of(n, n))
     weight = _weight(case, list(range(n)))
-    faults += _compare("loo", solution.scores, want.sum(0) / weight, allowed.sum(0) / weight, said)
+    faults += _compare("loo", -solution.scores, want.sum(0) / weight, allowed.sum(0) / weight, said)
     each, also, again = _called(lambda: ridge_cv(case.X, case.y, case.alphas, cv=n, **case.options), False)
     s = torch.ones(n, dtype=torch.float64) if case.sample_weight is None else case.sample_weight
     mean = (each.fold_scores * s[:, None, None]).sum(0) / s.sum()
@@ -344,7 +344,7 @@ def _gcv(case: Case) -> Outcome:
             y = float((case.y**2).max()) * n
             share = 100 * EPS * fit.condition / left
             allowed[i] = (share * want[i] + 100 * EPS * fit.condition * y).max()
-    got, clear = solution.scores, np.isfinite(allowed[:, 0])
+    got, clear = -solution.scores, np.isfinite(allowed[:, 0])
     faults += _compare("gcv", got[torch.from_numpy(clear)], want[clear], allowed[clear] + 0 * want[clear], said)
     return faults, int(said), 1
 

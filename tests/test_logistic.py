@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from torch.nn import functional
 
-from torchridge import ConvergenceWarning
+from torchridge.exceptions import ConvergenceWarning
 from torchridge.linear.logistic.logistic import logistic
 
 STRENGTHS = np.logspace(-5, 3, 20)
@@ -287,12 +287,13 @@ BAD = [
     ({"y": torch.zeros(4, dtype=torch.long)}, ValueError, "one class only"),
     ({"y": torch.stack([GOOD_Y, GOOD_Y * 0], 1)}, ValueError, "column 1 of `y`"),
     ({"y": GOOD_Y.reshape(4, 1, 1)}, ValueError, "`y` should have shape"),
-    ({"C": 0.0}, ValueError, "`C` should be finite and above 0"),
-    ({"C": [1.0, math.inf]}, ValueError, "`C` should be finite"),
+    ({"C": 0.0}, ValueError, "`C` should be above 0"),
+    ({"C": [1.0, math.nan]}, ValueError, "`C` should be above 0"),
     ({"C": "strong"}, TypeError, "`C` should be a number"),
     ({"C": []}, ValueError, "`C` should be a number"),
     ({"C": 1.0, "strength": 1.0}, ValueError, "Pass one of them"),
-    ({"strength": -1.0}, ValueError, "`strength` should be finite"),
+    ({"strength": -1.0}, ValueError, "`strength` should be finite and at least 0"),
+    ({"strength": math.inf}, ValueError, "`strength` should be finite"),
     ({"sample_weight": torch.ones(3)}, ValueError, "`sample_weight` should have shape"),
     ({"sample_weight": -torch.ones(4)}, ValueError, "`sample_weight` should not be negative"),
     ({"sample_weight": torch.zeros(4)}, ValueError, "`sample_weight` is zero"),

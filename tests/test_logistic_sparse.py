@@ -8,8 +8,9 @@ import torch
 from scipy import sparse
 from sklearn import linear_model
 
-from torchridge import ConvergenceWarning, logistic, logistic_cv
+from torchridge import logistic, logistic_cv
 from torchridge.estimators import LogisticRegression, LogisticRegressionCV
+from torchridge.exceptions import ConvergenceWarning
 from torchridge.solvers.cross_entropy import sparse as logistic_sparse
 from torchridge.solvers.cross_entropy.single import fit as fit_single
 
@@ -102,7 +103,7 @@ def test_a_path_of_heads_equals_that_of_dense_rows() -> None:
 
 @pytest.mark.parametrize("k", [2, 3])
 @pytest.mark.parametrize("scoring", ["log_loss", "accuracy"])
-@pytest.mark.filterwarnings("ignore::torchridge.GridEdgeWarning")
+@pytest.mark.filterwarnings("ignore::torchridge.exceptions.GridEdgeWarning")
 def test_folds_equal_those_of_dense_rows(k: int, scoring: str) -> None:
     X, y = counts(90, 60, k)
     labels, Cs = torch.from_numpy(y), [1e-2, 1e-1, 1.0, 1e3]

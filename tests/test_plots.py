@@ -118,7 +118,7 @@ def test_scores_without_folds_have_no_band() -> None:
     X, y = data()
     ax = plot_cv(ridge_cv(X, y, ASCENDING, cv="gcv"))
     assert not ax.collections
-    assert ax.get_ylabel() == "generalized cross-validation"
+    assert ax.get_ylabel() == "− generalized cross-validation"
 
 
 def test_one_target_of_several() -> None:
@@ -133,11 +133,11 @@ def test_logistic_curves_and_those_of_probes() -> None:
     X, _ = data()
     chosen = logistic_cv(X, labels(), Cs=[0.1, 1.0, 10.0], cv=3)
     ax = plot_cv(chosen)
-    assert ax.lines[0].get_ydata() == pytest.approx(chosen.scores.mean(0).tolist())
-    assert list(ax.lines[1].get_xdata()) == [chosen.C] * 2
+    assert ax.lines[0].get_ydata() == pytest.approx(chosen.scores[:, 0].tolist())
+    assert list(ax.lines[1].get_xdata()) == [float(chosen.C)] * 2
     for probe in report():
         ax = plot_cv(probe)
-        assert max(ax.lines[0].get_ydata()) == pytest.approx(float(probe.curve.mean(0).max()))
+        assert max(ax.lines[0].get_ydata()) == pytest.approx(float(probe.strength_scores.mean(0).max()))
         assert list(ax.lines[1].get_xdata()) == [probe.strength] * 2
 
 
@@ -183,25 +183,25 @@ def many() -> RidgeSolution:
 
 
 BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
-    (lambda: plot_path(torch.ones(3)), TypeError, r"`path` should be of `ridge_path` or `logistic`, got Tensor"),
-    (lambda: plot_path(single()), ValueError, r"`path` has one strength.*ridge_path"),
-    (lambda: plot_path(many(), target=1), ValueError, r"`target`=1 is not there: the weights have 1 targets"),
+    (lambda: plot_path(torch.ones(3)), TypeError, r"`path` should come from `ridge_path` or `logistic`, got Tensor"),
+    (lambda: plot_path(single()), ValueError, r"one strength, expected a path.*ridge_path"),
+    (lambda: plot_path(many(), target=1), ValueError, r"`target`=1 is out of range: there are 1 targets"),
     (lambda: plot_path(many(), target=-1), ValueError, r"`target` should be an integer of at least 0, got -1"),
     (lambda: plot_path(many(), names=["a"]), ValueError, r"`names` has 1 names, expected 5"),
     (lambda: plot_path(many(), chosen="1"), TypeError, r"`chosen` should be one number, got str"),
     (lambda: plot_path(many(), ax=3), TypeError, r"`ax` should be matplotlib axes, got int"),
     (lambda: plot_path(ridge_path(torch.randn(2, 9, 3), torch.randn(2, 9), [1.0, 2.0])), ValueError, r"one problem"),
-    (lambda: plot_cv(many()), ValueError, r"`result` was fitted at given strengths"),
-    (lambda: plot_cv(3), TypeError, r"`result` should be of `ridge_cv` or `logistic_cv`, or a probe, got int"),
-    (lambda: plot_cv(ridge_cv(*data(), ASCENDING, cv=5), target=1), ValueError, r"`target`=1 is not there"),
+    (lambda: plot_cv(many()), ValueError, r"fitted at given strengths"),
+    (lambda: plot_cv(3), TypeError, r"`result` should come from `ridge_cv`, `logistic_cv` or a probe, got int"),
+    (lambda: plot_cv(ridge_cv(*data(), ASCENDING, cv=5), target=1), ValueError, r"`target`=1 is out of range"),
     (
         lambda: plot_cv(ridge_cv(*data(2), ASCENDING, cv=5, alpha_per_target=True)),
         ValueError,
-        r"strength for each target. Pass one of them as `target`",
+        r"has its own strength. Pass one of them as `target`",
     ),
     (lambda: plot_layers([]), ValueError, r"none of the 0 probes"),
     (lambda: plot_layers(report(), score="f1"), ValueError, r"`score`='f1' is in none of the 4 probes"),
-    (lambda: plot_decay([]), TypeError, r"`table` should be of `explain_weight_decay`, got list"),
+    (lambda: plot_decay([]), TypeError, r"`table` should be what `explain_weight_decay` returns, got list"),
 ]
 
 

@@ -1,27 +1,18 @@
 """L2 regularization for PyTorch: penalties, weight decay and the ridge solution in closed form."""
 
 from importlib import import_module as _import_module
+from importlib.metadata import PackageNotFoundError as _PackageNotFoundError
 from importlib.metadata import version as _version
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
 from torchridge import regularizers
-from torchridge.distributed import MomentsFolder, RankError, all_reduce, column_moments
-from torchridge.exceptions import (
-    ConvergenceWarning,
-    DoublePenaltyWarning,
-    GridEdgeWarning,
-    IllConditionedWarning,
-    InertPenaltyWarning,
-    MissingClassWarning,
-    RankDeficientWarning,
-    TorchridgeWarning,
-    UndefinedScoreWarning,
-    UnresolvedChoiceWarning,
-)
-from torchridge.linear.logistic.cross_validation import LogisticCV
+from torchridge.exceptions import TorchridgeWarning
 from torchridge.linear.logistic.logistic import logistic, logistic_cv
 from torchridge.linear.logistic.solution import LogisticSolution
+from torchridge.linear.ridge.banded import banded_ridge_cv
+from torchridge.linear.ridge.banded_solution import BandedSolution
+from torchridge.linear.ridge.nested import NestedRidgeCV, nested_ridge_cv
 from torchridge.linear.ridge.ridge import ridge, ridge_cv, ridge_path
 from torchridge.linear.ridge.solution import RidgeSolution
 from torchridge.solvers.iterative.operators import LinearOperator
@@ -30,27 +21,29 @@ from torchridge.strength import convert_strength
 from torchridge.training.monitor import L2Monitor
 from torchridge.training.penalties.attach import clear_regularizers, penalties, penalty, regularize
 from torchridge.training.penalties.layers import L2Linear, LazyL2Linear
-from torchridge.training.penalties.step import StepPenalty, penalize_step
+from torchridge.training.penalties.step import penalize_step
 from torchridge.training.weight_decay.decoupled import DecoupledWeightDecay
 from torchridge.training.weight_decay.groups import explain_weight_decay, weight_decay_groups
 from torchridge.training.weight_decay.muon import muon_groups
 from torchridge.training.weight_decay.optimizers import check_optimizer
 from torchridge.training.weight_decay.schedule import ConstantWeightDecay, CosineWeightDecay
-from torchridge.training.weight_decay.table import DecayRow, DecayTable
 
 if _TYPE_CHECKING:
-    from torchridge.probing import ContinualProbe, LinearProbe, OnlineProbe, Probe, ProbeReport, fit_head_, probe_layers
-    from torchridge.streams import RowSource, open_rows, stream_moments
+    from torchridge.probing import ContinualProbe, LinearProbe, OnlineProbe, ProbeReport, fit_head_, probe_layers
+    from torchridge.streams import open_rows, stream_moments
 
-__version__ = _version("torchridge")
+try:
+    __version__ = _version("torchridge")
+except _PackageNotFoundError:  # a checkout on the path, which nothing has installed
+    __version__ = "0+checkout"
 
 # Found when they are asked for: half of the time of an import, and modules whose needs may not be installed.
-_PROBING = ("ContinualProbe", "LinearProbe", "OnlineProbe", "Probe", "ProbeReport", "fit_head_", "probe_layers")
+_PROBING = ("ContinualProbe", "LinearProbe", "OnlineProbe", "ProbeReport", "fit_head_", "probe_layers")
 _LATER = {
     **dict.fromkeys(_PROBING, "torchridge.probing"),
-    **dict.fromkeys(("RowSource", "open_rows", "stream_moments"), "torchridge.streams"),
+    **dict.fromkeys(("open_rows", "stream_moments"), "torchridge.streams"),
 }
-_MODULES = ("estimators", "integrations", "plots", "probing", "streams", "tensorboard")
+_MODULES = ("distributed", "estimators", "integrations", "plots", "probing", "streams", "tensorboard")
 
 
 def __getattr__(name: str) -> _Any:
@@ -61,50 +54,39 @@ def __getattr__(name: str) -> _Any:
     raise AttributeError(f"module 'torchridge' has no attribute {name!r}")
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER, *_MODULES})
+
+
 __all__ = [
+    "BandedSolution",
     "ConstantWeightDecay",
     "ContinualProbe",
-    "ConvergenceWarning",
     "CosineWeightDecay",
-    "DecayRow",
-    "DecayTable",
     "DecoupledWeightDecay",
-    "DoublePenaltyWarning",
-    "GridEdgeWarning",
-    "IllConditionedWarning",
-    "InertPenaltyWarning",
     "L2Linear",
     "L2Monitor",
     "LazyL2Linear",
     "LinearOperator",
     "LinearProbe",
-    "LogisticCV",
     "LogisticSolution",
-    "MissingClassWarning",
     "Moments",
-    "MomentsFolder",
+    "NestedRidgeCV",
     "OnlineProbe",
-    "Probe",
     "ProbeReport",
-    "RankDeficientWarning",
-    "RankError",
     "RidgeSolution",
-    "RowSource",
-    "StepPenalty",
     "TorchridgeWarning",
-    "UndefinedScoreWarning",
-    "UnresolvedChoiceWarning",
     "__version__",
-    "all_reduce",
+    "banded_ridge_cv",
     "check_optimizer",
     "clear_regularizers",
-    "column_moments",
     "convert_strength",
     "explain_weight_decay",
     "fit_head_",
     "logistic",
     "logistic_cv",
     "muon_groups",
+    "nested_ridge_cv",
     "open_rows",
     "penalize_step",
     "penalties",

@@ -120,9 +120,24 @@ def same_device(tensors: dict[str, Tensor | None]) -> None:
         raise ValueError(f"expected all tensors on one device, got {where}. Move them, e.g. `.to({first}.device)`.")
 
 
+def same(value: Any, option: Any) -> bool:
+    """Whether `value` is an option. Strings are compared with strings alone: other types define `==` as they like."""
+    if isinstance(value, str) or isinstance(option, str):
+        return isinstance(value, str) and isinstance(option, str) and value == option
+    if isinstance(option, int):
+        plain = isinstance(value, int) or (type(value).__module__ == "numpy" and getattr(value, "ndim", 1) == 0)
+        return plain and bool(value == option)
+    return value is option
+
+
+def one_of(value: Any, *options: Any) -> bool:
+    """Whether `value` is one of some options; see `same`."""
+    return any(same(value, option) for option in options)
+
+
 def option(value: Any, name: str, allowed: Collection[Any]) -> None:
     """Raise unless `value` is one of `allowed`."""
-    if value not in allowed:
+    if not one_of(value, *allowed):
         listed = ", ".join(repr(a) for a in allowed)
         raise ValueError(f"`{name}` should be one of {listed}, got {value!r}.")
 

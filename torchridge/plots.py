@@ -8,21 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
-from torchridge._plot_data import curve_of, lines_of, number_of
-from torchridge.linear.logistic.cross_validation import LogisticCV
-from torchridge.linear.logistic.solution import LogisticSolution
-from torchridge.linear.ridge.solution import RidgeSolution
-from torchridge.training.weight_decay.table import DecayRow, DecayTable
-
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from torchridge.probing.report import Probe
 
 __all__ = ["plot_cv", "plot_decay", "plot_layers", "plot_path"]
 
@@ -32,11 +24,11 @@ _LEGEND_LINES = 12
 _DECADES = 10  # more are labelled by leaving some out
 
 _SCORES = {
-    "mse": "held-out squared error",
-    "gcv": "generalized cross-validation",
-    "evidence": "−2/n · log evidence",
+    "mse": "− held-out squared error",
+    "gcv": "− generalized cross-validation",
+    "evidence": "2/n · log evidence",
     "r2": "held-out R²",
-    "log_loss": "held-out −log-loss",
+    "log_loss": "− held-out log-loss",
     "log_likelihood": "held-out log-likelihood",
 }
 
@@ -46,8 +38,22 @@ _EXEMPT, _FROZEN = "#d98c3f", "#b8b8b8"
 _DARK, _LIGHT = (0.13, 0.29, 0.53), (0.62, 0.75, 0.90)
 
 
+class HasCurve(Protocol):
+    """What was chosen by scores: a solution of `ridge_cv` or `logistic_cv`, or a probe."""
+
+    def curve(self, target: int | None = None) -> Any:
+        """Return `strengths` (L,), `scores` (L,), `folds` (K, L) or None, `chosen`, `name` and `scoring`."""
+
+
+class HasLines(Protocol):
+    """A path of weights: a solution of `ridge_path`, or of `logistic` at several strengths."""
+
+    def lines(self, target: int = 0) -> Any:
+        """Return `strengths` (L,), `weight` (L, d) and `name`."""
+
+
 def plot_path(
-    path: RidgeSolution | LogisticSolution,
+    path: HasLines,
     ax: Axes | None = None,
     *,
     chosen: float | Tensor | None = None,
@@ -82,11 +88,11 @@ def plot_path(
         >>> ax.get_xlabel(), [text.get_text() for text in ax.get_legend().get_texts()]
         ('strength α', ['slope', 'curve'])
     """
-    strengths, weight, name = lines_of(path, target)
+    strengths, weight, name = _lines(path, target)
     count = weight.shape[1]
     if names is not None and len(names) != count:
         raise ValueError(f"`names` has {len(names)} names, expected {count}: one for each feature.")
-    mark = None if chosen is None else number_of(chosen, "chosen")
+    mark = None if chosen is None else _number(chosen, "chosen")
     ax = _axes(ax)
     order = strengths.argsort()
     for j in range(count):
@@ -102,7 +108,7 @@ def plot_path(
     return ax
 
 
-def plot_cv(result: RidgeSolution | LogisticCV | Probe, ax: Axes | None = None, *, target: int | None = None) -> Axes:
+def plot_cv(result: HasCurve, ax: Axes | None = None, *, target: int | None = None) -> Axes:
     """Draw the score of every strength that was tried, its standard error over folds as a band, and the choice.
 
     The band is the standard deviation over the K folds, over √K; scores without folds (GCV, leave-one-out, evidence)
@@ -151,7 +157,7 @@ def plot_cv(result: RidgeSolution | LogisticCV | Probe, ax: Axes | None = None, 
     return ax
 
 
-def plot_layers(report: Iterable[Probe], ax: Axes | None = None, *, score: str | None = None) -> Axes:
+def plot_layers(report: Iterable[Any], ax: Axes | None = None, *, score: str | None = None) -> Axes:
     """Draw a score by layer, one line for each readout, with bootstrap intervals and the control task where there are.
 
     Args:
@@ -195,7 +201,7 @@ def plot_layers(report: Iterable[Probe], ax: Axes | None = None, *, score: str |
     return ax
 
 
-def plot_decay(table: DecayTable, ax: Axes | None = None, *, reasons: bool = True) -> Axes:
+def plot_decay(table: Iterable[Any], ax: Axes | None = None, *, reasons: bool = True) -> Axes:
     """Draw one bar for each parameter, as long as it has numbers, coloured by what weight decay does to it.
 
     Args:
@@ -207,7 +213,7 @@ def plot_decay(table: DecayTable, ax: Axes | None = None, *, reasons: bool = Tru
         The axes.
 
     Raises:
-        TypeError: on what is no `DecayTable`.
+        TypeError: if the table does not come from `explain_weight_decay`.
         ImportError: without matplotlib.
 
     Example:
@@ -218,9 +224,9 @@ def plot_decay(table: DecayTable, ax: Axes | None = None, *, reasons: bool = Tru
         >>> [text.get_text() for text in ax.get_legend().get_texts()]
         ['weight_decay 0.05', 'not decayed']
     """
-    if not isinstance(table, DecayTable):
-        raise TypeError(f"`table` should be of `explain_weight_decay`, got {type(table).__name__}.")
-    rows = list(table)
+    rows = list(table) if isinstance(table, Iterable) else []
+    if not rows or not all(hasattr(row, "weight_decay") and hasattr(row, "reason") for row in rows):
+        raise TypeError(f"`table` should be what `explain_weight_decay` returns, got {type(table).__name__}.")
     ax = _axes(ax, size=(9.0 if reasons else 6.4, 1.3 + 0.24 * len(rows)))
     shades, labels = _shades(rows), set[str]()
     for place, row in enumerate(rows):
@@ -238,6 +244,27 @@ def plot_decay(table: DecayTable, ax: Axes | None = None, *, reasons: bool = Tru
     ax.set_xlabel("numbers in the parameter")
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
     return ax
+
+
+def curve_of(result: Any, target: int | None) -> Any:
+    """Return the scores of a result, or raise if it has none."""
+    if not callable(getattr(result, "curve", None)):
+        raise TypeError(f"`result` should come from `ridge_cv`, `logistic_cv` or a probe, got {type(result).__name__}.")
+    return result.curve(target)
+
+
+def _lines(path: Any, target: int) -> tuple[Tensor, Tensor, str]:
+    if not callable(getattr(path, "lines", None)):
+        raise TypeError(f"`path` should come from `ridge_path` or `logistic`, got {type(path).__name__}.")
+    lines = path.lines(target)
+    return lines.strengths, lines.weight, lines.name
+
+
+def _number(value: Any, name: str) -> float:
+    number = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+    if not isinstance(number, (int, float)):
+        raise TypeError(f"`{name}` should be one number, got {type(value).__name__}.")
+    return float(number)
 
 
 def _axes(ax: Any, size: tuple[float, float] | None = None) -> Any:
@@ -274,7 +301,7 @@ def _axis_with_zero(ax: Any, least: float) -> None:
         ax.xaxis.set_major_formatter("{x:g}")
 
 
-def _layer_line(ax: Any, layers: list[str], probes: list[Probe], readout: str, name: str, *, ranked: bool) -> None:
+def _layer_line(ax: Any, layers: list[str], probes: list[Any], readout: str, name: str, *, ranked: bool) -> None:
     at = [layers.index(p.layer) for p in probes]
     line = ax.plot(at, [p.scores[name] for p in probes], marker="o", label=f"{readout}: {name}")[0]
     if ranked and probes and all(p.interval for p in probes):
@@ -285,16 +312,16 @@ def _layer_line(ax: Any, layers: list[str], probes: list[Probe], readout: str, n
         ax.plot(at, control, linestyle=":", color=line.get_color(), label=f"{readout}: shuffled labels")
 
 
-def _shades(rows: list[DecayRow]) -> dict[float, tuple[float, ...]]:
+def _shades(rows: list[Any]) -> dict[float, tuple[float, ...]]:
     strengths = sorted({row.weight_decay for row in rows if row.decay})
     steps = [1.0 if len(strengths) == 1 else i / (len(strengths) - 1) for i in range(len(strengths))]
     pairs = list(zip(_LIGHT, _DARK, strict=True))
     return {w: tuple(a + (b - a) * x for a, b in pairs) for w, x in zip(strengths, steps, strict=True)}
 
 
-def _decay_label(row: DecayRow) -> str:
+def _decay_label(row: Any) -> str:
     return "frozen" if row.group == "frozen" else f"weight_decay {row.weight_decay:g}" if row.decay else "not decayed"
 
 
-def _size(row: DecayRow) -> int:
+def _size(row: Any) -> int:
     return 1 if row.shape is None else int(torch.Size(row.shape).numel())

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from torchridge import GridEdgeWarning, convert_strength, ridge, ridge_cv, ridge_path
+from torchridge import convert_strength, ridge, ridge_cv, ridge_path
 from torchridge.cli import main
+from torchridge.exceptions import GridEdgeWarning
 from torchridge.solvers.moments.folds import contiguous_folds
 
 N, D = 300, 4

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from torchridge import _files
-from torchridge.cli import main, model
+from torchridge import RidgeSolution, _files
+from torchridge.cli import main
 
 BIG = "9" * 20
 TRAINING = [
@@ -176,22 +176,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def write_models(place: Path) -> None:
     good = {"weight": torch.ones(1, 3, dtype=torch.float64), "bias": torch.zeros(1, dtype=torch.float64)}
+    good |= {"alpha": torch.tensor(1.0, dtype=torch.float64)}
+    rest = {"solver": "cholesky", "reason": "few strengths", "n_samples": 40}
     names = {"features": ["a", "b", "c"], "targets": ["y"]}
+    names |= {"values": {**dict.fromkeys(good, "tensor"), **rest}}  # type: ignore[dict-item]
     for name, tensors, content in (
         ("m", good, names),
         ("flat", good | {"weight": torch.ones(3, dtype=torch.float64)}, names),
-        ("lacking", {"weight": good["weight"]}, names),
+        ("lacking", {"weight": good["weight"], "alpha": good["alpha"]}, names),
         ("names", good, names | {"targets": ["y", "z"]}),
         ("twice", good, names | {"features": ["a", "a", "c"]}),
         ("whole", {k: v.long() for k, v in good.items()}, names),
         ("nan", good | {"bias": torch.tensor([torch.nan], dtype=torch.float64)}, names),
         ("list", good, [1, 2]),
     ):
-        _files.write(place / f"{name}.st", model.KIND, tensors, content)  # type: ignore[arg-type]
+        _files.write(place / f"{name}.st", RidgeSolution.KIND, tensors, content)  # type: ignore[arg-type]
     deep: list[object] = []
     for _ in range(900):
         deep = [deep]
-    _files.write(place / "deep.st", model.KIND, good, names | {"features": deep})
+    _files.write(place / "deep.st", RidgeSolution.KIND, good, names | {"features": deep})
     _files.write(place / "c.st", "torchridge.stream-checkpoint/2", good, {})
 
 

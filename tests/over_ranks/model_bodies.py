@@ -13,8 +13,9 @@ from oracles import relative
 from tolerances import SOLVERS
 from torch import Tensor, nn
 
-from torchridge import RankError, logistic, logistic_cv
+from torchridge import logistic, logistic_cv
 from torchridge.estimators import Ridge, RidgeClassifier, RidgeCV
+from torchridge.exceptions import RankError
 from torchridge.probing import LinearProbe, ProbeReport, probe_layers
 from torchridge.probing.features.folding import StreamFolds
 
@@ -92,7 +93,7 @@ def same_report(got: ProbeReport, want: ProbeReport) -> None:
         assert p.strength == pytest.approx(q.strength, rel=SAME)
         assert relative(p.weight, q.weight) < SAME
         assert relative(p.bias, q.bias) < SAME
-        assert relative(p.curve, q.curve) < SAME
+        assert relative(p.strength_scores, q.curve) < SAME
         assert p.interval == q.interval or p.interval == pytest.approx(q.interval, rel=SAME)
         assert p.scores == pytest.approx(q.scores, rel=SAME)
         assert p.classes is None or p.classes.tolist() == q.classes.tolist()  # type: ignore[union-attr]

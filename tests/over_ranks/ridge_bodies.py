@@ -15,18 +15,10 @@ from ranks import join
 from tolerances import SAME_SUMS, SOLVERS
 from torch import Tensor
 
-from torchridge import (
-    Moments,
-    MomentsFolder,
-    RankError,
-    RidgeSolution,
-    all_reduce,
-    column_moments,
-    ridge,
-    ridge_cv,
-    ridge_path,
-)
+from torchridge import Moments, RidgeSolution, ridge, ridge_cv, ridge_path
 from torchridge._ranks import Ranks
+from torchridge.distributed import MomentsFolder, all_reduce, column_moments
+from torchridge.exceptions import RankError
 
 N, D, T = 203, 7, 2
 SECONDS = 60  # a bound against hanging

@@ -7,7 +7,8 @@ import pytest
 import ridge_bodies
 from ranks import outcomes
 
-from torchridge import Moments, all_reduce, ridge
+from torchridge import Moments, ridge
+from torchridge.distributed import all_reduce
 
 
 def all_four() -> None:
@@ -39,5 +40,5 @@ def test_without_a_process_group() -> None:
     X, y, _ = ridge_bodies.data()
     with pytest.raises(ValueError, match="`process_group`='world': no process group is initialized"):
         ridge(X, y, 1.0, process_group="world")
-    with pytest.raises(ValueError, match="`group`"):
+    with pytest.raises(ValueError, match="`process_group`"):
         all_reduce(Moments().update(X, y))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from torchridge import MissingClassWarning
+from torchridge.exceptions import MissingClassWarning
 from torchridge.probing import ContinualProbe, LinearProbe, OnlineProbe, fit_head_, probe_layers
 
 X = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))

@@ -129,9 +129,9 @@ def test_ridge_equals_ridge_classifier(case: Any, device: torch.device) -> None:
         for i in (0, 50, 99):
             alpha = float(probe.strengths[i])
             got = refit(lambda a=alpha: Ridge(alpha=a), F, codes, ids, both)
-            np.testing.assert_allclose(probe.curve[:, i].cpu(), got[:, 0], rtol=PARITY)
+            np.testing.assert_allclose(probe.strength_scores[:, i].cpu(), -got[:, 0], rtol=PARITY)
         chosen = refit(lambda a=probe.strength: Ridge(alpha=a), F, codes, ids, both)
-        np.testing.assert_allclose(probe.fold_scores["mse"].cpu(), chosen[:, 0], rtol=PARITY)
+        np.testing.assert_allclose(probe.fold_scores["mse"].cpu(), -chosen[:, 0], rtol=PARITY)
         np.testing.assert_allclose(probe.fold_scores["r2"].cpu(), chosen[:, 1], rtol=PARITY, atol=PARITY)
 
 
@@ -167,7 +167,7 @@ def test_lda_strength_maximizes_the_density_of_held_out_rows(case: Any) -> None:
             return total / len(z)
 
         want = refit(lambda s=s: LinearDiscriminantAnalysis(solver="eigen", shrinkage=s), F, y.numpy(), ids, density)
-        np.testing.assert_allclose(probe.curve[:, 60], want, rtol=PARITY)
+        np.testing.assert_allclose(probe.strength_scores[:, 60], want, rtol=PARITY)
 
 
 def test_logistic_equals_logistic_regression(case: Any, device: torch.device) -> None:

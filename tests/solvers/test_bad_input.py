@@ -184,7 +184,12 @@ CV: dict[str, tuple[type[Exception], str, Any, dict[str, Any]]] = {
         {"groups": torch.arange(12)},
     ),
     "groups of no order": (TypeError, r"`groups`", 3, {"groups": [None] * 12}),
-    "scoring": (ValueError, r"`scoring` should be one of 'mse', 'r2', got 'mae'", 3, {"scoring": "mae"}),
+    "scoring": (
+        ValueError,
+        r"`scoring` should be one of 'mse', 'r2', or the name of a scorer of scikit-learn, got 'mae'",
+        3,
+        {"scoring": "mae"},
+    ),
     "r2 of gcv": (ValueError, r"`scoring`='r2' needs held-out targets", "gcv", {"scoring": "r2"}),
     "per target": (ValueError, r"`alpha_per_target` should be one of True, False", 3, {"alpha_per_target": 3}),
     "cholesky": (ValueError, r"`solver` should be one of 'auto', 'spectral', 'dual'", 3, {"solver": "cholesky"}),

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from torchridge import Moments, RidgeSolution, TorchridgeWarning, ridge, ridge_cv
 
-pytestmark = pytest.mark.filterwarnings("ignore::torchridge.GridEdgeWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::torchridge.exceptions.GridEdgeWarning")
 
 ALPHAS = torch.tensor([1e-3, 0.1, 1.0, 10.0, 1e3, 1e5], dtype=torch.float64)
 
@@ -76,7 +76,7 @@ def refit(
             if scoring == "r2":
                 scores.append(r2_score(z[test], predicted, sample_weight=s[test], multioutput="raw_values"))
             else:
-                scores.append(np.average((z[test] - predicted) ** 2, axis=0, weights=s[test]))
+                scores.append(-np.average((z[test] - predicted) ** 2, axis=0, weights=s[test]))
     return torch.tensor(np.array(scores)).reshape(len(parts), len(alphas), -1)
 
 
@@ -284,10 +284,10 @@ def test_leave_one_out_equals_n_refits(name: str, shape: tuple[int, int], device
             errors[j] += s[i] * held**2 / s.sum()
     solution = ridge_cv(X.to(device), y.to(device), alphas, cv="loo", **on(device, options))
     assert solution.scores is not None
-    assert relative(solution.scores, errors) <= LEAVE_ONE_OUT
+    assert relative(-solution.scores, errors) <= LEAVE_ONE_OUT
 
 
-@pytest.mark.filterwarnings("ignore::torchridge.RankDeficientWarning")
+@pytest.mark.filterwarnings("ignore::torchridge.exceptions.RankDeficientWarning")
 @pytest.mark.parametrize("solver", ["auto", "spectral", "dual"])
 @pytest.mark.parametrize("shape", [(8, 12), (8, 40), (20, 5)])
 def test_zero_strength_on_dependent_rows_is_scored_as_it_is_fitted(
@@ -300,7 +300,7 @@ def test_zero_strength_on_dependent_rows_is_scored_as_it_is_fitted(
     for k, (train, test) in enumerate(KFold(4).split(X)):
         weight = least_norm(X[train], y[train])
         error = y[test] - y[train].mean(0) - (X[test] - X[train].mean(0)) @ weight.T
-        expected[k, 0] = (error**2).mean(0)
+        expected[k, 0] = -(error**2).mean(0)
     assert_scores(solution, expected, 1e-8)
 
 
@@ -322,4 +322,26 @@ def test_gcv_does_not_choose_a_fit_that_spends_every_row(device: torch.device, m
         left = 1 - (hat.trace() + 1) / 20
         want.append(float((residual - hat @ residual).square().mean() / left**2))
     assert float(found.alpha) == alphas[2 + min(range(3), key=want.__getitem__)]
-    torch.testing.assert_close(found.scores[2:, 0].cpu(), torch.tensor(want).double(), rtol=1e-3, atol=0)
+    torch.testing.assert_close(-found.scores[2:, 0].cpu(), torch.tensor(want).double(), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("prior", [False, True])
+@pytest.mark.parametrize("standardize", [False, True])
+def test_few_targets_of_many_even_features_need_no_eigendecomposition(
+    standardize: bool, prior: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("an eigendecomposition of all directions")
+
+    X, y = problem(4000, 400, 2, noise=30)
+    options: dict[str, Any] = {"prior": torch.randn(2, 400, dtype=X.dtype)} if prior else {}
+    alphas = torch.logspace(-2, 4, 100, dtype=X.dtype)
+    with monkeypatch.context() as patch:
+        patch.setattr("torchridge.solvers.least_squares.spectral.spectra", never)
+        got = ridge_cv(X, y, alphas, cv=4, standardize=standardize, **options)
+    held = torch.arange(1000, 2000)
+    kept = torch.cat([torch.arange(1000), torch.arange(2000, 4000)])
+    for i in (0, 50, 99):
+        fit = ridge(X[kept], y[kept], float(alphas[i]), standardize=standardize, **options)
+        want = ((fit.predict(X[held]) - y[held]) ** 2).mean(0)
+        torch.testing.assert_close(-got.fold_scores[1, i], want, rtol=1e-10, atol=0)

@@ -9,7 +9,8 @@ from oracles import relative
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from torchridge import IllConditionedWarning, RidgeSolution, ridge, ridge_cv, ridge_path
+from torchridge import RidgeSolution, ridge, ridge_cv, ridge_path
+from torchridge.exceptions import IllConditionedWarning
 
 SHAPES = {"primal": (7, 3), "dual": (4, 6), "batch": (2, 6, 3), "wide batch": (2, 3, 5)}
 

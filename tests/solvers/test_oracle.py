@@ -7,7 +7,8 @@ import torch
 from oracles import Planted, exact_ridge, least_norm, planted, relative
 from tolerances import EXACT, EXACT_PER_CONDITION, ROUNDED_ONCE
 
-from torchridge import IllConditionedWarning, Moments, RankDeficientWarning, ridge, ridge_path
+from torchridge import Moments, ridge, ridge_path
+from torchridge.exceptions import IllConditionedWarning, RankDeficientWarning
 
 EXPONENTS = (-12, -10, -8, -6, -4, -2, 0, 3, 6)
 PROBLEMS = {
@@ -77,7 +78,7 @@ def test_without_penalty_a_dependent_problem_gets_the_least_norm_and_a_warning(
     assert relative(solution.weight, problem.weight(0.0)) <= EXACT
 
 
-@pytest.mark.filterwarnings("ignore::torchridge.IllConditionedWarning")
+@pytest.mark.filterwarnings("ignore::torchridge.exceptions.IllConditionedWarning")
 @pytest.mark.parametrize("decades", [4, 6, 8, 10])
 def test_without_penalty_an_ill_conditioned_but_full_rank_problem_keeps_its_digits(
     decades: int, device: torch.device
@@ -277,7 +278,7 @@ def test_a_feature_of_a_far_smaller_scale_is_not_called_dependent(device: torch.
     torch.testing.assert_close(found.weight.cpu().reshape(-1), want, rtol=1e-6, atol=0)
 
 
-@pytest.mark.filterwarnings("ignore::torchridge.RankDeficientWarning")
+@pytest.mark.filterwarnings("ignore::torchridge.exceptions.RankDeficientWarning")
 def test_a_feature_twice_shares_its_weight_at_alpha_zero(device: torch.device) -> None:
     g = torch.Generator().manual_seed(0)
     X = torch.randn(60, 4, generator=g, dtype=torch.float64)

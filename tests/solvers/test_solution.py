@@ -5,6 +5,8 @@ import dataclasses
 import pickle
 import subprocess
 import sys
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,8 @@ import torch
 from oracles import relative
 from torch import Tensor
 
-from torchridge import GridEdgeWarning, RidgeSolution, logistic, ridge, ridge_cv, ridge_path
+from torchridge import RidgeSolution, logistic, ridge, ridge_cv, ridge_path
+from torchridge.exceptions import GridEdgeWarning
 
 
 def problem(device: torch.device, *batch: int) -> tuple[Tensor, Tensor]:
@@ -93,7 +96,7 @@ def test_a_solution_is_frozen_and_can_be_copied(device: torch.device) -> None:
     assert f"solver={solution.solver!r}" in repr(solution)
 
 
-@pytest.mark.filterwarnings("ignore::torchridge.GridEdgeWarning")
+@pytest.mark.filterwarnings("ignore::torchridge.exceptions.GridEdgeWarning")
 @pytest.mark.parametrize("name", ["X", "y", "sample_weight", "penalty_factors", "prior", "alphas"])
 def test_the_arguments_are_left_as_they_were(name: str, device: torch.device) -> None:
     X, y = problem(device)
@@ -197,3 +200,29 @@ def test_what_is_known_of_a_batch_does_not_depend_on_units(scale: float, device:
     got = ridge(X * scale, y, 10.0, standardize=True)
     assert abs(float(got.dof[0]) - float(want.dof)) <= 1e-8
     assert relative(got.standard_errors[0] * scale, want.standard_errors) <= 1e-8
+
+
+def test_a_solution_is_saved_whole(tmp_path: Path) -> None:
+    X, y = torch.randn(40, 5, dtype=torch.float64), torch.randn(40, 2, dtype=torch.float64)
+    made = [
+        ridge(X, y, 1.0),
+        ridge_path(X, y[:, 0], [0.1, 1.0]),
+        ridge_cv(X, y, cv=5),
+        ridge_cv(X.float(), y.float(), cv="loo", alpha_per_target=True),
+        ridge(X, y, 1.0, solver="cg"),
+    ]
+    for solution in made:
+        solution.save(tmp_path / "solution.safetensors")
+        loaded = RidgeSolution.load(tmp_path / "solution.safetensors")
+        for name in [f.name for f in fields(solution)] + ["dof", "rank", "residual_variance", "unit_variance"]:
+            a, b = getattr(solution, name), getattr(loaded, name)
+            same = a.equal(b) or bool((a.isnan() & b.isnan()).all()) if isinstance(a, Tensor) else a == b
+            assert same or name == "diagnosis", name
+        assert loaded.predict(X.to(loaded.weight.dtype)).equal(solution.predict(X.to(solution.weight.dtype)))
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
+    solution = logistic(torch.randn(20, 2), torch.arange(20) % 2)
+    solution.save(tmp_path / "solution.safetensors")
+    with pytest.raises(ValueError, match=r"should be a file of kind 'torchridge\.ridge-solution/1'"):
+        RidgeSolution.load(tmp_path / "solution.safetensors")

@@ -4,7 +4,8 @@ import pytest
 import torch
 from oracles import relative
 
-from torchridge import Moments, RankDeficientWarning, ridge
+from torchridge import Moments, ridge
+from torchridge.exceptions import RankDeficientWarning
 
 
 @pytest.mark.parametrize("alpha", [1.0, 100.0])

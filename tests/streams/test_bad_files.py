@@ -13,7 +13,7 @@ import pytest
 import torch
 from bad_files import CASES, CSV, arrow_bytes, npy, safetensors
 
-from torchridge import _files, open_rows, stream_moments
+from torchridge import RidgeSolution, _files, open_rows, stream_moments
 from torchridge.cli import model
 from torchridge.probing import ProbeReport
 from torchridge.streams import checkpoint
@@ -31,7 +31,7 @@ def read(path: Path) -> Any:
     source = open_rows(path, target=target)
     if target is None:
         return list(source)
-    return stream_moments(source, fold=2)
+    return stream_moments(source, cv=2)
 
 
 @pytest.mark.parametrize("without_pyarrow", [False, True])
@@ -153,7 +153,7 @@ CONTENTS: list[Any] = [
 @pytest.mark.parametrize("content", CONTENTS, ids=json.dumps)
 @pytest.mark.parametrize("reader", ["checkpoint", "model", "report"])
 def test_a_crafted_file_is_refused_by_name(reader: str, content: Any, tmp_path: Path) -> None:
-    kinds = {"checkpoint": checkpoint.KIND, "model": model.KIND, "report": "torchridge.probe-report/1"}
+    kinds = {"checkpoint": checkpoint.KIND, "model": RidgeSolution.KIND, "report": "torchridge.probe-report/2"}
     path = crafted(tmp_path / "c.st", kinds[reader], content)
     calls = {
         "checkpoint": lambda: stream_moments([(torch.ones(3, 2), torch.ones(3))], checkpoint=path),

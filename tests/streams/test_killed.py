@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from torchridge import _files, stream_moments
-from torchridge._files.replacing import replacing
+from torchridge._files.replacement import replacing
 from torchridge.probing import ProbeReport, probe_layers
 
 posix = pytest.mark.skipif(not hasattr(os, "fork"), reason="points are reached in forked processes")
@@ -82,7 +82,7 @@ def test_two_passes_with_one_checkpoint_leave_a_whole_one(tmp_path: Path) -> Non
         thread.start()
     for thread in threads:
         thread.join()
-    want = stream_moments(list(kill_points.batches()), fold=4)
+    want = stream_moments(list(kill_points.batches()), cv=4)
     assert len(got) == 2 and all(m.gram.equal(want.gram) for m in got)
     assert kill_points.one_pass(path).gram.equal(want.gram) and os.listdir(tmp_path) == ["c.st"]
 
@@ -136,7 +136,7 @@ def test_a_probe_of_a_full_disk_leaves_its_checkpoint(tmp_path: Path, monkeypatc
     def no_room(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("torchridge._files.replacing.os.fsync", no_room)
+    monkeypatch.setattr("torchridge._files.replacement.os.fsync", no_room)
     with pytest.raises(OSError, match=r"`checkpoint`.*cannot be written"):
         probe_layers(model, batches, "*", **options)
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["p.st"]

@@ -13,7 +13,7 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, se
 from torch.optim import Optimizer
 from wrapped import SAM, WRAPPERS, CallsItsParent, Deaf, Lookahead, Several
 
-from torchridge import DoublePenaltyWarning
+from torchridge.exceptions import DoublePenaltyWarning
 from torchridge.training.penalties.attach import penalties, penalty, regularize
 from torchridge.training.penalties.regularizers import L1, L2
 from torchridge.training.penalties.step import penalize_step

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchridge._files.replacing import check_place, replacing
+from torchridge._files.replacement import check_place, replacing
 
-__all__ = ["MISUNDERSTOOD", "check_place", "read", "replacing", "understood", "write"]
+__all__ = ["MISUNDERSTOOD", "check_place", "kind_of", "read", "replacing", "understood", "write"]
 
 # What a file that holds the wrong things makes the code that takes them apart raise.
 MISUNDERSTOOD = (
@@ -42,6 +42,17 @@ def write(
         file.write(data)
 
 
+def kind_of(path: str | Path, kinds: Collection[str], *, name: str = "path") -> str:
+    """Return which of some kinds a file is of, or raise as `read` does."""
+    path = Path(path)
+    _check_there(path, name)
+    kind = _opened(path, name)[1].get("kind")
+    if kind not in kinds:
+        listed = " or ".join(repr(k) for k in kinds)
+        raise ValueError(f"`{name}`: {path.name} should be a file of kind {listed}, got {kind!r}.")
+    return str(kind)
+
+
 def read(path: str | Path, kind: str, *, name: str = "path") -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the tensors and the JSON of a file.
 
@@ -50,9 +61,7 @@ def read(path: str | Path, kind: str, *, name: str = "path") -> tuple[dict[str, 
         FileNotFoundError: where there is none.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"`{name}`: there is no file {str(path)!r}.")
-    path.open("rb").close()  # a file that is not ours to read says so itself
+    _check_there(path, name)
     tensors, metadata = _opened(path, name)
     if metadata.get("kind") != kind:
         raise ValueError(f"`{name}`: {path.name} should be a file of kind {kind!r}, got {metadata.get('kind')!r}.")
@@ -66,6 +75,12 @@ def read(path: str | Path, kind: str, *, name: str = "path") -> tuple[dict[str, 
         if not isinstance(content, dict):
             raise TypeError(f"its content is a {type(content).__name__}")
     return tensors, content
+
+
+def _check_there(path: Path, name: str) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"`{name}`: there is no file {str(path)!r}.")
+    path.open("rb").close()  # a file that is not ours to read says so itself
 
 
 def _opened(path: Path, name: str) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -1,5 +1,5 @@
 """The command line: `torchridge fit`, `predict`, `path`, `convert`, `decay`, `env`."""
 
-from torchridge.cli.main import main
+from torchridge.cli.program import main
 
 __all__ = ["main"]

@@ -1,4 +1,4 @@
-"""A fitted model in a file: safetensors with `weight` and `bias`, as `nn.Linear` names them, and what they are for."""
+"""A fitted model in a file: a solution as `RidgeSolution.save` writes it, with the names of its columns."""
 
 from __future__ import annotations
 
@@ -10,73 +10,67 @@ import torch
 from torch import Tensor
 
 from torchridge import _files
+from torchridge.linear.logistic.solution import LogisticSolution
 from torchridge.linear.ridge.solution import RidgeSolution
-
-KIND = "torchridge.model/1"
 
 
 @dataclass(frozen=True)
 class Model:
-    """A linear model and the names of its columns."""
+    """A solution and the names of its columns."""
 
-    weight: Tensor  # (t, d)
-    bias: Tensor  # (t,)
+    solution: RidgeSolution | LogisticSolution
     features: list[str] | None
     targets: list[str]
 
+    @property
+    def n_features(self) -> int:
+        """How many features the rows should have."""
+        return self.solution.weight.shape[-1]
+
     def predict(self, X: Tensor) -> Tensor:
-        """Return X Wᵀ + b, (n, t)."""
-        return X.to(self.weight.dtype) @ self.weight.T + self.bias
+        """Return the predictions (n, t), or the classes (n, h)."""
+        predicted = self.solution.predict(X)
+        return predicted[:, None] if predicted.ndim == 1 else predicted
 
 
 def write(path: Path, solution: RidgeSolution, features: list[str] | None, targets: list[str]) -> None:
     """Write the model whole, or leave what was there."""
-    tensors = {"weight": solution.weight, "bias": solution.bias}
-    tensors |= {
-        name: value for name in ("alphas", "scores", "fold_scores") if (value := getattr(solution, name)) is not None
-    }
-    content: dict[str, Any] = {"features": features, "targets": targets, "alpha": float(solution.alpha)}
-    content |= {"n_samples": solution.n_samples, "solver": solution.solver}
-    _files.write(path, KIND, tensors, content, name="output")
+    solution.save(path, names={"features": features, "targets": targets})
 
 
 def read(path: Path) -> Model:
-    """Return a model that `write` wrote.
+    """Return a model that `write` wrote, or `save` of a solution.
 
     Raises:
-        ValueError: if the file does not hold a weight, a bias, and names that fit them.
+        ValueError: if the file does not hold a solution of one strength, and names that fit it.
     """
-    tensors, content = _files.read(path, KIND, name="model")
+    kinds: dict[str, type[RidgeSolution] | type[LogisticSolution]] = {
+        RidgeSolution.KIND: RidgeSolution,
+        LogisticSolution.KIND: LogisticSolution,
+    }
+    solution, names = kinds[_files.kind_of(path, kinds, name="model")].read(path, name="model")
     with _files.understood(path, "model"):
-        fitted = Model(tensors["weight"], tensors["bias"], content["features"], content["targets"])
-        _check_whole(fitted)
+        heads = isinstance(solution, LogisticSolution) and not solution.heads
+        if solution.weight.ndim != 2 + (isinstance(solution, LogisticSolution) and solution.heads):
+            raise ValueError(f"expected a model of one strength, got weights {tuple(solution.weight.shape)}")
+        count = 1 if heads else len(solution.weight)
+        targets = names.get("targets") or (["y"] if count == 1 else [f"y{k}" for k in range(count)])
+        fitted = Model(solution, names.get("features"), targets)
+        _check_names("features", fitted.features, fitted.n_features)
+        _check_names("targets", fitted.targets, count)
     return fitted
 
 
-def _check_whole(model: Model) -> None:
-    weight, bias = model.weight, model.bias
-    if weight.ndim != 2 or bias.shape != weight.shape[:1] or 0 in weight.shape:
-        raise ValueError(
-            f"expected a weight (targets, features) and a bias (targets,), got {[*map(_shape, (weight, bias))]}"
-        )
-    if weight.dtype not in (torch.float32, torch.float64) or bias.dtype is not weight.dtype:
-        raise ValueError(f"expected a weight and a bias of float32 or float64, got {weight.dtype} and {bias.dtype}")
-    if not bool(torch.isfinite(weight).all() and torch.isfinite(bias).all()):
-        raise ValueError("the weight or the bias holds NaN or infinity")
-    for what, names, count in (("features", model.features, len(weight[0])), ("targets", model.targets, len(weight))):
-        fits = isinstance(names, list) and len(names) == count and all(isinstance(name, str) for name in names)
-        if not (fits and len(set(names or [])) == count) and not (names is None and what == "features"):
-            raise ValueError(f"expected {count} different names of {what}, got {names!r:.200}")
-
-
-def _shape(value: Tensor) -> tuple[int, ...]:
-    return tuple(value.shape)
+def _check_names(what: str, names: Any, count: int) -> None:
+    fits = isinstance(names, list) and len(names) == count and all(isinstance(name, str) for name in names)
+    if not (fits and len(set(names or [])) == count) and not (names is None and what == "features"):
+        raise ValueError(f"expected {count} different names of {what}, got {names!r:.200}")
 
 
 def check_names(model: Model, names: tuple[str, ...] | None, d: int | None) -> None:
-    """Raise where rows do not have the features of the model."""
-    if d != model.weight.shape[1]:
-        raise ValueError(f"the rows have {d} features, the model {model.weight.shape[1]}. Name them: --features.")
+    """Raise if rows do not have the features of the model."""
+    if d != model.n_features:
+        raise ValueError(f"the rows have {d} features, the model {model.n_features}. Name them: --features.")
     if names is not None and model.features is not None and list(names) != model.features:
         wrong = next((a, b) for a, b in zip(names, model.features, strict=True) if a != b)
         raise ValueError(f"the rows have a feature {wrong[0]!r} where the model has {wrong[1]!r}.")

@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _predictions(fitted: model.Model, source: RowSource, progress: bool) -> Iterator[Tensor]:
-    yield fitted.weight.new_empty(0, len(fitted.targets))  # the dtype and width of what no row follows
+    yield fitted.predict(torch.empty(0, fitted.n_features, dtype=torch.float64))  # the dtype and width of no rows
     size = max(1, _BATCH_BYTES // max(1, source.row_bytes or 1))
     with closing(prefetch.batches(source, 0, size, torch.device("cpu"))) as batches:  # type: ignore[type-var]
         at = 0

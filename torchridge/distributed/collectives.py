@@ -158,6 +158,13 @@ class LeaveOneOut:
             total += (scorer.squares(alpha) * torch.stack([b.weight for b in own])[:, None, None]).sum(0)
         return total
 
+    def correlations(self, alpha: Tensor) -> Tensor:
+        """Raise: ranks add up squared errors alone."""
+        raise ValueError(
+            "`scoring`='correlation' with cv='loo' needs the rows of one process. Over ranks use folds, or "
+            "scoring='r2'."
+        )
+
     def variances(self) -> Tensor:
         """Return the variance of the targets, (1, t)."""
         return variance_of(self.whole.block)[None]

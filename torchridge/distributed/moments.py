@@ -6,16 +6,16 @@ from typing import Any, overload
 
 from torch import Tensor
 
-from torchridge._ranks import Ranks
+from torchridge._ranks import Group, Ranks
 from torchridge.distributed import collectives, columns
 from torchridge.solvers.moments.moments import Moments
 
 
 @overload
-def all_reduce(moments: Moments, group: Any = None, *, dst: None = None) -> Moments: ...
+def all_reduce(moments: Moments, process_group: Group | None = None, *, dst: None = None) -> Moments: ...
 @overload
-def all_reduce(moments: Moments, group: Any = None, *, dst: int) -> Moments | None: ...
-def all_reduce(moments: Moments, group: Any = None, *, dst: int | None = None) -> Moments | None:
+def all_reduce(moments: Moments, process_group: Group | None = None, *, dst: int) -> Moments | None: ...
+def all_reduce(moments: Moments, process_group: Group | None = None, *, dst: int | None = None) -> Moments | None:
     """Return the moments of the rows of all ranks, per fold where there are folds.
 
     In two centred stages: counts and means are gathered, then every rank moves its second moments to the common mean
@@ -24,7 +24,7 @@ def all_reduce(moments: Moments, group: Any = None, *, dst: int | None = None) -
 
     Args:
         moments: those of this rank's rows; not changed. A second call with the result would count all rows again.
-        group: a `torch.distributed.ProcessGroup`; the default group if None.
+        process_group: a `torch.distributed.ProcessGroup`, or "world" for the default group, as is None.
         dst: the global rank that alone gets the answer, the others None; by default all get it, bit for bit the same.
 
     Raises:
@@ -36,14 +36,15 @@ def all_reduce(moments: Moments, group: Any = None, *, dst: int | None = None) -
 
     Example:
         >>> import torch, torch.distributed as dist
-        >>> from torchridge import Moments, all_reduce, ridge
+        >>> from torchridge import Moments, ridge
+        >>> from torchridge.distributed import all_reduce
         >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # torchrun does it for many
         >>> X = torch.tensor([[0.0], [1.0], [2.0]])
         >>> ridge(all_reduce(Moments().update(X, 2 * X[:, 0] + 1)), alpha=0.0).weight
         tensor([[2.]])
         >>> dist.destroy_process_group()
     """
-    ranks = Ranks("world" if group is None else group, "group")
+    ranks = Ranks("world" if process_group is None else process_group)
     if dst is not None and dst not in ranks.members:
         raise ValueError(f"`dst` should be one of the group's ranks {ranks.members}, got {dst!r}.")
 
@@ -83,7 +84,8 @@ def column_moments(X: Tensor, y: Tensor, sample_weight: Tensor | None = None, fo
     Example:
         >>> import torch, torch.distributed as dist
         >>> from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
-        >>> from torchridge import column_moments, ridge
+        >>> from torchridge import ridge
+        >>> from torchridge.distributed import column_moments
         >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
         >>> X = torch.tensor([[0.0, 1.0], [1.0, 0.0], [2.0, 2.0]])
         >>> sharded = distribute_tensor(X, init_device_mesh("cpu", (1,)), [Shard(1)])

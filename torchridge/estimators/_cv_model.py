@@ -11,7 +11,7 @@ from torch import Tensor
 
 from torchridge import _check
 from torchridge.estimators._folds import make_parts
-from torchridge.estimators._input import Container, Table, filled, fits, too_large
+from torchridge.estimators._input import Container, Table, as_tensor, filled, fits, too_large
 from torchridge.estimators._judges import FoldJudge
 from torchridge.estimators._linear import LinearModel
 from torchridge.estimators._route import Routed
@@ -28,7 +28,7 @@ from torchridge.estimators._search import (
 from torchridge.linear.ridge.ridge import ridge_cv
 from torchridge.linear.ridge.solution import RidgeSolution
 from torchridge.solvers.iterative import sparse_gram
-from torchridge.solvers.iterative.sparse_ridge import gram_pays, pays
+from torchridge.solvers.iterative.sparse_ridge import folds_pay, gram_pays, pays
 
 # Scores of folds that products give from squared errors.
 _SQUARES = (None, "r2", "neg_mean_squared_error")
@@ -68,16 +68,11 @@ class RidgeCVModel(LinearModel):
             raise ValueError("`alphas` is empty; expected at least one strength.")
         return values
 
-    def _check_options(self, per_target: bool = False) -> None:
+    def _check_options(self) -> None:
         for name in ("fit_intercept", "store_cv_results"):
             _check.option(getattr(self, name), name, (True, False))
         if self.cv is not None and self.store_cv_results:
             raise ValueError("cv!=None and store_cv_results=True are incompatible: leave `cv` out, or the results.")
-        if self.cv is not None and per_target and not self._by_criterion():
-            raise ValueError("cv!=None and alpha_per_target=True are incompatible: leave `cv` out, or one alpha.")
-
-    def _by_criterion(self) -> bool:
-        return isinstance(self.alphas, str) or isinstance(self.cv, str)
 
     def get_metadata_routing(self) -> Any:
         """Return which metadata `fit` hands to the scorer and the splitter, as scikit-learn's `MetadataRouter`."""
@@ -103,7 +98,7 @@ class RidgeCVModel(LinearModel):
         per_target = getattr(self, "alpha_per_target", False)
         if isinstance(alphas, str) or isinstance(parts, str):
             return self._criterion(problem, alphas, "loo" if parts is None else parts, per_target)
-        grid = torch.from_numpy(alphas).to(problem.y.device)
+        grid = as_tensor(alphas).to(problem.y.device)
         return self._scored(problem, grid, parts, rows, fold)
 
     def _scored(
@@ -114,7 +109,8 @@ class RidgeCVModel(LinearModel):
         if not isinstance(X, Tensor):
             return self._scored_sparse(problem, grid, parts, rows, fold)
         if parts is not None:
-            return by_folds(X, y, weight, grid, parts, intercept=self.fit_intercept, scoring=self.scoring, score=fold)
+            asked = {"intercept": self.fit_intercept, "scoring": self.scoring, "per_target": per_target}
+            return by_folds(X, y, weight, grid, parts, score=fold, **asked)
         store = self.store_cv_results
         return leave_one_out(
             X, y, weight, grid, intercept=self.fit_intercept, score=rows, store=store, per_target=per_target
@@ -125,6 +121,8 @@ class RidgeCVModel(LinearModel):
     ) -> Found:
         X, y, weight = problem
         if parts is not None:
+            if getattr(self, "alpha_per_target", False):
+                raise ValueError("`alpha_per_target`=True with folds of a sparse `X`: pass a dense one, or cv='gcv'.")
             assert fold is not None
             return by_sparse_folds(X, y, weight, grid, parts, intercept=self.fit_intercept, score=fold)
         if X.shape[0] > sparse_gram.ROWS:
@@ -141,10 +139,12 @@ class RidgeCVModel(LinearModel):
         if parts is None:  # leave-one-out needs the Gram matrix of the rows: from products, or filled
             few = n <= sparse_gram.ROWS and gram_pays(n, d, entries)
             return table if few and not isinstance(alphas, str) else filled(table)
-        folds = len(parts) if isinstance(parts, list) else 1
-        strengths = 4 if isinstance(alphas, str) else min(len(alphas), 4)  # they share their products
         above = isinstance(alphas, str) or bool((alphas > 0).all())
-        return table if above and pays(n, d, entries, folds * targets * strengths) else filled(table)
+        if isinstance(parts, list):
+            cheaper = folds_pay(n, d, entries, targets, 40 if isinstance(alphas, str) else len(alphas))
+        else:
+            cheaper = pays(n, d, entries, targets * (4 if isinstance(alphas, str) else min(len(alphas), 4)))
+        return table if above and cheaper else filled(table)
 
     def _criterion(self, problem: Problem, alphas: Any, cv: Any, per_target: bool) -> Found:
         """Choose by what the front door has beside scikit-learn: a grid of its own, GCV, the evidence."""
@@ -168,9 +168,9 @@ class RidgeCVModel(LinearModel):
         solution = ridge_cv(
             table.X,
             y.double(),
-            alphas if isinstance(alphas, str) else torch.from_numpy(alphas),
+            "auto" if isinstance(alphas, str) else as_tensor(alphas),
             parts,
-            scoring="mse" if criterion or self.scoring == "neg_mean_squared_error" else "r2",
+            scoring="mse" if criterion or _check.same(self.scoring, "neg_mean_squared_error") else "r2",
             sample_weight=weight,
             fit_intercept=self.fit_intercept,
             alpha_per_target=getattr(self, "alpha_per_target", False),
@@ -199,7 +199,7 @@ class RidgeCVModel(LinearModel):
             self.moments_,
             alphas=self._check_alphas(),
             cv=self.cv if isinstance(self.cv, str) else None,
-            scoring="r2" if self.moments_.folds and self.scoring in (None, "r2") else "mse",
+            scoring="r2" if self.moments_.folds and _check.one_of(self.scoring, None, "r2") else "mse",
             fit_intercept=self.fit_intercept,
             alpha_per_target=getattr(self, "alpha_per_target", False),
         )
@@ -208,7 +208,7 @@ class RidgeCVModel(LinearModel):
 
     def _check_streamed(self, fold: Any) -> None:
         _check.option(self.scoring, "scoring", (None, "r2", "neg_mean_squared_error"))
-        if fold is None and self.cv not in (None, "gcv", "evidence"):
+        if fold is None and not _check.one_of(self.cv, None, "gcv", "evidence"):
             raise ValueError(
                 f"`fold` is missing: `cv`={self.cv!r} holds out rows, and moments keep none. Give every batch its "
                 f"fold, or leave `cv` out, which is generalized cross-validation for streamed rows."
@@ -217,7 +217,7 @@ class RidgeCVModel(LinearModel):
 
 def _from_solution(solution: RidgeSolution) -> Found:
     assert solution.best_score is not None
-    score = solution.best_score if solution.scoring == "r2" else -solution.best_score
+    score = solution.best_score
     if solution.alpha.ndim == 0:
         return Found(float(solution.alpha), float(score), solution)
     return Found(solution.alpha.cpu().numpy(), score.cpu().numpy(), solution)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from torchridge import _check
+from torchridge.exceptions import warn
 from torchridge.solvers.moments.folds import Split, fold_ids, splits
 from torchridge.solvers.moments.stratified import stratified_folds
 
@@ -48,9 +48,8 @@ def _stratified(k: int, codes: Tensor) -> Tensor:
             f"`cv`={k} folds cannot be greater than the number of members in each class, {counts.tolist()}."
         )
     if k > int(counts.min()):
-        warnings.warn(
+        warn(
             f"The least populated class in y has only {int(counts.min())} members, which is less than `cv`={k}.",
             UserWarning,
-            stacklevel=5,
         )
     return stratified_folds(codes, k)

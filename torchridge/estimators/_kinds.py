@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from torchridge.estimators import _metrics
-from torchridge.estimators._input import as_array, as_tensor
+from torchridge.estimators._input import as_array, as_tensor, tensor_of
 from torchridge.estimators._labels import Labels
 from torchridge.estimators._linear import LinearModel
 
@@ -80,8 +80,8 @@ class Classifier(LinearModel):
         """Return the share of rows, weighted, whose class (all labels) is right."""
         predicted = self.predict(X)
         if isinstance(predicted, Tensor) or isinstance(y, Tensor):
-            predicted = torch.as_tensor(predicted)
-            right = predicted == torch.as_tensor(y).to(predicted.device).reshape(predicted.shape)
+            predicted = tensor_of(predicted)
+            right = predicted == tensor_of(y).to(predicted.device).reshape(predicted.shape)
         else:
             right = torch.from_numpy(np.asarray(predicted == np.asarray(y).reshape(predicted.shape)))
         right = right if right.ndim == 1 else right.all(1)

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from torchridge.estimators._input import tensor_of
 from torchridge.estimators._protocol import Estimator
+from torchridge.linear import metrics
+from torchridge.linear.metrics import Held, Metric
 
 Scorer = Callable[..., float]
-
-
-def routing_enabled() -> bool:
-    """Whether the program has asked scikit-learn to route metadata."""
-    if sys.modules.get("sklearn") is None:
-        return False
-    from sklearn import get_config
-
-    return bool(get_config()["enable_metadata_routing"])
 
 
 def resolve(scoring: Any) -> Scorer | None:
@@ -28,9 +23,12 @@ def resolve(scoring: Any) -> Scorer | None:
 
     Raises:
         ValueError: on an unknown name; on one that only scikit-learn knows where it is not installed.
+        TypeError: on what is not a metric.
     """
-    if scoring is None or callable(scoring):
+    if scoring is None or (callable(scoring) and not metrics.is_object(scoring) and metrics.is_scorer(scoring)):
         return scoring  # type: ignore[no-any-return]
+    if not isinstance(scoring, str):
+        return ByMetric(metrics.first(scoring, "scoring", {})[0])
     try:
         from sklearn.metrics import get_scorer
     except ImportError:
@@ -38,14 +36,56 @@ def resolve(scoring: Any) -> Scorer | None:
     return get_scorer(scoring)  # type: ignore[no-any-return]
 
 
+class ByMetric:
+    """A scorer by a metric of predictions: larger is better, whatever the metric says."""
+
+    def __init__(self, metric: Metric) -> None:
+        self.metric, self.sign = metric, metric.chosen_by()
+
+    def __call__(self, estimator: Any, X: Any, y: Any) -> float:
+        """Return the metric of an estimator's predictions, times its sign."""
+        return self.sign * self.metric(_held(estimator, X, y))
+
+
+def _held(estimator: Any, X: Any, y: Any) -> Held:
+    if estimator._estimator_type == "regressor":
+        return Held(tensor_of(y), tensor_of(estimator.predict(X)))
+    scores, classes = tensor_of(estimator.decision_function(X)), estimator.classes_
+    if estimator.multilabel_:
+        return Held(tensor_of(y), scores, classes, several=True)
+    names = classes.cpu().numpy() if isinstance(classes, Tensor) else classes
+    truth = torch.from_numpy(np.searchsorted(names, y.cpu().numpy() if isinstance(y, Tensor) else y))
+    proba = estimator.predict_proba(X) if hasattr(estimator, "predict_proba") else None
+    return Held(truth, scores, names, None if proba is None else tensor_of(proba), proba is not None)
+
+
 def accepts_weight(scorer: Scorer | None) -> bool:
     """Whether a scorer takes `sample_weight`; without one, R² and accuracy do."""
-    if scorer is None:
-        return True
-    if hasattr(scorer, "_accept_sample_weight"):
-        return bool(scorer._accept_sample_weight())
-    parameters = inspect.signature(scorer).parameters.values()
-    return any(p.name == "sample_weight" or p.kind is p.VAR_KEYWORD for p in parameters)
+    return scorer is None or metrics.accepts_weight(scorer)
+
+
+def told(scorer: Scorer, classes: Any, *, labels: bool = True) -> Scorer:
+    """Return a scorer of scikit-learn that is told what a held-out part may lack: all classes, and which is positive.
+
+    As scikit-learn's `LogisticRegressionCV` does: a measure that takes `labels` is given the classes, and, for two of
+    them, `pos_label` the second. So it is without `labels` if the 1 that measures assume is not a class. What the user
+    has set stays, and another callable is returned as it is.
+    """
+    measure, given = getattr(scorer, "_score_func", None), dict(getattr(scorer, "_kwargs", None) or {})
+    if measure is None:
+        return scorer
+    takes = inspect.signature(measure).parameters
+    known = {"labels": classes} if labels and "labels" in takes else {}
+    if len(classes) <= 2 and "pos_label" in takes and (known or 1 not in list(classes)):
+        known["pos_label"] = classes[-1]
+    if not known.keys() - given.keys():
+        return scorer
+    from sklearn.metrics import make_scorer
+
+    method = getattr(scorer, "_response_method", "predict")
+    larger = getattr(scorer, "_sign", 1) == 1
+    wrapped: Scorer = make_scorer(measure, response_method=method, greater_is_better=larger, **{**known, **given})
+    return wrapped
 
 
 def _own(scoring: Any) -> Scorer:
@@ -107,4 +147,6 @@ class Predicted(Estimator):
         if self._estimator_type != "classifier":
             return X
         scores = self.decision_function(X)
-        return (scores > 0).astype(int) if scores.ndim == 1 or self.multilabel_ else scores.argmax(1)
+        if self.multilabel_:
+            return (scores > 0).astype(int)
+        return self.classes_[(scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(1)]

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from torchridge.estimators._input import take
 from torchridge.estimators._metrics import r2_by_target
-from torchridge.linear import search
 from torchridge.linear.arguments import Options, Strengths
 from torchridge.linear.matrices import operator_of
 from torchridge.linear.ridge.cross_validation import Prepared, prepare_rows
 from torchridge.linear.ridge.ridge import ridge, ridge_path
 from torchridge.linear.ridge.solution import RidgeSolution
-from torchridge.solvers.iterative.sparse_gram import equivalent
+from torchridge.linear.search import first_best, mean_over_folds, warn_of_edge, warn_unless_resolved
+from torchridge.solvers.iterative.sparse_gram import LeaveOneOut, gram
 from torchridge.solvers.least_squares.few_rows import WholeDual
 from torchridge.solvers.least_squares.scorers import FoldMoments, Whole, fold_weights, leave_one_out_errors
 from torchridge.solvers.moments.folds import Split
@@ -65,7 +65,8 @@ def by_sparse_folds(
         path = ridge_path(take(X, train), y[train], alphas, sample_weight=own, tol=_FOLD_TOL, **options)
         scores[k] = [score(k, path.weight[i], path.bias[i], float(alphas[i])) for i in range(len(alphas))]
     mean = over_folds(scores)
-    best = int(first_best(mean))
+    best = int(best_places(mean))
+    warn_of_edge(alphas, torch.tensor([best]))
     alpha = float(alphas[best])
     return Found(alpha, float(mean[best]), ridge(X, y, alpha, sample_weight=weight, **options))
 
@@ -73,30 +74,38 @@ def by_sparse_folds(
 def sparse_leave_one_out(
     X: Any, y: Tensor, weight: Tensor | None, alphas: Tensor, *, intercept: bool, **asked: Any
 ) -> Found:
-    """Choose by exact leave-one-out of sparse rows, from their Gram matrix (n, n). Cost: its products, and 10·n³."""
-    rows = operator_of(X, "sparse")
-    share = torch.ones_like(y[:, 0]) if weight is None else weight
-    center = rows.rmatmul((share / share.sum())[:, None].double())[:, 0]
-    center = center if intercept else torch.zeros_like(center)
-    found = leave_one_out(equivalent(rows, center), y, weight, alphas, intercept=intercept, **asked)
-    alpha = torch.as_tensor(found.alpha, dtype=torch.float64)
-    solution = ridge(X, y, alpha, sample_weight=weight, fit_intercept=intercept, solver="cg")
-    return found._replace(solution=solution)
+    """Choose by exact leave-one-out of sparse rows, from their Gram matrix (n, n). Cost: n³ for each of few strengths.
+
+    More than a few share an eigendecomposition.
+    """
+    rows, target = operator_of(X, "sparse"), y.double()
+    share = torch.ones_like(target[:, :1]) if weight is None else weight[:, None]
+    center = rows.rmatmul((share / share.sum()) * float(intercept))[:, 0]
+    known = LeaveOneOut(gram(rows, center), target, weight, intercept=intercept)
+    scores, results = _judged(known.errors, target, weight, alphas, **asked)
+    best = best_places(scores)
+    values, score = alphas.cpu().numpy()[best], np.take_along_axis(scores, best[None], 0)[0]
+    if best.ndim == 0:
+        values, score = float(values), float(score)
+    options: dict[str, Any] = {"sample_weight": weight, "fit_intercept": intercept, "solver": "cg"}
+    return Found(values, score, ridge(X, y, torch.as_tensor(values, dtype=torch.float64), **options), results)
 
 
 def _options(intercept: bool) -> Options:
     return Options(intercept, False, None, None, "auto", torch.float64)
 
 
-def first_best(scores: Any) -> Any:
-    """Return the index of the best score of (L,), or of every column of (L, t); of equal ones the first, NaN last."""
-    return np.where(np.isnan(scores), -np.inf, scores).argmax(0)
-
-
 def over_folds(scores: Any) -> Any:
     """Return the mean (L,) of scores (K, L) over folds; a fold without any is left out, with a warning."""
     mean = scores.mean(0)
-    return search.mean_over_folds(torch.from_numpy(scores)).numpy() if np.isnan(mean).any() else mean
+    return mean_over_folds(torch.from_numpy(scores)).numpy() if np.isnan(mean).any() else mean
+
+
+def best_places(scores: Any) -> Any:
+    """Return the index of the best of scores (L,), or of each column of (L, t), an array; of equal ones the first."""
+    table = torch.as_tensor(scores, dtype=torch.float64)
+    best = first_best(table.reshape(len(table), -1)).numpy()
+    return best.reshape(scores.shape[1:])
 
 
 def _fit(prepared: Prepared, alphas: Tensor, best: Any, intercept: bool) -> RidgeSolution:
@@ -107,14 +116,16 @@ def _fit(prepared: Prepared, alphas: Tensor, best: Any, intercept: bool) -> Ridg
 
 def _found(prepared: Prepared, alphas: Tensor, scores: Any, intercept: bool, results: Tensor | None) -> Found:
     if np.isnan(scores).any():
-        scores = search.mean_over_folds(torch.from_numpy(scores)[None]).numpy()
-    best = first_best(scores)
+        flat = torch.from_numpy(scores).reshape(len(scores), -1)
+        scores = mean_over_folds(flat.mean(1)[None]).numpy() if scores.ndim == 1 else scores
+    best = best_places(scores)
+    warn_of_edge(alphas, torch.as_tensor(best).reshape(-1))
     values = alphas.cpu().numpy()[best]
     score = np.take_along_axis(scores, best[None], 0)[0]
     single = best.ndim == 0
     solution = _fit(prepared, alphas, best, intercept)
-    known, index = prepared.scorer.precision, int(alphas.argmin())
-    search.warn_unless_resolved(known, float(np.mean(scores[index])), float(np.mean(score)), torch.float64)
+    weakest = float(np.mean(scores[int(alphas.argmin())]))
+    warn_unless_resolved(prepared.scorer.precision, weakest, float(np.mean(score)), torch.float64)
     return Found(float(values) if single else values, float(score) if single else score, solution, results)
 
 
@@ -142,9 +153,21 @@ def leave_one_out(
         table = -prepared.scorer.squares(alphas)[0] * (total / n)
         scores = (table if per_target else table.mean(1)).cpu().numpy()
         return _found(prepared, alphas, scores, intercept, None)
-    columns, each = [], []
+    scores, results = _judged(
+        lambda some: leave_one_out_errors(prepared.scorer, rows, some),  # type: ignore[arg-type]
+        y, weight, alphas, score=score, store=store, per_target=per_target,
+    )  # fmt: skip
+    return _found(prepared, alphas, scores, intercept, results)
+
+
+def _judged(
+    errors_at: Callable[[Tensor], Tensor], y: Tensor, weight: Tensor | None, alphas: Tensor, *,
+    score: ScoreRows | None = None, store: bool = False, per_target: bool = False,
+) -> tuple[Any, Tensor | None]:  # fmt: skip
+    """Return the score of every strength, by target if asked for, and (n, t, L) of what is kept with `store`."""
+    columns, each, per_target = [], [], per_target and y.shape[1] > 1
     for some in torch.tensor_split(alphas, math.ceil(len(alphas) * y.numel() / _ERRORS)):
-        for errors in leave_one_out_errors(prepared.scorer, rows, some).unbind(1):  # (n, t)
+        for errors in errors_at(some).unbind(1):  # (n, t)
             if score is None:
                 column = errors**2 if weight is None else errors**2 * weight[:, None]
                 each.append((-column.mean(0) if per_target else -column.mean()).cpu().numpy())
@@ -153,8 +176,7 @@ def leave_one_out(
                 each.append(np.asarray(score(column, y)))
             if store:
                 columns.append(column)
-    results = torch.stack(columns, -1) if store else None
-    return _found(prepared, alphas, np.stack(each), intercept, results)
+    return np.stack(each), torch.stack(columns, -1) if store else None
 
 
 def by_folds(
@@ -167,15 +189,21 @@ def by_folds(
     intercept: bool,
     scoring: Any,
     score: ScoreFold | None,
+    per_target: bool = False,
 ) -> Found:
-    """Choose by the mean over folds of a score of held-out rows.
+    """Choose by the mean over folds of a score of held-out rows, for each target by itself with `per_target`.
 
     Without `score`, by a name whose score follows from moments; otherwise by `score` of every fold's weights.
     """
     rows = check_rows(X, y, weight)
     prepared = prepare_rows(rows, parts, None, _options(intercept))
     if score is None:
-        scores = _from_squares(prepared, alphas, scoring, parts)
+        scores = _from_squares(prepared, alphas, scoring, parts, per_target and y.shape[1] > 1)
+    elif per_target:
+        raise ValueError(
+            f"`alpha_per_target`=True with folds needs a score that follows from squared errors, got "
+            f"`scoring`={scoring!r}. Use one of {[name for name in _FROM_SQUARES if name]}."
+        )
     else:
         scores = np.asarray(
             [_score_fold(k, prepared, rows, alphas, parts, score, intercept) for k in range(len(parts))]
@@ -189,10 +217,11 @@ def follows_from_squares(scoring: Any, weight: Tensor | None, given: Mapping[str
     return known and set(given) == (set() if weight is None else {"sample_weight"})
 
 
-def _from_squares(prepared: Prepared, alphas: Tensor, scoring: Any, parts: list[Split]) -> Any:
+def _from_squares(prepared: Prepared, alphas: Tensor, scoring: Any, parts: list[Split], per_target: bool) -> Any:
     squares, variances = prepared.scorer.squares(alphas), prepared.scorer.variances()
     assert variances is not None
-    scores = _FROM_SQUARES[scoring](squares, variances).mean(-1)  # (K, L)
+    scores = _FROM_SQUARES[scoring](squares, variances)
+    scores = scores if per_target else scores.mean(-1)  # (K, L, t) or (K, L)
     if scoring in (None, "r2"):
         scores[torch.tensor([len(test) < 2 for _, test in parts])] = torch.nan
     return scores.cpu().numpy()

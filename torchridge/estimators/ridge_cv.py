@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 from torchridge import _check
@@ -14,6 +13,7 @@ from torchridge.estimators._labels import Labels, class_weights, joined_weights,
 from torchridge.estimators._route import Routed, route
 from torchridge.estimators._scorers import Scorer, resolve
 from torchridge.estimators._search import Found, follows_from_squares
+from torchridge.exceptions import warn
 
 
 class RidgeCV(RidgeCVModel, Regressor):
@@ -27,12 +27,16 @@ class RidgeCV(RidgeCVModel, Regressor):
     Args:
         alphas: (L,) strengths, positive for leave-one-out; or "auto", a grid from the data.
         fit_intercept: whether to fit b.
-        scoring: None: minus the mean squared error for leave-one-out, R² for folds; a name; or a callable
-            ``scorer(estimator, X, y)``. Leave-one-out scores all held-out predictions together.
+        scoring: None: minus the mean squared error for leave-one-out, R² for folds; a name; a callable
+            ``scorer(estimator, X, y)`` or ``metric(y_true, y_score)``, larger for a better fit; or an object with
+            `update` and `compute` such as torchmetrics', or a collection of them, of which the first chooses; scores
+            are the negative of a metric for which smaller is better. Leave-one-out scores all held-out predictions
+            together.
         cv: None for exact leave-one-out; a number of folds; a splitter; (train, test) row numbers; "gcv"; "evidence".
         gcv_mode: kept for scikit-learn's signature; one exact method serves them all.
         store_cv_results: keep `cv_results_`.
-        alpha_per_target: choose α for each target (leave-one-out).
+        alpha_per_target: choose α for each target. With folds (which scikit-learn refuses) the score has to follow from
+            squared errors: None, "r2", "neg_mean_squared_error", "neg_root_mean_squared_error".
         device: where to compute; by default where X is.
 
     Attributes:
@@ -95,16 +99,16 @@ class RidgeCV(RidgeCVModel, Regressor):
             ValueError: as `Ridge.fit`; on strengths that are not positive, on folds that cannot be made.
             TypeError: on what is not numbers.
         """
-        self._check_options(self.alpha_per_target)
+        _check.option(self.alpha_per_target, "alpha_per_target", (True, False))
+        self._check_options()
         _check.option(self.gcv_mode, "gcv_mode", (None, "auto", "svd", "eigen"))
         alphas, scorer = self._check_alphas(), resolve(self.scoring)
         routed = route(self, sample_weight, params, scorer)
         if self.gcv_mode == "svd" and self.cv is None and is_sparse(X):
-            warnings.warn(
+            warn(
                 "The 'svd' mode is not supported for sparse X from scikit-learn 1.11 on. Leave `gcv_mode` out; the "
                 "numbers are the same.",
                 FutureWarning,
-                stacklevel=2,
             )
         table = read_table(X, self.device, sparse=True)
         y_, weight = read_target(y, table), read_weight(sample_weight, table)

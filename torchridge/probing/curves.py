@@ -19,7 +19,7 @@ def add_scalars(writer: Any, probes: Sequence[Probe], tag: str) -> None:
     for probe in probes:
         for name, value in probe.scores.items():
             writer.add_scalar(f"{tag}/{probe.readout}/{name}", value, depth[probe.layer])
-        for step, value in enumerate(probe.curve.mean(0).tolist()):
+        for step, value in enumerate(probe.strength_scores.mean(0).tolist()):
             writer.add_scalar(f"{tag}/{probe.readout}/{probe.layer}/{probe.criterion}", value, step)
 
 

@@ -163,7 +163,7 @@ def folder(keep: str | Path, ranks: Ranks) -> str | Path:
 
 def refuse(settings: Settings) -> None:
     """Raise on metrics that would need the predictions of all rows in one place."""
-    named = sorted(name for name, metric in settings.named_metrics.items() if metric is not None)
+    named = sorted(name for name, metric in settings.named_metrics.items() if metric.own is None)
     if named:
         raise ValueError(
             f"`metrics` {named} would need the predictions of all ranks in one place. Over ranks ask for 'accuracy', "

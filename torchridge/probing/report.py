@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,15 +12,25 @@ import torch
 from torch import Tensor, nn
 
 from torchridge import _files as files
+from torchridge.linear.curves import Curve, curve
+from torchridge.linear.printing import listed, shaped
 from torchridge.probing import curves
 
-KIND = "torchridge.probe-report/1"
+KIND = "torchridge.probe-report/2"
+
+# Errors and losses, which carry a minus sign.
+_MINUS = ("mse", "log_loss", "control mse", "control log_loss")
+
+# The strength of each readout in the field's letters.
+_LETTERS = {"ridge": "α", "lda": "γ", "logistic": "C"}
+
+_PRINTED = 12  # lines of a report; its table has all
 
 # The first of these that a probe has tells which layer is best.
 _RANKING = ("accuracy", "r2", "log_likelihood", "log_loss")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Probe:
     """One readout of one layer, fitted to all rows at the strength that held-out rows prefer.
 
@@ -30,9 +41,11 @@ class Probe:
         bias: (t,).
         strength: α of ridge, shrinkage of LDA, C of logistic.
         strengths: (L,) that were tried.
-        criterion: what chose among them: "mse" (lower is better), "log_likelihood" or "log_loss" (higher is better).
-        curve: (K, L) the criterion in every fold.
-        fold_scores: (K,) held-out scores by name. "mse" and "r2" of classes are those of targets −1 and 1.
+        criterion: what chose among them: "mse", "log_loss" or "log_likelihood"; larger is better, so that errors and
+            losses carry a minus sign.
+        strength_scores: (K, L) the criterion in every fold.
+        fold_scores: (K,) held-out scores by name; larger is better, so that "mse" and "log_loss" carry a minus sign.
+            "mse" and "r2" of classes are those of targets −1 and 1.
         control: mean held-out scores of the same readout fitted to shuffled labels.
         interval: 95 % bootstrap interval of accuracy or R², or None.
         classes: (k,) sorted, or None in a regression.
@@ -55,13 +68,28 @@ class Probe:
     strength: float
     strengths: Tensor
     criterion: str
-    curve: Tensor
+    strength_scores: Tensor
     fold_scores: dict[str, Tensor]
     control: dict[str, float] = field(default_factory=dict)
     interval: tuple[float, float] | None = None
     classes: Tensor | None = None
     dtype: torch.dtype = torch.float32
     vector_target: bool = True
+
+    def __repr__(self) -> str:
+        strength = f"{self.strength:.6g}" + (f", of {len(self.strengths)}" if len(self.strengths) > 1 else "")
+        return listed(
+            f"Probe of {self.layer!r}",
+            {
+                "readout": self.readout,
+                "weight": shaped(self.weight),
+                "classes": None if self.classes is None else str(len(self.classes)),
+                "strength": strength,
+                "scores": ", ".join(f"{name} {value:.4g}" for name, value in self.scores.items()) or None,
+                "control": ", ".join(f"{name} {value:.4g}" for name, value in self.control.items()) or None,
+                "interval": f"{self.interval[0]:.4g} to {self.interval[1]:.4g}" if self.interval else None,
+            },
+        )
 
     @property
     def scores(self) -> dict[str, float]:
@@ -93,6 +121,19 @@ class Probe:
         index = (out[:, 0] > 0).long() if out.shape[1] == 1 else out.argmax(1)
         return self.classes.to(index.device)[index]
 
+    def curve(self, target: int | None = None) -> Curve:
+        """Return the score of every strength that was tried, the mean over targets.
+
+        Raises:
+            ValueError: on a `target`, or if the strength was given.
+        """
+        if target is not None:
+            raise ValueError("`target`: the scores of a probe are means over its targets. Leave it out.")
+        if not self.strength_scores.shape[0]:
+            raise ValueError(f"the strength {self.strength:g} of this probe was given, so nothing was chosen.")
+        chosen, folds = torch.tensor(self.strength, dtype=torch.float64), self.strength_scores[..., None]
+        return curve(self.strengths, folds.mean(0), folds, chosen, _LETTERS[self.readout], self.criterion, None)
+
     def to_linear(self, dtype: torch.dtype | None = None) -> nn.Linear:
         """Return the readout as `nn.Linear`, in the dtype of the features unless another is named."""
         t, d = self.weight.shape
@@ -103,7 +144,7 @@ class Probe:
         return linear
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ProbeReport:
     """Probes of all layers and readouts.
 
@@ -181,17 +222,30 @@ class ProbeReport:
         ]
 
     def table(self) -> str:
-        """Return the records as a table, the best probe marked."""
+        """Return the records as a table, the best probe marked.
+
+        Scores are means over folds ± their standard error. Larger is better: what carries a minus sign for it is headed
+        by one.
+        """
         records, best = self.rows(), self.best
         names = list(dict.fromkeys(name for r in records for name in r))
-        lines = [[*names, ""]]
+        lines = [[*(f"−{n}" if n in _MINUS else n for n in names), ""]]
         for record, probe in zip(records, self.probes, strict=True):
-            lines.append([_cell(record.get(name)) for name in names] + ["best" if probe is best else ""])
+            cells = [_cell(record.get(name), probe.fold_scores.get(name)) for name in names]
+            lines.append([*cells, "best" if probe is best else ""])
         widths = [max(len(line[i]) for line in lines) for i in range(len(names) + 1)]
         return "\n".join("  ".join(c.ljust(w) for c, w in zip(x, widths, strict=True)).rstrip() for x in lines)
 
-    def __str__(self) -> str:
-        return self.table()
+    def __repr__(self) -> str:
+        """The table; of many probes the best ones, in the order of the layers."""
+        lines = self.table().split("\n")
+        if len(lines) <= _PRINTED:
+            return "\n".join(lines)
+        first = next(name for name in _RANKING if any(name in p.fold_scores for p in self.probes))
+        ranked = sorted(range(len(self.probes)), key=lambda i: -self.probes[i].scores.get(first, -math.inf))
+        kept = sorted(ranked[: _PRINTED - 2])
+        rest = f"… and {len(self.probes) - len(kept)} more; `table()` returns all {len(self.probes)}"
+        return "\n".join([lines[0], *(lines[i + 1] for i in kept), rest])
 
     def save(self, path: str | Path) -> None:
         """Write the report in safetensors, with a digest of all it holds. Needs safetensors.
@@ -202,7 +256,7 @@ class ProbeReport:
         tensors: dict[str, Tensor] = {}
         records = []
         for i, p in enumerate(self.probes):
-            parts = {name: getattr(p, name) for name in ("weight", "bias", "strengths", "curve", "classes")}
+            parts = {name: getattr(p, name) for name in ("weight", "bias", "strengths", "strength_scores", "classes")}
             parts |= {f"score/{name}": value for name, value in p.fold_scores.items()}
             tensors |= {f"{i}/{name}": value for name, value in parts.items() if value is not None}
             plain = ("layer", "readout", "strength", "criterion", "control", "interval", "vector_target")
@@ -237,11 +291,15 @@ class ProbeReport:
 def _probe(index: int, record: dict[str, Any], tensors: dict[str, Tensor]) -> Probe:
     mine = {k.removeprefix(f"{index}/"): v for k, v in tensors.items() if k.startswith(f"{index}/")}
     scores = {name: mine[f"score/{name}"] for name in record.pop("scores")}
-    parts = {k: mine.get(k) for k in ("weight", "bias", "strengths", "curve", "classes")}
+    parts = {k: mine.get(k) for k in ("weight", "bias", "strengths", "strength_scores", "classes")}
     dtype = getattr(torch, str(record["dtype"]).removeprefix("torch."))
     interval = None if record["interval"] is None else (record["interval"][0], record["interval"][1])
     return Probe(**{**record, **parts, "fold_scores": scores, "dtype": dtype, "interval": interval})
 
 
-def _cell(value: Any) -> str:
-    return "" if value is None else value if isinstance(value, str) else f"{value:.4g}"
+def _cell(value: Any, folds: Tensor | None = None) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
+    if folds is None or len(folds) < 2:
+        return f"{value:.4g}"
+    return f"{value:.4g} ± {float(folds.std()) / len(folds) ** 0.5:.2g}"

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from torchridge import _check
-from torchridge.exceptions import GridEdgeWarning, MissingClassWarning
+from torchridge.exceptions import MissingClassWarning, warn
 from torchridge.linear.logistic.over_ranks import rank_folds
 from torchridge.linear.logistic.problem import (
     Data,
@@ -21,70 +18,32 @@ from torchridge.linear.logistic.problem import (
     folds_that_fit,
     warn_unless_converged,
 )
-from torchridge.linear.logistic.solution import LogisticSolution
-from torchridge.linear.search import best_index, mean_over_folds
+from torchridge.linear.logistic.unpenalized import fit_unpenalized, joined
+from torchridge.linear.metrics import Held, Metric, first
+from torchridge.linear.search import CS, Found, itself, search
 from torchridge.solvers.cross_entropy.fit import Fit, fit, fit_sparse
 from torchridge.solvers.cross_entropy.over_ranks import summed
 from torchridge.solvers.iterative.operators import Operator
 from torchridge.solvers.moments.folds import Split, check_groups, fold_ids, splits
 from torchridge.solvers.moments.stratified import stratified_folds
 
-Score = Callable[[Tensor, Tensor], Any]
-
-
-@dataclass(frozen=True)
-class LogisticCV:
-    """The strength that held-out rows prefer, and every fold that said so.
-
-    Attributes:
-        C: the best strength.
-        index: its place in `Cs`.
-        Cs: (L,), the strengths in the order given.
-        scores: (K, L), larger is better.
-        weight: (K, L, c, d), of every fold.
-        bias: (K, L, c), of every fold.
-        n_iter: (K, L), evaluations of loss and gradient.
-        converged: (K, L).
-        solution: all rows fitted at C.
-
-    Example:
-        >>> import torch
-        >>> from torchridge import logistic_cv
-        >>> X = torch.linspace(-1, 1, 40)[:, None]
-        >>> y = ((X[:, 0] > 0) ^ (torch.arange(40) % 7 == 0)).long()
-        >>> found = logistic_cv(X, y, Cs=[0.01, 1.0, 100.0], cv=4)
-        >>> found.C, tuple(found.scores.shape)
-        (1.0, (4, 3))
-    """
-
-    C: float
-    index: int
-    Cs: Tensor
-    scores: Tensor
-    weight: Tensor
-    bias: Tensor
-    n_iter: Tensor
-    converged: Tensor
-    solution: LogisticSolution | None = None
-
-    def refit(self, solution: LogisticSolution) -> LogisticCV:
-        """Return the same with the solution over all rows."""
-        return replace(self, solution=solution)
+OWN = {"log_loss": -1, "accuracy": 1}  # in which rows count by their weights
 
 
 def cross_validate(
-    data: Data, C: Tensor, settings: Settings, *, cv: Any, groups: Any, scoring: str | Score
-) -> LogisticCV:
-    """Fit every fold at every strength and choose the best mean score."""
-    score = _scorer(scoring)
+    data: Data, C: Tensor, settings: Settings, *, cv: Any, groups: Any, scoring: Any
+) -> tuple[Found[Tensor], Folds, str, dict[str, Tensor]]:
+    """Fit every fold at every strength, and choose the best mean of the first metric; return all of them by name."""
+    chooser, metrics = first(scoring, "scoring", OWN)
+    sign = chooser.chosen_by()
     parts = make_splits(data, cv, groups) if data.ranks is None else _parts(*rank_folds(data, cv, groups))
     weight = training_weight(data, parts)
-    _check_folds(data, weight)
+    check_folds(data, weight)
     fits = fit_folds(data, weight, C, settings)
     warn_unless_converged(fits.converged, fits.gap, settings)
-    scores = _scores(data, parts, fits.weight, fits.bias, score)
-    index = _best(C, scores)
-    return LogisticCV(float(C[index]), index, C, scores, fits.weight, fits.bias, fits.n_iter, fits.converged)
+    tables = dict(zip(metrics, _scores(data, parts, fits.weight, fits.bias, list(metrics.values())), strict=True))
+    scores = sign * tables[chooser.name]  # (K, L, 1)
+    return search(lambda _: scores, C.cpu(), itself, kind=CS, given=True), fits, chooser.name, tables
 
 
 class Folds(NamedTuple):
@@ -97,6 +56,14 @@ class Folds(NamedTuple):
     gap: Tensor  # (K, L)
 
 
+class Chosen(NamedTuple):
+    """The fits of the folds at one strength."""
+
+    place: int  # of the strength in the grid
+    weight: Tensor  # (K, c, d)
+    bias: Tensor  # (K, c)
+
+
 def fit_folds(data: Data, weight: Tensor, C: Tensor, settings: Settings) -> Folds:
     """Fit all rows under every row weight (K, n) at every strength."""
     order = C.argsort()
@@ -105,7 +72,16 @@ def fit_folds(data: Data, weight: Tensor, C: Tensor, settings: Settings) -> Fold
 
 
 def fit_data(data: Data, weight: Tensor, C: Tensor, settings: Settings) -> Fit:
-    """Fit all rows under every row weight (g, n) at strengths that rise."""
+    """Fit all rows under every row weight (g, n) at strengths that rise; the last ones may be infinite."""
+    finite = int(torch.isfinite(C).sum())
+    if finite == len(C):
+        return _penalized(data, weight, C, settings)
+    last = fit_unpenalized(data, weight, settings, lambda data, C: _penalized(data, weight, C, settings))
+    last = joined(*(last,) * (len(C) - finite))
+    return joined(_penalized(data, weight, C[:finite], settings), last) if finite else last
+
+
+def _penalized(data: Data, weight: Tensor, C: Tensor, settings: Settings) -> Fit:
     of = (data.labels, len(data.classes), weight, C)
     options: dict[str, Any] = {"intercept": settings.intercept, "tol": settings.tol, "max_iter": settings.max_iter}
     if isinstance(data.X, Tensor):
@@ -143,32 +119,41 @@ def training_weight(data: Data, parts: list[Split]) -> Tensor:
     return weight
 
 
-def _check_folds(data: Data, weight: Tensor) -> None:
+def check_folds(data: Data, weight: Tensor) -> None:
+    """Raise if a fold, by its row weights (K, n), is fitted on one class; warn if it lacks one of several."""
     seen = class_counts(data, torch.cat([data.weight[None], weight]))  # (1, 1 + K, k)
     for fold in range(len(weight)):
         check_two_classes(seen[:, fold + 1], data.classes, f"y[training rows of fold {fold}]")
-    classes = (seen[0] > 0).sum(1)
-    missing = (classes[1:] < classes[0]).nonzero()[:, 0].tolist()
+    warn_of_missing(seen[0, 1:], int((seen[0, 0] > 0).sum()))
+
+
+def warn_of_missing(seen: Tensor, classes: int) -> None:
+    """Warn if folds lack classes, from the weight (K, k) of each in their training rows."""
+    missing = ((seen > 0).sum(1) < classes).nonzero()[:, 0].tolist()
     if missing:
-        warnings.warn(
+        warn(
             f"folds {missing} are fitted without one of the classes, which has probability zero there. Use fewer "
             "folds, or stratify them.",
             MissingClassWarning,
-            stacklevel=4,
         )
 
 
-def _scores(data: Data, parts: list[Split], weight: Tensor, bias: Tensor, score: Score | str) -> Tensor:
-    total = bias.new_zeros(2, *bias.shape[:2])  # of scores, and of weights
+def _scores(data: Data, parts: list[Split], weight: Tensor, bias: Tensor, metrics: list[Metric]) -> Tensor:
+    """Return the scores (M, K, L, 1) of every metric."""
+    total = bias.new_zeros(2, len(metrics), *bias.shape[:2], dtype=torch.float64)  # of scores, and of weights
+    weighted = bool((data.weight != 1).any())
     for fold, (_, test) in enumerate(parts):
         rows = test.to(weight.device)
         logits_of = _logits_of(data.X, rows, weight.dtype)
         labels, row_weight = data.labels[0, rows], data.weight[rows]
         for i in range(weight.shape[1]):
-            proba = _proba(logits_of(weight[fold, i]) + bias[fold, i])
-            total[:, fold, i] = _score(score, data.classes[labels], labels, proba, row_weight)
+            logits = logits_of(weight[fold, i]) + bias[fold, i]
+            scores = logits[:, 0] if logits.shape[1] == 1 else logits
+            held = Held(labels, scores, data.classes, _proba(logits), True, row_weight if weighted else None)
+            for m, metric in enumerate(metrics):
+                total[:, m, fold, i] = _score(metric, held, row_weight)
     total = summed(data.ranks, "held-out scores", total)
-    return total[0] / total[1]
+    return (total[0] / total[1])[..., None]
 
 
 def _logits_of(X: Tensor | Operator, rows: Tensor, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
@@ -185,34 +170,15 @@ def _proba(logits: Tensor) -> Tensor:
     )
 
 
-def _scorer(scoring: str | Score) -> str | Score:
-    if not callable(scoring):
-        _check.option(scoring, "scoring", ("log_loss", "accuracy"))
-    return scoring
-
-
-def _score(score: str | Score, y: Tensor, labels: Tensor, proba: Tensor, weight: Tensor) -> Tensor:
+def _score(metric: Metric, held: Held, weight: Tensor) -> Tensor:
     """Return the sum of the scores of some rows, and of their weights."""
-    if callable(score):
-        return torch.tensor([float(score(y, proba[:, 1] if proba.shape[1] == 2 else proba)), 1.0])
-    if score == "accuracy":
-        each = (proba.argmax(-1) == labels).to(weight.dtype)
+    if metric.own is None:
+        return torch.tensor([metric(held), 1.0])
+    proba = held.proba
+    assert proba is not None
+    if metric.own == "accuracy":
+        each = (proba.argmax(-1) == held.truth).to(weight.dtype)
     else:
         # The clip of scikit-learn's log_loss: a class that a fold never saw costs about 36, not infinity.
-        each = proba.gather(1, labels[:, None])[:, 0].clamp_min(torch.finfo(proba.dtype).eps).log()
+        each = proba.gather(1, held.truth[:, None])[:, 0].clamp_min(torch.finfo(proba.dtype).eps).log().neg()
     return torch.stack([(each * weight).sum(), weight.sum()])
-
-
-def _best(C: Tensor, scores: Tensor) -> int:
-    """Return the best mean score; of equal ones, the strongest penalty."""
-    mean = scores.mean(0)
-    mean = mean_over_folds(scores) if bool(torch.isnan(mean).any()) else mean
-    index = int(best_index(mean[:, None], 1 / C, True)[0])
-    if len(C) > 1 and float(C[index]) in (float(C.min()), float(C.max())):
-        warnings.warn(
-            f"the best strength C={float(C[index]):g} lies at the edge of `Cs`, from {float(C.min()):g} to "
-            f"{float(C.max()):g}; a better one may lie beyond. Extend the grid.",
-            GridEdgeWarning,
-            stacklevel=4,
-        )
-    return index

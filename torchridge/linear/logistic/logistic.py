@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from torchridge.linear.logistic.cross_validation import LogisticCV, cross_validate, fit_data
+from torchridge import _check
+from torchridge._ranks import Group
+from torchridge.linear.logistic.cross_validation import OWN, Chosen, cross_validate, fit_data
 from torchridge.linear.logistic.over_ranks import check_ranks
 from torchridge.linear.logistic.problem import (
     Data,
@@ -34,7 +37,7 @@ def logistic(
     max_iter: int = 1000,
     max_elements: int = 2**24,
     dtype: torch.dtype | None = None,
-    process_group: Any = None,
+    process_group: Group | None = None,
 ) -> LogisticSolution:
     """Minimize C Σ_i s_i CE(y_i, W x_i + b) + ½‖W‖² at one strength or at each of a path.
 
@@ -51,8 +54,8 @@ def logistic(
         X: (n, d) features. Scales may differ; the penalty is in the units given. Also a sparse tensor (CSR, CSC, COO)
             or a scipy.sparse matrix, which is only multiplied with, and centred in its products alone.
         y: (n,) labels, integers or booleans; or (n, h) for h independent heads over the same rows.
-        C: strength as scikit-learn counts it: a number, or (L,) in any order. 1 by default.
-        strength: instead of C, λ beside the mean loss: C = 1 / (2 λ Σ_i s_i).
+        C: strength as scikit-learn counts it: a number, or (L,) in any order. 1 by default; infinity is no penalty.
+        strength: instead of C, λ beside the mean loss: C = 1 / (2 λ Σ_i s_i); 0 is no penalty.
         sample_weight: (n,), s ≥ 0.
         fit_intercept: whether b is fitted; if not, it is zero.
         tol: the relative gap of the objective to stop at; 1e-6 for float32 results, 1e-10 for float64. At 1e-7 and
@@ -76,6 +79,11 @@ def logistic(
 
     Warns:
         ConvergenceWarning: where `max_iter` came before `tol`; the solution says which in `converged`.
+        SeparationWarning: without a penalty, where classes are separable, wholly or in part: no optimum exists, as the
+            weights would grow without bound. Those of a very weak penalty are returned, with an infinite `gap`.
+
+    Without a penalty the objective is Σ_i s_i CE. Small problems are solved by Newton's method to rounding, whatever
+    `tol`; what is large or over ranks at λ = 1e-12 of the features' variances, whose answer is the same to about 1e-7.
 
     Cost: 3·n·d² + 9·d³ flops once for a path, then 4·n·d·c flops for each evaluation, of which a strength takes about
     1 to 20. For a sparse X two products with c columns an evaluation, and 20 vectors of (c, d) in memory.
@@ -100,7 +108,7 @@ def logistic(
         given = {**asked, "dtype": dtype}
         data, settings = check_ranks(X, y, sample_weight, given, "logistic", process_group, C=C, strength=strength)
     strengths = check_strengths(C, strength, data)
-    return _solve(data, strengths, settings)
+    return solve(data, strengths, settings)
 
 
 def logistic_cv(
@@ -110,15 +118,15 @@ def logistic_cv(
     *,
     cv: Any = 5,
     groups: Any = None,
-    scoring: str | Callable[[Tensor, Tensor], Any] = "log_loss",
+    scoring: Any = "log_loss",
     sample_weight: Tensor | None = None,
     fit_intercept: bool = True,
     tol: float | None = None,
     max_iter: int = 1000,
     max_elements: int = 2**24,
     dtype: torch.dtype | None = None,
-    process_group: Any = None,
-) -> LogisticCV:
+    process_group: Group | None = None,
+) -> LogisticSolution:
     """Choose the strength by held-out rows, and fit all rows at it.
 
     All folds and strengths are solved together over the same rows, in one eigenbasis: a fold is a set of row weights.
@@ -131,9 +139,12 @@ def logistic_cv(
         cv: number of folds (stratified by class; whole groups with `groups`); fold ids (n,); a splitter; or (train,
             test) row numbers, of which a single pair is a holdout.
         groups: (n,), rows that are held out together.
-        scoring: "log_loss" (its negative), "accuracy", or a callable of (y_true, y_score) that is larger for a better
-            fit; y_score holds the probabilities (m, k), or those of the second of two classes (m,). The two names
-            are weighted by `sample_weight`.
+        scoring: "log_loss" (its negative), "accuracy"; or a metric of the predictions of held-out rows: a callable of
+            (y_true, y_score) that is larger for a better fit, where y_score holds the probabilities (m, k), or those
+            of the second of two classes (m,); an object with `update` and `compute` such as torchmetrics', which is
+            given probabilities and the places of the labels among the sorted classes, and says which way is better; a
+            scorer of scikit-learn or its name; or several, a collection or a mapping, of which the first chooses and
+            all are kept in `metrics`. The two names and scikit-learn's scorers are weighted by `sample_weight`.
         sample_weight: as in `logistic`.
         fit_intercept: as in `logistic`.
         tol: as in `logistic`.
@@ -144,7 +155,8 @@ def logistic_cv(
             (stratified by class, as here, from the labels of all ranks); splitters and callables are refused.
 
     Returns:
-        `LogisticCV` with the solution at the best strength, that strength, and the scores (K, L) of every fold.
+        `LogisticSolution` of all rows at the best strength, with `Cs`, `scores` (L, 1), `fold_scores` (K, L, 1) and
+        `best_score` besides: larger is better.
 
     Raises:
         ValueError: as `logistic`, and where a fold is fitted on a single class or cannot be made.
@@ -161,24 +173,51 @@ def logistic_cv(
         >>> from torchridge.linear.logistic.logistic import logistic_cv
         >>> X = torch.linspace(-2, 2, 40, dtype=torch.float64)[:, None]
         >>> y = (X[:, 0] + torch.sin(40 * X[:, 0]) > 0).long()
-        >>> logistic_cv(X, y, [1e-3, 1e-1, 1e3], cv=4).C
-        0.1
+        >>> found = logistic_cv(X, y, [1e-3, 1e-1, 1e3], cv=4)
+        >>> float(found.C), tuple(found.scores.shape), found.to_linear()
+        (0.1, (3, 1), Linear(in_features=1, out_features=1, bias=True))
     """
-    asked = {"fit_intercept": fit_intercept, "tol": tol, "max_iter": max_iter, "max_elements": max_elements}
+    asked: dict[str, Any] = {"fit_intercept": fit_intercept, "tol": tol, "max_iter": max_iter}
+    asked |= {"max_elements": max_elements, "dtype": dtype, "process_group": process_group}
+    return choose_strength(X, y, Cs, cv, groups, scoring, sample_weight, asked)[0]
+
+
+def choose_strength(
+    X: Tensor | Any,
+    y: Tensor,
+    Cs: int | Sequence[float] | Tensor,
+    cv: Any,
+    groups: Any,
+    scoring: Any,
+    sample_weight: Tensor | None,
+    asked: dict[str, Any],
+) -> tuple[LogisticSolution, Chosen]:
+    """Return what `logistic_cv` does, and the fits of the folds at the best strength."""
     grid = torch.logspace(-4, 4, Cs).tolist() if isinstance(Cs, int) and Cs > 0 else Cs
-    if process_group is None:
-        data, settings = check_data(X, y, sample_weight), check_settings(X, dtype=dtype, **asked)
+    group = asked.pop("process_group")
+    if group is None:
+        data, settings = check_data(X, y, sample_weight), check_settings(X, **asked)
     else:
-        given = {**asked, "dtype": dtype}
-        data, settings = check_ranks(X, y, sample_weight, given, "logistic_cv", process_group, C=grid, scoring=scoring)
+        data, settings = check_ranks(X, y, sample_weight, asked, "logistic_cv", group, C=grid, scoring=scoring)
     if data.heads:
         raise ValueError(f"`y` should have shape (n,), got {tuple(y.shape)}. Call `logistic_cv` once for each column.")
     strengths = check_strengths(grid, None, data).reshape(-1)
-    folds = cross_validate(data, strengths, settings, cv=cv, groups=groups, scoring=scoring)
-    return folds.refit(_solve(data, torch.tensor(folds.C, dtype=torch.float64, device=data.X.device), settings))
+    found, folds, name, metrics = cross_validate(data, strengths, settings, cv=cv, groups=groups, scoring=scoring)
+    i = int(found.place)
+    solution = replace(
+        solve(data, strengths[i], settings),
+        Cs=strengths,
+        scores=found.scores,
+        fold_scores=found.table,
+        best_score=found.score,
+        scoring=name,
+        metrics=None if _check.one_of(scoring, *OWN) else metrics,
+    )
+    return solution, Chosen(i, folds.weight[:, i], folds.bias[:, i])
 
 
-def _solve(data: Data, C: Tensor, settings: Settings) -> LogisticSolution:
+def solve(data: Data, C: Tensor, settings: Settings) -> LogisticSolution:
+    """Return the fits of checked rows at strengths () or (L,), with a warning where they are not optima."""
     order = C.reshape(-1).argsort()
     found = fit_data(data, data.weight[None], C.reshape(-1)[order], settings)
     warn_unless_converged(found.converged, found.gap, settings)

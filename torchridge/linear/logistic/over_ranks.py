@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchridge import _check
 from torchridge._ranks import Ranks, brief
 from torchridge.distributed.folds import fold_plan
 from torchridge.linear.logistic.problem import (
@@ -42,10 +43,8 @@ def check_ranks(
     def own() -> tuple[Data, Settings]:
         if kind_of(X) == "sparse":
             raise ValueError("`X` over ranks should be dense, got a sparse matrix. Leave out `process_group`.")
-        if callable(scoring):
-            raise ValueError(
-                "`scoring` over ranks should be 'log_loss' or 'accuracy'; a callable needs all predictions."
-            )
+        if not _check.one_of(scoring, None, "log_loss", "accuracy"):
+            raise ValueError("`scoring` over ranks should be 'log_loss' or 'accuracy'; a metric needs all predictions.")
         data, settings = check_part(X, y, sample_weight), check_settings(X, **asked)
         check_strengths(C, strength, data)
         if X.shape[1] == 0:

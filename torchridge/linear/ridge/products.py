@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from torchridge import _check
-from torchridge.exceptions import ConvergenceWarning
+from torchridge.exceptions import ConvergenceWarning, warn
 from torchridge.linear.arguments import Options, Strengths, needs_torch, strengths_of
 from torchridge.linear.matrices import kind_of, operator_of, shape_of
 from torchridge.linear.ridge.choose import Choice
@@ -168,7 +167,7 @@ def fit(
         residual=error.reshape(L, t)[pick],
         converged=(error <= problem.rule.tol).reshape(L, t)[pick],
     )
-    warn(error, steps, problem.rule)
+    warn_unless_converged(error, steps, problem.rule)
     return solution
 
 
@@ -189,7 +188,7 @@ def solve_columns(
     return weight, bias, error, steps
 
 
-def warn(error: Tensor, steps: Tensor, rule: Rule) -> None:
+def warn_unless_converged(error: Tensor, steps: Tensor, rule: Rule) -> None:
     """Warn where a column did not reach the tolerance."""
     missed = ~(error <= rule.tol)
     if not bool(missed.any()):
@@ -197,11 +196,10 @@ def warn(error: Tensor, steps: Tensor, rule: Rule) -> None:
     limit = int(steps.max()) >= rule.max_iter
     why = f"`max_iter`={rule.max_iter} steps" if limit else f"{int(steps.max())} steps, at the limit of rounding"
     cure = "`max_iter`, `rank` or `alpha`" if limit else "`tol` or `alpha`"
-    warnings.warn(
+    warn(
         f"conjugate gradients stopped after {why}: {int(missed.sum())} of {len(error)} columns (targets × strengths) "
         f"have a relative residual up to {float(error.max()):.1e}, above `tol`={rule.tol:g}. Raise {cure}.",
         ConvergenceWarning,
-        stacklevel=5,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,23 +13,22 @@ from torchridge import _check
 from torchridge.linear import search
 from torchridge.linear.arguments import Options, grid_of
 from torchridge.linear.ridge.choose import Choice
-from torchridge.linear.ridge.products import Problem, check, fit, warn, with_scores
+from torchridge.linear.ridge.products import Problem, check, fit, warn_unless_converged, with_scores
 from torchridge.linear.ridge.solution import RidgeSolution
 from torchridge.linear.search import refuse_one_row
-from torchridge.solvers.grid import coarse_grid_by_norm, finer_grid
+from torchridge.solvers.grid import coarse_grid_by_norm
 from torchridge.solvers.iterative import solve_many, trace
 from torchridge.solvers.iterative import standard_form as design
 from torchridge.solvers.iterative.nystrom import Nystrom
 from torchridge.solvers.iterative.standard_form import Design
 from torchridge.solvers.least_squares import scoring
 from torchridge.solvers.moments import folds
-from torchridge.solvers.moments.blocks import constant_noise
 
 
 class Scores(NamedTuple):
     """Scores of strengths, and what was found on the way."""
 
-    table: Tensor  # (K, L, t), lower is better but for r2
+    table: Tensor  # (K, L, t), larger is better
     error: Tensor | None = None  # (L, t) standard error of what is random in them
     dof: Tensor | None = None  # (L,) the intercept left out
     squares: Tensor | None = None  # (L, t) Σ s (y − ŷ)²
@@ -64,20 +64,18 @@ def _choose(
     form = problem.form()
     kind = "gcv" if isinstance(cv, str) else kind
     scorer = _gcv(problem, form) if kind == "gcv" else _folds(problem, cv, groups, kind)
-    grid, approximation, scores = _scored(problem, form, scorer, alphas, kind, per_target)
-    chosen = search.choose(scores.table, grid, kind == "r2", per_target, given=not isinstance(alphas, str))
-    mean = chosen.scores
-    solution = fit(problem, form, approximation, chosen.strengths, choice)
-    found = with_scores(
-        solution,
-        alphas=grid.to(mean.device),
-        scores=mean,
-        fold_scores=scores.table,
-        best_score=chosen.score,
+    found, approximation = _search(problem, form, scorer, alphas, kind, per_target)
+    strengths = found.strengths(per_target)
+    solution = with_scores(
+        fit(problem, form, approximation, strengths, choice),
+        alphas=found.grid.to(found.table.device),
+        scores=found.scores,
+        fold_scores=found.table,
+        best_score=found.score,
         scoring=kind,
-        score_errors=scores.error,
+        score_errors=found.scored.error,
     )
-    return _with_dof(found, scores, chosen.place.to(mean.device), problem)
+    return _with_dof(solution, found.scored, found.place.to(found.table.device), problem)
 
 
 def _check_criterion(cv: Any, groups: Any, scoring: str) -> None:
@@ -96,27 +94,27 @@ def _check_criterion(cv: Any, groups: Any, scoring: str) -> None:
         raise ValueError("`scoring`='r2' needs held-out targets, which `cv`='gcv' has none of. Use folds.")
 
 
-def _scored(
+def _search(
     problem: Problem, form: Design, scorer: Scorer, alphas: Any, kind: str, per_target: bool
-) -> tuple[Tensor, Nystrom, Scores]:
-    """Return strengths (L,), the approximation that served them, and their scores."""
-    if not isinstance(alphas, str):
+) -> tuple[search.Found[Scores], Nystrom]:
+    """Return strengths (L,), their scores and the best, and the approximation that served them."""
+    given = not isinstance(alphas, str)
+    if given:
         grid = grid_of(alphas)
         _check_positive(grid, kind)
-        approximation = _approximation(problem, form, grid)
-        return grid, approximation, scorer(grid.to(problem.y.device), approximation)
-    if alphas != "auto":
+    elif alphas != "auto":
         raise ValueError(f"`alphas` should be 'auto' or strengths, got {alphas!r}.")
-    rough = solve_many.approximate(form, 1.0, 1, 8, problem.rule.tol)
-    grid = coarse_grid_by_norm(float(rough.eigvals[0]) if rough.rank else 0.0)
+    else:
+        rough = solve_many.approximate(form, 1.0, 1, 8, problem.rule.tol)
+        grid = coarse_grid_by_norm(float(rough.eigvals[0]) if rough.rank else 0.0)
     approximation = _approximation(problem, form, grid)
-    device = problem.y.device
-    scores = scorer(grid.to(device), approximation)
-    mean = scores.table.nanmean(0)
-    best = search.best_index(mean if per_target else mean.mean(1, keepdim=True), grid, kind == "r2")
-    finer = finer_grid(grid, best, cells=4)
-    both, order = torch.cat([grid, finer]).sort()
-    return both, approximation, _merged(scores, scorer(finer.to(device), approximation), order.to(device))
+
+    def score(some: Tensor) -> Scores:
+        return scorer(some.to(problem.y.device), approximation)
+
+    join = None if given else _merged
+    table = operator.attrgetter("table")
+    return search.search(score, grid, table, given=given, per_target=per_target, join=join, cells=4), approximation
 
 
 def _check_positive(grid: Tensor, kind: str) -> None:
@@ -131,10 +129,14 @@ def _approximation(problem: Problem, form: Design, grid: Tensor) -> Nystrom:
 
 def _merged(a: Scores, b: Scores, order: Tensor) -> Scores:
     def join(x: Tensor | None, y: Tensor | None, dim: int) -> Tensor | None:
-        return None if x is None or y is None else torch.cat([x, y], dim).index_select(dim, order)
+        return None if x is None or y is None else torch.cat([x, y], dim).index_select(dim, order.to(x.device))
 
-    table = torch.cat([a.table, b.table], 1)[:, order]
-    return Scores(table, join(a.error, b.error, 0), join(a.dof, b.dof, 0), join(a.squares, b.squares, 0))
+    return Scores(
+        search.joined(a.table, b.table, order),
+        join(a.error, b.error, 0),
+        join(a.dof, b.dof, 0),
+        join(a.squares, b.squares, 0),
+    )
 
 
 def _gcv(problem: Problem, form: Design) -> Scorer:
@@ -146,15 +148,15 @@ def _gcv(problem: Problem, form: Design) -> Scorer:
         for some in solve_many.blocks(form, columns):
             part = columns.at(some)
             block = solve_many.solve(form, approximation, share, problem.y, part, problem.rule)
-            warn(block.error, block.steps, problem.rule)
+            warn_unless_converged(block.error, block.steps, problem.rule)
             squares.append(solve_many.residual_squares(form, problem.y, block, part))
         table = torch.cat(squares).reshape(-1, t)
         dof = trace.degrees_of_freedom(form, approximation, alpha, problem.rule)
-        warn(dof.residual, dof.steps, problem.rule._replace(tol=trace.tolerance(problem.rule)))
+        warn_unless_converged(dof.residual, dof.steps, problem.rule._replace(tol=trace.tolerance(problem.rule)))
         values = scoring.gcv(table, dof.value + fixed, n, form.total[0])
         left = (n - dof.value - fixed).clamp_min(1e-300)
         error = 2 * values * (dof.error / left)[:, None]
-        return Scores(values[None], error, dof.value + fixed - int(problem.objective.intercept), table)
+        return Scores(-values[None], error, dof.value + fixed - int(problem.objective.intercept), table)
 
     return score
 
@@ -212,10 +214,10 @@ def _folds(problem: Problem, cv: Any, groups: Any, kind: str) -> Scorer:
         for some in solve_many.blocks(form, columns):
             part = columns.at(some)
             block = solve_many.solve(form, approximation, form.total / every, problem.y, part, problem.rule)
-            warn(block.error, block.steps, problem.rule)
+            warn_unless_converged(block.error, block.steps, problem.rule)
             squares.append(_held_squares(problem, form, block, part, masks.held))
         table = torch.cat(squares).reshape(K, -1, t) / total[:, None, None]
-        return Scores(table if kind == "mse" else search.r2_scores(table, _variances(problem.given, masks.held))[0])
+        return Scores(-table if kind == "mse" else 1 - table / _variances(problem.given, masks.held)[:, None])
 
     return score
 
@@ -233,5 +235,4 @@ def _variances(y: Tensor, held: Tensor) -> Tensor:
     """Return the weighted variance of the held-out targets, (K, t)."""
     total = held.sum(0)[:, None]
     mean = held.T @ y / total
-    variance = torch.stack([(h[:, None] * (y - m) ** 2).sum(0) for h, m in zip(held.T, mean, strict=True)]) / total
-    return torch.where(variance > constant_noise(mean) * 1e12, variance, 0)  # of one pass, so that ulps are left
+    return torch.stack([(h[:, None] * (y - m) ** 2).sum(0) for h, m in zip(held.T, mean, strict=True)]) / total

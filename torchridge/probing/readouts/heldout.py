@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from torchridge.linear.metrics import Held, Metric
 from torchridge.probing.readouts.linear import Fitted
-from torchridge.probing.settings import Metric
 
 
 class HeldOut:
@@ -18,16 +17,15 @@ class HeldOut:
     Args:
         fitted: the readout, with the weights of every training part.
         order: (k,) class codes in the order of the weights' rows; None in regression.
-        metrics: by name; None stands for accuracy.
+        metrics: by name.
         units: whether to keep a loss for each row, for the bootstrap.
     """
 
-    def __init__(
-        self, fitted: Fitted, order: Tensor | None, metrics: Mapping[str, Metric | None], *, units: bool
-    ) -> None:
+    def __init__(self, fitted: Fitted, order: Tensor | None, metrics: Mapping[str, Metric], *, units: bool) -> None:
         self.fitted, self.order, self.metrics, self.units = fitted, order, metrics, units
         self.right = torch.zeros(2, fitted.fold_bias.shape[0], dtype=torch.float64)  # Σ s right, Σ s, by fold
-        self.rows: list[tuple[Tensor, Tensor, Tensor]] = []  # predictions, targets, folds
+        self.rows: list[tuple[Tensor, ...]] = []  # predictions, targets, folds, weights
+        self.weighted = False
         self.losses: list[tuple[Tensor, Tensor, Tensor]] = []  # unit, s · loss, s · scale
 
     def update(self, rows: Tensor, target: Tensor, fold: Tensor, unit: Tensor, weight: Tensor | None) -> None:
@@ -42,8 +40,9 @@ class HeldOut:
         if self.units:
             kept = (right, torch.ones_like(right)) if self.order is not None else self._squares(predicted, target, fold)
             self.losses.append((unit, s * kept[0], s * kept[1]))
-        if any(m is not None for m in self.metrics.values()):
-            self.rows.append((predicted, target, fold))
+        if any(m.own is None for m in self.metrics.values()):
+            self.rows.append((predicted, target, fold, s))
+            self.weighted |= weight is not None
 
     def _predict(self, rows: Tensor, fold: Tensor) -> Tensor:
         weight, bias = self.fitted.fold_weight, self.fitted.fold_bias
@@ -67,16 +66,24 @@ class HeldOut:
         """Return the score of every fold by name, (K,)."""
         result = {}
         for name, metric in self.metrics.items():
-            result[name] = self.right[0] / self.right[1] if metric is None else self._metric(metric, classes)
+            result[name] = self.right[0] / self.right[1] if metric.own == "accuracy" else self._metric(metric, classes)
         return result
 
     def _metric(self, metric: Metric, classes: Tensor | None) -> Tensor:
-        predicted, target, fold = (torch.cat(parts) for parts in zip(*self.rows, strict=True))
-        predicted = predicted[:, 0] if predicted.shape[1] == 1 else predicted
-        target = target if classes is None else classes[target]
+        predicted, target, fold, weight = (torch.cat(parts) for parts in zip(*self.rows, strict=True))
         target = target[:, 0] if target.ndim == 2 and target.shape[1] == 1 else target
-        folds = range(self.right.shape[1])
-        return torch.tensor([_value(metric, target[fold == k], predicted[fold == k]) for k in folds]).double()
+        folds = []
+        for k in range(self.right.shape[1]):
+            at = fold == k
+            held = self._held(predicted[at], target[at], classes)
+            folds.append(metric(held._replace(weight=weight[at]) if self.weighted else held))
+        return torch.tensor(folds, dtype=torch.float64)
+
+    def _held(self, predicted: Tensor, target: Tensor, classes: Tensor | None) -> Held:
+        scores = predicted[:, 0] if predicted.shape[1] == 1 else predicted
+        held = Held(target, scores, classes)
+        # Those of the discriminant and of the logistic model are the softmax of their scores; ridge has none.
+        return held if classes is None or not self.fitted.has_proba else held._replace(proba=held.likely)
 
     def interval(self, draws: int, seed: int, level: float = 0.95) -> tuple[float, float]:
         """Return the bootstrap interval of accuracy, or of R²; whole units are drawn."""
@@ -103,12 +110,3 @@ def bootstrap_ratio(totals: Tensor, draws: int, seed: int) -> Tensor:
 
 def _winner(predicted: Tensor) -> Tensor:
     return (predicted[:, 0] > 0).long() if predicted.shape[1] == 1 else predicted.argmax(1)
-
-
-def _value(metric: Any, target: Tensor, predicted: Tensor) -> float:
-    """Return metric(target, predictions), or what an object with update and compute says, predictions first."""
-    if hasattr(metric, "update") and hasattr(metric, "compute"):
-        metric.reset()
-        metric.update(predicted, target)
-        return float(metric.compute())
-    return float(metric(target, predicted))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -10,12 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torchridge.exceptions import GridEdgeWarning
 from torchridge.linear.arguments import Strengths
 from torchridge.linear.ridge.choose import choose
 from torchridge.linear.ridge.dense import Dense
 from torchridge.linear.ridge.solve import SOLVERS
-from torchridge.linear.search import best_index, warn_unless_resolved
+from torchridge.linear.search import ALPHAS, SHRINKAGES, Kind, itself, search, warn_unless_resolved
 from torchridge.solvers.grid import coarse_grid
 from torchridge.solvers.least_squares import discriminant
 from torchridge.solvers.least_squares.discriminant import as_difference
@@ -50,9 +48,9 @@ class Fitted:
         fold_bias: (K, t).
         strength: the chosen one.
         strengths: (L,).
-        criterion: what chose: "mse" (lower is better), "log_likelihood" or "log_loss" (higher is better).
+        criterion: what chose: "mse" and "log_loss" (with a minus sign), or "log_likelihood"; larger is better.
         curve: (K, L) that criterion.
-        scores: (K,) held-out scores by name.
+        scores: (K,) held-out scores by name; larger is better.
         held_mean: (K, t) of the held-out targets, in a regression.
         held_variance: (K, t).
     """
@@ -69,6 +67,11 @@ class Fitted:
     held_mean: Tensor | None = None
     held_variance: Tensor | None = None
 
+    @property
+    def has_proba(self) -> bool:
+        """Whether the softmax of the scores is the model's probability: not that of ridge."""
+        return self.criterion != "mse"
+
 
 def ridge(parts: Parts, alphas: Tensor | None, standardize: bool) -> Fitted:
     """Fit Σ s ‖y − Wx − b‖² + α ‖W‖², α by the mean held-out squared error.
@@ -79,8 +82,8 @@ def ridge(parts: Parts, alphas: Tensor | None, standardize: bool) -> Fitted:
     folds = fold_moments(parts.train, parts.held, objective, None, None)
     grid = coarse_grid(folds.eigvals, SIZE).to(folds.eigvals) if alphas is None else alphas.to(folds.eigvals)
     squares = folds.squares(grid)  # (K, L, t)
-    curve = squares.mean(2)
-    best = _best(curve, grid, False, given=alphas is not None)
+    curve = -squares.mean(2)
+    best = _best(curve, grid, ALPHAS, given=alphas is not None)
     variance = folds.variances()
     # A target that is constant in a fold has R² 0, as in scikit-learn.
     share = squares[:, best] / torch.where(variance > 0, variance, torch.ones_like(variance))
@@ -95,25 +98,13 @@ def ridge(parts: Parts, alphas: Tensor | None, standardize: bool) -> Fitted:
     return Fitted(final, final_bias, weight, bias, float(alpha), grid, "mse", curve, scores, mean, variance)
 
 
-def _best(curve: Tensor, grid: Tensor, higher_is_better: bool, *, given: bool) -> int:
-    """Return the strength of the best mean over folds; warn where it ends a given grid."""
-    best = int(best_index(curve.mean(0)[:, None], grid, higher_is_better)[0])
-    if given and len(grid) > 1 and float(grid[best]) in (float(grid.min()), float(grid.max())):
-        warnings.warn(
-            f"the best strength, {float(grid[best]):g}, lies at the edge of the grid from {float(grid.min()):g} to "
-            f"{float(grid.max()):g}. Widen `alphas`, or pass alphas='auto'.",
-            GridEdgeWarning,
-            stacklevel=7,
-        )
-    return best
-
-
 def ridge_weights(block: Block, alpha: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
     """Return weights (t, d) and biases (t,) at one strength, alpha (1,)."""
     d, strengths = block.gram.shape[0], Strengths(alpha, False, float(alpha.min()))
     device = block.gram.device
     choice = choose("auto", n=block.rows, d=d, strengths=strengths, device=device, rows_at_hand=False)
     fit = SOLVERS[choice.solver](Dense(objective, strengths, torch.float64, lambda: block, None), choice)
+    assert fit.weight is not None  # moments have no dual form
     return fit.weight[:, 0].T, fit.bias[0]
 
 
@@ -129,7 +120,7 @@ def lda(parts: Parts, shrinkages: Tensor | None, standardize: bool) -> Fitted:
     curve = torch.stack(
         [discriminant.heldout_log_likelihood(m, held, grid) for m, (_, held, _) in zip(models, pairs, strict=True)]
     )
-    best = _best(curve, grid, True, given=False)  # no shrinkage and full shrinkage are the natural ends
+    best = _best(curve, grid, SHRINKAGES, given=False)  # no shrinkage and full shrinkage are the natural ends
     chosen = grid[best : best + 1]
     folds = [lda_weights(m, chosen, scale) for m, (_, _, scale) in zip(models, pairs, strict=True)]
     whole, _, scale = unit(parts.whole, parts.whole, standardize)
@@ -137,6 +128,11 @@ def lda(parts: Parts, shrinkages: Tensor | None, standardize: bool) -> Fitted:
     fold_weight, fold_bias = torch.stack([w for w, _ in folds]), torch.stack([b for _, b in folds])
     scores = {"log_likelihood": curve[:, best]}
     return Fitted(weight, bias, fold_weight, fold_bias, float(chosen), grid, "log_likelihood", curve, scores)
+
+
+def _best(curve: Tensor, grid: Tensor, kind: Kind, *, given: bool) -> int:
+    """Return the place of the best mean over folds of scores (K, L)."""
+    return int(search(lambda _: curve[..., None], grid.cpu(), itself, kind=kind, given=given).place)
 
 
 def unit(train: Block, held: Block, standardize: bool) -> tuple[Block, Block, Tensor | None]:

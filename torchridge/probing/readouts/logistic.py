@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from torchridge._ranks import Ranks
-from torchridge.linear.logistic.logistic import logistic_cv
+from torchridge.linear.logistic.logistic import choose_strength
 from torchridge.probing.features.folding import ClassCodes
 from torchridge.probing.features.kept import Kept
 from torchridge.probing.features.table import shuffle
@@ -18,6 +18,8 @@ _SIZE = 25  # strengths of an automatic grid
 
 # Relative gap of the objective: probabilities are off by about its root.
 _TOL = 1e-13
+
+_OPTIONS = {"fit_intercept": True, "max_iter": 1000, "max_elements": 2**24, "dtype": None}
 
 
 def fit(
@@ -43,21 +45,23 @@ def fit(
     target = codes.order.argsort()[torch.cat([none, *coded])]
     fold = torch.cat([none, *(c.fold for c in kept.chunks)])
     grid = settings.grid("Cs")
-    result = logistic_cv(
+    solution, folds = choose_strength(
         rows,
         target.to(X.device),
         torch.logspace(-4, 4, _SIZE, dtype=torch.float64) if grid is None else grid,
-        cv=fold,
-        tol=_TOL if X.dtype is torch.float64 else None,
-        sample_weight=_weight(kept, target, codes, settings, X, ranks),
-        process_group=settings.process_group,
+        fold,
+        None,
+        "log_loss",
+        _weight(kept, target, codes, settings, X, ranks),
+        {**_OPTIONS, "tol": _TOL if X.dtype is torch.float64 else None, "process_group": settings.process_group},
     )
-    assert result.solution is not None
-    i = result.index
-    weight, bias = _unscaled(result.solution.weight.double(), result.solution.bias.double(), mean, scale)
-    fold_weight, fold_bias = _unscaled(result.weight[:, i].double(), result.bias[:, i].double(), mean, scale)
-    scores = {"log_loss": result.scores[:, i].double()}
-    return Fitted(weight, bias, fold_weight, fold_bias, result.C, result.Cs, "log_loss", result.scores, scores)
+    assert solution.Cs is not None
+    assert solution.fold_scores is not None
+    curve = solution.fold_scores[..., 0]
+    weight, bias = _unscaled(solution.weight.double(), solution.bias.double(), mean, scale)
+    fold_weight, fold_bias = _unscaled(folds.weight.double(), folds.bias.double(), mean, scale)
+    scores = {"log_loss": curve[:, folds.place].double()}
+    return Fitted(weight, bias, fold_weight, fold_bias, float(solution.C), solution.Cs, "log_loss", curve, scores)
 
 
 def _spread(X: Tensor, ranks: Ranks | None) -> tuple[Tensor, Tensor]:

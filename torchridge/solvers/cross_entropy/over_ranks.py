@@ -12,7 +12,8 @@ from dataclasses import fields, replace
 import torch
 from torch import Tensor
 
-from torchridge._ranks import RankError, Ranks
+from torchridge._ranks import Ranks
+from torchridge.exceptions import RankError
 from torchridge.solvers.cross_entropy.basis import Basis, basis_of
 from torchridge.solvers.cross_entropy.loss import Evaluation, Problems, Rows, evaluate
 from torchridge.solvers.cross_entropy.path import Path

@@ -19,7 +19,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torchridge.solvers.iterative import block_krylov, conjugate_gradients
+from torchridge.solvers import krylov
+from torchridge.solvers.iterative import conjugate_gradients
 from torchridge.solvers.iterative import standard_form as design
 from torchridge.solvers.iterative.operators import Operator
 from torchridge.solvers.iterative.solve_many import Rule
@@ -52,6 +53,18 @@ def pays(n: int, d: int, entries: int, columns: int) -> bool:
     return 2.0 * _DEARER * _STEPS * columns * (entries + n + d) < direct
 
 
+def folds_pay(n: int, d: int, entries: int, targets: int, strengths: int) -> bool:
+    """Choose whether a fold costs less by products than by an eigendecomposition of the smaller side of filled rows.
+
+    More than a few strengths share one Krylov space, unless it would fill half of all directions.
+    """
+    side = min(n, d)
+    if strengths > _FEW and 2 * targets * _STEPS > side:
+        return pays(n, d, entries, targets * strengths)
+    products = 2.0 * _DEARER * _STEPS * targets * min(strengths, _FEW) * (entries + n + d)
+    return products < n * d * side / 2 + 9.0 * side**3 + 8.0 * n * d
+
+
 def gram_pays(n: int, d: int, entries: int) -> bool:
     """Choose whether the Gram matrix of sparse rows costs less from products than from filled rows."""
     return n < d and 4.0 * _DEARER * entries < n * d
@@ -72,10 +85,10 @@ def solve(form: Design, y: Tensor, alphas: Tensor, rule: Rule, intercept: bool) 
     rhs = design.weigh(form, target, part, root=form.dual)
     rhs = rhs if form.dual else design.backward(form, rhs, part)
     product, most = product_of(form), min(rule.max_iter, _PATIENCE)
-    if L <= _FEW or not block_krylov.affordable(len(rhs), t):
+    if L <= _FEW or not krylov.affordable(len(rhs), t):
         z, error, steps = _by_columns(product, rhs.repeat(1, L), alphas.repeat_interleave(t), rule.tol, most)
     else:
-        space = block_krylov.solve(product, rhs, alphas, rule.tol, most)
+        space = krylov.solve(product, rhs, alphas, rule.tol, most)
         z, error = space.solution.transpose(0, 1).reshape(len(rhs), L * t), space.error.reshape(-1)
         steps = torch.full((L * t,), space.steps, device=y.device)
     if not bool((error <= rule.tol).all()):

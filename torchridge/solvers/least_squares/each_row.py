@@ -9,11 +9,13 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from torchridge.solvers.least_squares.few_rows import dual_splits
+from torchridge.solvers.least_squares.kernel_folds import KernelFolds
 from torchridge.solvers.least_squares.objective import Objective, system
 from torchridge.solvers.least_squares.precision import Precision
 from torchridge.solvers.least_squares.scorers import FoldMoments, Scorer, fold_blocks
 from torchridge.solvers.least_squares.spectral import spectrum
+from torchridge.solvers.least_squares.target_scores import Sums
+from torchridge.solvers.least_squares.whole_rows import refitted_errors
 from torchridge.solvers.moments import blocks
 from torchridge.solvers.moments.parts import target_variance, weight_of
 from torchridge.solvers.moments.rows import Rows
@@ -62,7 +64,8 @@ class EachRow:
             held = [i[None].to(self.rows.X.device) for i in run]
             if self.dual:
                 train_rows = [torch.cat([everyone[:i], everyone[i + 1 :]]).to(held[0].device) for i in run.tolist()]
-                scorer: Scorer = dual_splits(self.rows, [*zip(train_rows, held, strict=True)], self.objective)
+                splits = [*zip(train_rows, held, strict=True)]
+                scorer: Scorer = KernelFolds(self.rows, splits, self.objective, None, None, True, self.dtype)
             else:
                 own = fold_blocks(self.rows, [i[None] for i in run], self.dtype)
                 others = torch.cat([everyone[: run[0]], everyone[run[-1] + 1 :]])
@@ -72,6 +75,15 @@ class EachRow:
             squares = scorer.squares(alpha)
             self.precision.note(scorer.precision.lost, scorer.precision.reason)
             yield run.to(squares.device), squares
+
+    def correlations(self, alpha: Tensor) -> Tensor:
+        """Return correlations of leave-one-out predictions and targets, (1, L, t). Cost: n orthogonal factors."""
+        everyone = torch.arange(self.rows.X.shape[0], device=self.rows.X.device)
+        error = refitted_errors(self.rows, everyone, self.rows, self.objective, alpha.to(everyone.device).double())
+        sums = Sums(self.rows.y, self.rows.sample_weight, len(alpha))
+        y = self.rows.y.detach().to(error)
+        sums.add(slice(0, len(y)), slice(0, y.shape[1]), (y[:, None, :] - error).transpose(0, 1))
+        return sums.scores("correlation")[None]
 
     def variances(self) -> Tensor:
         """Return the variance of the targets, (1, t)."""

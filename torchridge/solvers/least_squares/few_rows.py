@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -11,14 +12,15 @@ from torchridge.solvers.least_squares import dual, precision, scoring, spectral,
 from torchridge.solvers.least_squares.dual import Dual
 from torchridge.solvers.least_squares.objective import Objective
 from torchridge.solvers.least_squares.precision import Precision
+from torchridge.solvers.least_squares.target_scores import Sums, target_batches
 from torchridge.solvers.least_squares.triangle import Triangle
 from torchridge.solvers.moments.blocks import constant_noise
 from torchridge.solvers.moments.folds import Split
-from torchridge.solvers.moments.parts import PATH_NUMBERS, portions, take, target_variance, weight_of
+from torchridge.solvers.moments.parts import take, target_variance, weight_of
 from torchridge.solvers.moments.rows import Rows
 
 # The least share of an unpenalized direction that a training part may keep, or block inversion has lost it.
-_KEPT = 1e-3
+KEPT = 1e-3
 
 
 def splits_by_rows(rows: Rows, splits: list[Split], objective: Objective, alpha: Tensor, known: Precision) -> Tensor:
@@ -64,106 +66,6 @@ def free_condition(problem: Dual, rows: Rows, weakest: float) -> float:
 
 
 @dataclass(frozen=True)
-class DualFolds:
-    """K folds that partition the rows, all from one eigendecomposition of their n × n gram matrix."""
-
-    problem: Dual
-    rows: Rows
-    held_rows: list[Tensor]
-    objective: Objective
-    precision: Precision = field(default_factory=Precision)
-
-    @property
-    def eigvals(self) -> Tensor:
-        """Those of all rows."""
-        return self.problem.eigvals
-
-    @property
-    def like(self) -> Tensor:
-        """Those eigenvalues."""
-        return self.problem.eigvals
-
-    def squares(self, alpha: Tensor) -> Tensor:
-        """Return mean squared errors (K, L, t)."""
-        alpha = alpha.to(self.like)
-        if not holds([self.problem], alpha, [self.rows], self.precision) or not self._kept():
-            return splits_by_rows(self.rows, self._splits(), self.objective, alpha, self.precision)
-        errors = [(dual.heldout_residuals(self.problem, alpha, i) ** 2).sum(0) for i in self.held_rows]
-        return torch.stack([e / weight_of(self.rows, i) for e, i in zip(errors, self.held_rows, strict=True)])
-
-    def _kept(self) -> bool:
-        """Return whether every training part keeps what is not penalized: the intercept, and the free features."""
-        unpenalized = self.problem.unpenalized
-        if not unpenalized.shape[1] or (self.problem.free is None and self.problem.root is None):
-            return True
-        held = [torch.linalg.matrix_norm(unpenalized[i], 2) ** 2 for i in self.held_rows]
-        return bool((1 - torch.stack(held) > _KEPT).all())
-
-    def _splits(self) -> list[Split]:
-        n = self.rows.X.shape[0]
-        parts = []
-        for held in self.held_rows:
-            inside = torch.ones(n, dtype=torch.bool, device=held.device)
-            inside[held] = False
-            parts.append((inside.nonzero()[:, 0], held))
-        return parts
-
-    def variances(self) -> Tensor:
-        """Return the variance of the held-out targets, (K, t)."""
-        return torch.stack([target_variance(self.rows, i) for i in self.held_rows])
-
-
-@dataclass(frozen=True)
-class DualSplits:
-    """Any splits of few rows, each solved by the gram matrix of its training rows and scored by predictions."""
-
-    problems: list[Dual]
-    splits: list[Split]
-    rows: Rows
-    objective: Objective
-    precision: Precision = field(default_factory=Precision)
-
-    @property
-    def eigvals(self) -> Tensor:
-        """Those of the first training part."""
-        return self.problems[0].eigvals
-
-    @property
-    def like(self) -> Tensor:
-        """Those eigenvalues."""
-        return self.problems[0].eigvals
-
-    def squares(self, alpha: Tensor) -> Tensor:
-        """Return mean squared errors (K, L, t)."""
-        alpha = alpha.to(self.like)
-        if not holds(self.problems, alpha, [take(self.rows, train) for train, _ in self.splits], self.precision):
-            return splits_by_rows(self.rows, self.splits, self.objective, alpha, self.precision)
-        return torch.stack([self._split(k, alpha) for k in range(len(self.splits))])
-
-    def _split(self, k: int, alpha: Tensor) -> Tensor:
-        problem, (train, held) = self.problems[k], self.splits[k]
-        rows = take(self.rows, train)
-        d, t = rows.X.shape[1], rows.y.shape[1]
-        parts = []
-        for some in portions(alpha, PATH_NUMBERS // (d * t)):
-            weight = dual.weights(problem, rows, self.objective, dual.coefficients(problem, some))
-            parts.append(
-                scoring.heldout_squares_by_prediction(weight, problem.center, problem.target_center, self.rows, held)
-            )
-        return torch.cat(parts) / weight_of(self.rows, held)
-
-    def variances(self) -> Tensor:
-        """Return the variance of the held-out targets, (K, t)."""
-        return torch.stack([target_variance(self.rows, held) for _, held in self.splits])
-
-
-def dual_splits(rows: Rows, parts: list[Split], objective: Objective) -> DualSplits:
-    """Diagonalize the gram matrix of the rows of every training part."""
-    problems = [dual.dual(take(rows, train), objective, torch.float64) for train, _ in parts]
-    return DualSplits(problems, parts, rows, objective)
-
-
-@dataclass(frozen=True)
 class WholeDual:
     """The criteria of `Whole` for fewer rows than features."""
 
@@ -185,23 +87,13 @@ class WholeDual:
 
     def careful(self, alpha: Tensor) -> Triangle | None:
         """Return the factor that holds the digits of these strengths, None if the gram matrix does."""
-        if holds([self.problem], alpha, [self.rows], self.precision):
+        if self.objective.precomputed or holds([self.problem], alpha, [self.rows], self.precision):
             return None
         tri = triangle.triangle(self.rows, self.objective)
         spread = float(triangle.roots(tri, alpha.min().reshape(1)).spread)
         lost = torch.finfo(alpha.dtype).eps * spread
         self.precision.note(lost, f"scores from the rows: condition {spread**2:.1e}")
         return tri
-
-    def left_out(self, alpha: Tensor) -> Tensor:
-        """Return √s times the leave-one-out residuals, (n, L, t)."""
-        errors, problem = dual.leave_one_out(self.problem, alpha), self.problem
-        if problem.free is not None or problem.root is not None:  # a row may hold an unpenalized direction alone
-            few = (1 - (problem.unpenalized**2).sum(1) < _KEPT).nonzero()[:, 0]
-            if len(few):
-                again = whole_rows.refitted_errors(self.rows, few, self.rows, self.objective, alpha)
-                errors[few] = again if problem.root is None else again * problem.root[few][:, None, None]
-        return errors
 
     def squares(self, alpha: Tensor) -> Tensor:
         """Return the criterion, (1, L, t)."""
@@ -214,7 +106,8 @@ class WholeDual:
         if tri is not None:
             return (whole_rows.gcv if self.criterion == "gcv" else whole_rows.evidence)(tri, alpha, fixed)[None]
         if self.criterion == "loo":
-            return ((self.left_out(alpha) ** 2).sum(0) / weight)[None]
+            errors = (e.square_().sum(0) for _, e in self._errors(alpha))
+            return (torch.cat(list(errors), 1) / weight)[None]
         squares = dual.residual_squares(self.problem, alpha)
         if self.criterion == "gcv":
             hat = dual.dof(self.problem, alpha) + int(self.problem.intercept)
@@ -224,6 +117,45 @@ class WholeDual:
         count = n - self.problem.unpenalized.shape[1]
         return scoring.evidence(self.problem.eigvals, squares + alpha[:, None] * shrunk, alpha, count)[None]
 
+    def _errors(self, alpha: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Yield runs of targets and √s times their leave-one-out residuals, (n, L, run)."""
+        n, t = self.problem.target.shape
+        few = self._alone()
+        for part in target_batches(t, 4 * n * len(alpha), self.like.element_size(), None):
+            own = self.problem._replace(target=self.problem.target[:, part], coef=self.problem.coef[:, part])
+            errors = dual.leave_one_out(own, alpha)
+            if len(few):
+                rows = self.rows._replace(y=self.rows.y[:, part])
+                again = whole_rows.refitted_errors(rows, few, rows, _targets(self.objective, part), alpha)
+                root = self.problem.root
+                errors[few] = again if root is None else again * root[few][:, None, None]
+            yield part, errors
+
+    def _alone(self) -> Tensor:
+        """Return the rows that hold an unpenalized direction nearly alone, to be left out in earnest."""
+        if self.objective.precomputed or (self.problem.free is None and self.problem.root is None):
+            return torch.zeros(0, dtype=torch.int64)
+        return (1 - (self.problem.unpenalized**2).sum(1) < KEPT).nonzero()[:, 0]
+
+    def left_out(self, alpha: Tensor) -> Tensor:
+        """Return √s times the leave-one-out residuals, (n, L, t)."""
+        return torch.cat([error for _, error in self._errors(alpha)], 2)
+
+    def correlations(self, alpha: Tensor) -> Tensor:
+        """Return correlations of leave-one-out predictions and targets, (1, L, t)."""
+        sums, root = Sums(self.rows.y, self.rows.sample_weight, len(alpha)), self.problem.root
+        everything = slice(0, len(self.rows.y))
+        for part, error in self._errors(alpha.to(self.like)):
+            error = error if root is None else error / root[:, None, None]
+            y = self.rows.y[:, part].detach().to(error)
+            sums.add(everything, part, (y[:, None, :] - error).transpose(0, 1))
+        return sums.scores("correlation")[None]
+
     def variances(self) -> Tensor | None:
         """Only leave-one-out holds targets out."""
         return target_variance(self.rows, slice(None))[None] if self.criterion == "loo" else None
+
+
+def _targets(objective: Objective, part: slice) -> Objective:
+    """Return the objective of some of the targets."""
+    return objective if objective.prior is None else objective._replace(prior=objective.prior[:, part])

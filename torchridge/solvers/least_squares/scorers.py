@@ -17,6 +17,7 @@ from torchridge.solvers.least_squares.nodes import Nodes
 from torchridge.solvers.least_squares.objective import Objective, frame, system
 from torchridge.solvers.least_squares.precision import Precision
 from torchridge.solvers.least_squares.spectral import Spectrum
+from torchridge.solvers.least_squares.target_scores import Sums
 from torchridge.solvers.least_squares.triangle import Triangle
 from torchridge.solvers.moments import blocks
 from torchridge.solvers.moments.blocks import Block, about, constant_noise
@@ -26,6 +27,9 @@ from torchridge.solvers.moments.rows import Rows
 # Where a held-out error is under this share of the variance, the difference of moments that gives it has lost its
 # tenth digit, and it is taken from predictions instead.
 _NEARLY_PERFECT = 1e-4
+
+# Steps that even the best-conditioned features take.
+_STEPS = 8
 
 
 class Scorer(Protocol):
@@ -41,6 +45,9 @@ class Scorer(Protocol):
 
     def squares(self, alpha: Tensor) -> Tensor:
         """Return mean squared errors (K, L, t), or what stands in for them, of strengths (L,) on any device."""
+
+    def correlations(self, alpha: Tensor) -> Tensor:
+        """Return Pearson's correlation of held-out predictions and targets, (K, L, t), where r2 can be told."""
 
     def variances(self) -> Tensor | None:
         """Return the variance of the held-out targets, (K, t), where r2 can be told."""
@@ -94,16 +101,21 @@ class FoldMoments:
     def squares(self, alpha: Tensor) -> Tensor:
         """Return mean squared errors (K, L, t)."""
         squares = self._from_nodes(alpha)
-        if squares is None and not self.held_by_gram(alpha):
+        few = self._partial(alpha.detach().cpu()) if squares is None else None
+        if squares is None and not self.held_by_gram(alpha, few):
             squares = torch.stack([self._careful_squares(k, alpha.to(self.like)) for k in range(len(self.train))])
         else:
-            squares = self._by_gram(alpha, squares)
+            squares = self._by_gram(alpha, squares, few)
         return squares / torch.stack([b.weight for b in self.held])[:, None, None]
 
-    def held_by_gram(self, alpha: Tensor) -> bool:
-        """Return whether the eigenvalues of the training parts hold the digits of these strengths."""
+    def held_by_gram(self, alpha: Tensor, few: list[Spectrum] | None = None) -> bool:
+        """Return whether eigenvalues of the training parts, or the `few` that count, hold the digits of strengths."""
         weakest = float(alpha.detach().cpu().min())
-        worst = precision.condition(self._host_eigvals, weakest)
+        if few is None:
+            worst = precision.condition(self._host_eigvals, weakest)
+        else:
+            ends = torch.stack([torch.stack([s.eigvals.amin(), s.eigvals.amax()]) for s in few]).cpu()
+            worst = precision.condition(ends, weakest)
         if self.objective.free is not None and worst <= precision.GRAM:
             worst = max(worst, *(precision.free_condition(system(b, self.objective), weakest) for b in self.train))
         held = precision.holds(
@@ -115,11 +127,12 @@ class FoldMoments:
             self.precision.note(torch.finfo(self.like.dtype).eps * worst, "")
         return held
 
-    def _by_gram(self, alpha: Tensor, squares: Tensor | None) -> Tensor:
+    def _by_gram(self, alpha: Tensor, squares: Tensor | None, few: list[Spectrum] | None) -> Tensor:
         if squares is None:
             host = alpha.detach().cpu()
-            parts = (self.spectra, self._host_eigvals, self.train, self.held)
-            squares = scoring.heldout_squares(*parts, self.objective, host)
+            spectra = self.spectra if few is None else few
+            eigvals = list(self._host_eigvals) if few is None else [s.eigvals for s in few]
+            squares = scoring.heldout_squares(spectra, eigvals, self.train, self.held, self.objective, host)
         if self.rows is not None and self.held_rows is not None:
             yy = torch.stack([self._unfitted(k) for k in range(len(self.held))])[:, None]
             lost = (squares < _NEARLY_PERFECT * yy).flatten(1).any(1)
@@ -175,6 +188,20 @@ class FoldMoments:
         found = torch.stack([p for p, _ in parts])
         return None if bool(torch.stack([poor for _, poor in parts]).any()) else found
 
+    def _partial(self, alpha: Tensor) -> list[Spectrum] | None:
+        """Return spectra of the few directions that the targets reach; None unless every part has such."""
+        d, t = self.train[0].cross.shape
+        most, weakest = device_constants.most_directions(self.like.device, d), float(alpha.min())
+        if "spectra" in self.__dict__ or not weakest > 0 or t * _STEPS > most:
+            return None
+        found = []
+        for block in self.train:
+            part = spectral.partial(system(block, self.objective), weakest, most)
+            if part is None:
+                return None
+            found.append(part)
+        return found
+
     def _nodes(self, alpha: Tensor) -> Nodes | None:
         """Return what to score by where an eigendecomposition of every fold costs more; None for those."""
         if self.objective.free is not None or "spectra" in self.__dict__:
@@ -198,6 +225,12 @@ class FoldMoments:
                 )
             )
         return torch.cat(parts)
+
+    def correlations(self, alpha: Tensor) -> Tensor:
+        """Return correlations of predictions and held-out targets, (K, L, t)."""
+        self._check_finite()
+        host = alpha.detach().cpu()
+        return scoring.heldout_correlations(self.spectra, list(self._host_eigvals), self.held, host)
 
     def variances(self) -> Tensor:
         """Return yy / Σ s of the held-out parts, (K, t)."""
@@ -285,6 +318,18 @@ class Whole:
             again = again if weight is None else again * weight[few].detach().to(again)[:, None, None]
             total = total + again.sum(0)
         return total / self.block.weight
+
+    def correlations(self, alpha: Tensor) -> Tensor:
+        """Return correlations of leave-one-out predictions and targets, (1, L, t)."""
+        assert self.rows is not None
+        alpha = alpha.to(self.like)
+        sums = Sums(self.rows.y, self.rows.sample_weight, len(alpha))
+        each = scoring.leave_one_out_residuals(self.spectrum, self.block, self.objective, self.rows, alpha)
+        everything = slice(0, self.rows.y.shape[1])
+        for part, error, _ in each:
+            y = self.rows.y[part].detach().to(error)
+            sums.add(part, everything, (y[:, None, :] - error).transpose(0, 1))
+        return sums.scores("correlation")[None]
 
     def variances(self) -> Tensor | None:
         """Only leave-one-out holds targets out."""

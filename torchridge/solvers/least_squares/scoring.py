@@ -42,12 +42,12 @@ class Paths(NamedTuple):
     start: Tensor  # (m, t) weights at the weakest strength, in eigencoordinates
 
 
-def paths(spectra: list[Spectrum], eigvals: Tensor, host: Tensor) -> list[Paths]:
+def paths(spectra: list[Spectrum], eigvals: list[Tensor], host: Tensor) -> list[Paths]:
     """Return the weights of all strengths α (L,) in a basis of r functions of the eigenvalue, for several spectra.
 
     The matrix of shrinkage relative to the weakest strength, (s + α_min) / (s + α), is numerically of low rank: r is
-    about 15 for a hundred strengths, whatever the number of features. It is found on the host, where `eigvals` (K, m)
-    and `host`, the strengths, lie.
+    about 15 for a hundred strengths, whatever the number of features. It is found on the host, where `eigvals`, K of
+    (m,), and `host`, the strengths, lie.
     """
     alpha = host.to(spectra[0].coef)
     weakest = alpha.min().reshape(1)
@@ -55,16 +55,19 @@ def paths(spectra: list[Spectrum], eigvals: Tensor, host: Tensor) -> list[Paths]
     if alpha.shape[0] * spectra[0].coef.shape[1] <= _DIRECT_COLUMNS:
         ratios = [(s.eigvals[:, None] + weakest) * filters(s.eigvals, alpha) for s in spectra]  # (m, L)
         return [Paths(ratio, None, start) for ratio, start in zip(ratios, starts, strict=True)]
-    shrinkage = torch.stack([(e[:, None] + host.min()) * filters(e, host) for e in eigvals])  # (K, m, L)
+    return [_low_rank(e, s, host) for e, s in zip(eigvals, starts, strict=True)]
+
+
+def _low_rank(eigvals: Tensor, start: Tensor, host: Tensor) -> Paths:
+    shrinkage = (eigvals[:, None] + host.min()) * filters(eigvals, host)  # (m, L)
     left, sigma, right = torch.linalg.svd(shrinkage, full_matrices=False)
-    r = max(1, int((sigma > _BASIS_TOLERANCE * sigma[:, :1]).any(0).sum()))
-    bases, mixes = (left[..., :r] * sigma[:, None, :r]).to(alpha), right[:, :r].to(alpha)
-    return [Paths(*parts) for parts in zip(bases, mixes, starts, strict=True)]
+    r = max(1, int((sigma > _BASIS_TOLERANCE * sigma[0]).sum()))
+    return Paths((left[:, :r] * sigma[:r]).to(start), right[:r].to(start), start)
 
 
 def heldout_squares(
     spectra: list[Spectrum],
-    eigvals: Tensor,
+    eigvals: list[Tensor],
     train: list[Block],
     held: list[Block],
     objective: Objective,
@@ -95,6 +98,31 @@ def _seen(spec: Spectrum, train: Block, held: Block, objective: Objective) -> tu
 
 
 def _heldout(spec: Spectrum, gram: Tensor, cross: Tensor, yy: Tensor, path: Paths) -> Tensor:
+    linear, quadratic = _products(spec, gram, cross, path)
+    return (yy - 2 * linear + quadratic).clamp_min(0)
+
+
+def heldout_correlations(spectra: list[Spectrum], eigvals: list[Tensor], held: list[Block], alpha: Tensor) -> Tensor:
+    """Return Pearson's correlation of predictions and held-out targets, (K, L, t), from the moments of both parts.
+
+    With the moments S, C, yy of the held-out rows about their own mean: wᵀC / √(wᵀSw · yy). Cost as `heldout_squares`.
+    """
+    result = []
+    for spec, seen, path in zip(spectra, held, paths(spectra, eigvals, alpha), strict=True):
+        linear, own = _products(spec, seen.gram, seen.cross, path)
+        if spec.base is not None:
+            fitted = seen.gram @ spec.base
+            own = own + 2 * _products(spec, seen.gram, fitted, path)[0] + (spec.base * fitted).sum(0)
+            linear = linear + (spec.base * seen.cross).sum(0)
+        size = (own.clamp_min(0) * seen.yy).sqrt()
+        constant = own <= 100 * torch.finfo(own.dtype).eps ** 2 * seen.yy
+        found = torch.where(constant, 0, linear / torch.where(size > 0, size, 1)).clamp(-1, 1)
+        result.append(torch.where(seen.yy > 0, found, torch.nan))
+    return torch.stack(result)
+
+
+def _products(spec: Spectrum, gram: Tensor, cross: Tensor, path: Paths) -> tuple[Tensor, Tensor]:
+    """Return wᵀ cross and wᵀ gram w of the weights w less `base`, for every strength and target, (L, t) each."""
     cross = spec.transform.T @ cross  # (m, t)
     transform: Tensor | None = spec.transform
     inner = gram
@@ -103,14 +131,12 @@ def _heldout(spec: Spectrum, gram: Tensor, cross: Tensor, yy: Tensor, path: Path
     result = []
     for i in range(0, cross.shape[1], _TARGET_BLOCK):
         block = slice(i, i + _TARGET_BLOCK)
-        result.append(
-            yy[block] + _quadratic(path._replace(start=path.start[:, block]), transform, inner, cross[:, block])
-        )
-    return torch.cat(result, 1).clamp_min(0)
+        result.append(_quadratic(path._replace(start=path.start[:, block]), transform, inner, cross[:, block]))
+    return torch.cat([a for a, _ in result], 1), torch.cat([b for _, b in result], 1)
 
 
-def _quadratic(path: Paths, transform: Tensor | None, inner: Tensor, cross: Tensor) -> Tensor:
-    """Return −2 wᵀ cross + wᵀ inner w for every strength and target, (L, t); `inner` is in the space of `transform`."""
+def _quadratic(path: Paths, transform: Tensor | None, inner: Tensor, cross: Tensor) -> tuple[Tensor, Tensor]:
+    """Return wᵀ cross and wᵀ inner w for every strength and target, (L, t); `inner` is in the space of `transform`."""
     linear = path.basis.T @ (path.start * cross)  # (r, t)
     # Target-major, so that the r weights of one target lie together for the small products below.
     weight = path.start.T[:, None, :] * path.basis.T.contiguous()  # (t, r, m)
@@ -118,10 +144,10 @@ def _quadratic(path: Paths, transform: Tensor | None, inner: Tensor, cross: Tens
         weight = (weight.flatten(0, 1) @ transform.T).reshape(*weight.shape[:2], -1)  # (t, r, d)
     product = (weight.flatten(0, 1) @ inner).view_as(weight)
     if path.mix is None:
-        return (weight * product).sum(2).T - 2 * linear
+        return linear, (weight * product).sum(2).T
     pairs = weight @ product.mT  # (t, r, r)
     both = (path.mix[:, None, :] * path.mix[None, :, :]).flatten(0, 1)  # (r², L)
-    return (both.T @ pairs.flatten(1).T) - 2 * (path.mix.T @ linear)
+    return path.mix.T @ linear, both.T @ pairs.flatten(1).T
 
 
 def heldout_squares_by_prediction(

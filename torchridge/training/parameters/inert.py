@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
@@ -10,7 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from torchridge.exceptions import InertPenaltyWarning
+from torchridge.exceptions import InertPenaltyWarning, warn
 from torchridge.training.parameters.classify import Judgement
 from torchridge.training.parameters.sites import Site
 
@@ -37,18 +36,17 @@ def inert_weights(model: nn.Module, judgements: Sequence[Judgement]) -> dict[str
     return found
 
 
-def warn_inert(model: nn.Module, judgements: Sequence[Judgement], *, stacklevel: int = 2) -> None:
-    """Warn once, naming the first few, if any weight that is decayed is inert; `stacklevel` as if warned there."""
+def warn_inert(model: nn.Module, judgements: Sequence[Judgement]) -> None:
+    """Warn once, naming the first few, if any weight that is decayed is inert."""
     found = inert_weights(model, judgements)
     if not found:
         return
     shown = ", ".join(f"`{name}` ({cause})" for name, cause in list(found.items())[:3])
     more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-    warnings.warn(
+    warn(
         f"L2 on {shown}{more} does not change what the model computes, only the effective learning rate. If this is "
         f"meant, pass `inert='keep'`; otherwise `inert='skip'` leaves them out.",
         InertPenaltyWarning,
-        stacklevel=stacklevel + 1,
     )
 
 

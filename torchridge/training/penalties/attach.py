@@ -229,7 +229,7 @@ def _chosen(
         elif judgement.kind == "bias" and bias is not None:
             chosen.append((judgement, bias))
     if inert == "warn":
-        warn_inert(model, _stored([j for j, regularizer in chosen if isinstance(regularizer, L2)]), stacklevel=3)
+        warn_inert(model, _stored([j for j, regularizer in chosen if isinstance(regularizer, L2)]))
     return chosen
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from torchridge import _check
-from torchridge.exceptions import DoublePenaltyWarning, outside
+from torchridge.exceptions import DoublePenaltyWarning, warn
 from torchridge.training.hooks import StepHook, closure_of, holds_optimizer, installed, steppable, with_closure
 from torchridge.training.penalties.attachment import attachment, carriers, forget_backward
 from torchridge.training.penalties.regularizers import Strength
@@ -132,11 +131,10 @@ class StepPenalty(StepHook):
         if twice and not self._warned:
             self._warned = True
             more = f" and {len(twice) - 1} more" if len(twice) > 1 else ""
-            warnings.warn(
+            warn(
                 f"`{twice[0]}`{more} is penalized twice: by `penalty(model)` in the loss, and by `penalize_step` at "
                 f"the step. Drop one of them; `penalty(model, weights=False)` leaves only the penalties of outputs.",
                 DoublePenaltyWarning,
-                stacklevel=outside(),
             )
 
 

@@ -63,14 +63,29 @@ class Basis:
 
     def solved(self, alphas: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
         """Return Z (L, k, t) and the relative residuals (L, t)."""
+        eigvals, vectors = torch.linalg.eigh(self.inside)
+        z = vectors @ (vectors.mT @ self._right() / (eigvals.clamp_min(0)[:, None] + alphas[:, None, None]))
+        return z, self._residuals(z, size)
+
+    def residual(self, alpha: float, size: Tensor) -> Tensor:
+        """Return the relative residuals (t,) at one strength, without eigenvectors."""
+        system = self.inside + alpha * torch.eye(self.size, dtype=size.dtype, device=size.device)
+        return self._residuals(torch.linalg.solve(system, self._right()), size)
+
+    @property
+    def inside(self) -> Tensor:
+        """T, (k, k)."""
+        return self.projected[: self.size, : self.size]
+
+    def _right(self) -> Tensor:
         right = self.start.new_zeros(self.size, self.start.shape[1])
         right[: len(self.start)] = self.start
-        eigvals, vectors = torch.linalg.eigh(self.projected[: self.size, : self.size])
-        inside = vectors.mT @ right
-        z = vectors @ (inside / (eigvals.clamp_min(0)[:, None] + alphas[:, None, None]))
+        return right
+
+    def _residuals(self, z: Tensor, size: Tensor) -> Tensor:
         last = self.coupling.shape[1]
-        residual = torch.linalg.vector_norm(self.coupling @ z[:, self.size - last :], dim=1)
-        return z, torch.where(size > 0, residual / size.clamp_min(torch.finfo(size.dtype).tiny), 0)
+        residual = torch.linalg.vector_norm(self.coupling @ z[..., self.size - last :, :], dim=-2)
+        return torch.where(size > 0, residual / size.clamp_min(torch.finfo(size.dtype).tiny), 0)
 
 
 def affordable(m: int, targets: int) -> bool:
@@ -99,6 +114,25 @@ def solve(product: Product, rhs: Tensor, alphas: Tensor, tol: float, max_iter: i
         basis.extend(product)
         steps += 1
     return Solved(basis.store[: z.shape[1]].mT @ z, error, steps)
+
+
+def ritz(product: Product, rhs: Tensor, weakest: float, tol: float, most: int) -> tuple[Tensor, Tensor] | None:
+    """Return Ritz values (k,) and vectors (m, k) of G that solve (G + α) U = B to `tol` at each α ≥ `weakest`.
+
+    None if k would pass `most`, at a cost of about most² (m + 3 most) multiply-adds and the products.
+    """
+    size = torch.linalg.vector_norm(rhs, dim=0)
+    basis = Basis(torch.where(size > 0, rhs / size, 0), most)
+    size, looked = torch.where(size > 0, 1.0, 0.0), 0
+    while basis.block.shape[1] and basis.size + basis.block.shape[1] <= most:
+        basis.extend(product)
+        done = not basis.block.shape[1]
+        if done or basis.size >= _LOOK * looked:
+            looked = basis.size
+            if done or bool((basis.residual(weakest, size) <= tol).all()):
+                eigvals, vectors = torch.linalg.eigh(basis.inside)
+                return eigvals.clamp_min(0), basis.store[:looked].mT @ vectors
+    return None
 
 
 def _orthonormal(columns: Tensor, scale: float = 0.0) -> tuple[Tensor, Tensor]:
