@@ -205,7 +205,7 @@ def test_the_best_strength_at_the_edge_warns(cv: Any, sparse: bool) -> None:
 
 def test_the_best_c_at_the_edge_warns() -> None:
     X, y = rows()
-    with pytest.warns(GridEdgeWarning, match="Extend the grid"):
+    with pytest.warns(GridEdgeWarning, match="Widen `Cs`"):
         LogisticRegressionCV(Cs=[1e-6, 1e-5], scoring="neg_log_loss").fit(X, y)
 
 
