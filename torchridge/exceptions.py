@@ -5,6 +5,8 @@ import functools
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextvars import ContextVar
 from types import FrameType
 
 import torch
@@ -76,6 +78,19 @@ class RankError(RuntimeError):
     """A rank died, failed, or does not fit the others; raised on every other rank, and names the ranks it knows."""
 
 
+_ABOUT: ContextVar[str] = ContextVar("about", default="")
+
+
+@contextlib.contextmanager
+def about(what: str) -> Iterator[None]:
+    """Name what warnings of this context are about, e.g. one layer of many."""
+    before = _ABOUT.set(what)
+    try:
+        yield
+    finally:
+        _ABOUT.reset(before)
+
+
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
     """Warn at the caller's line: that of the first frame outside torchridge, and outside torch where torch called us.
 
@@ -84,7 +99,8 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
     frame, level = sys._getframe(1), 2
     while _inside(frame) and frame.f_back is not None:
         frame, level = frame.f_back, level + 1
-    warnings.warn(message, category, stacklevel=level)
+    of = _ABOUT.get()
+    warnings.warn(f"{of}: {message}" if of else message, category, stacklevel=level)
 
 
 def _inside(frame: FrameType) -> bool:

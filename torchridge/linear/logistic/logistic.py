@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from torchridge import _check
+from torchridge._ranks import Group
 from torchridge.linear.logistic.cross_validation import OWN, Chosen, cross_validate, fit_data
 from torchridge.linear.logistic.over_ranks import check_ranks
 from torchridge.linear.logistic.problem import (
@@ -36,7 +37,7 @@ def logistic(
     max_iter: int = 1000,
     max_elements: int = 2**24,
     dtype: torch.dtype | None = None,
-    process_group: Any = None,
+    process_group: Group | None = None,
 ) -> LogisticSolution:
     """Minimize C Σ_i s_i CE(y_i, W x_i + b) + ½‖W‖² at one strength or at each of a path.
 
@@ -124,7 +125,7 @@ def logistic_cv(
     max_iter: int = 1000,
     max_elements: int = 2**24,
     dtype: torch.dtype | None = None,
-    process_group: Any = None,
+    process_group: Group | None = None,
 ) -> LogisticSolution:
     """Choose the strength by held-out rows, and fit all rows at it.
 

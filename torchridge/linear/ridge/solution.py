@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from torchridge import _check
 from torchridge import _files as files
-from torchridge.linear import curves, matrices, saved
+from torchridge.linear import curves, matrices, printing, saved
 from torchridge.linear.curves import Curve, Lines
 from torchridge.linear.ridge.diagnosis import Diagnosis
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class RidgeSolution:
     """Weights that minimize Σ s (y − Wx − b)² + α Σ p (W − prior)², and what is known about them.
 
@@ -88,6 +88,23 @@ class RidgeSolution:
     n_iter: int | None = None
     residual: Tensor | None = None
     converged: Tensor | None = None
+
+    def __repr__(self) -> str:
+        known = self.diagnosis.known
+        return printing.listed(
+            f"RidgeSolution{' (path)' if self.is_path else ''}",
+            {
+                "weight": printing.shaped(self.weight),
+                "bias": printing.shaped(self.bias) if self.fit_intercept else "none",
+                "alpha": printing.figures(self.alpha),
+                "score": printing.chosen_by(self.alphas, self.fold_scores, self.best_score, self.scoring),
+                "dof": printing.figures(torch.as_tensor(known["dof"])) if "dof" in known else None,
+                "condition": f"{known['condition']:.3g}" if isinstance(known.get("condition"), float) else None,
+                "n_samples": str(self.n_samples),
+                "converged": printing.count_true(self.converged),
+                "solver": f"{self.solver}: {self.reason}",
+            },
+        )
 
     @property
     def dof(self) -> Tensor:
