@@ -183,8 +183,9 @@ class LogisticRegressionCV(LogisticModel):
         >>> from torchridge.estimators import LogisticRegressionCV
         >>> X = torch.linspace(-2, 2, 40, dtype=torch.float64)[:, None]
         >>> y = (X[:, 0] + torch.sin(40 * X[:, 0]) > 0).long()
-        >>> LogisticRegressionCV(Cs=[1e-3, 1e-1, 1e3], cv=4, use_legacy_attributes=False).fit(X, y).C_
-        0.001
+        >>> options = {"cv": 4, "scoring": "neg_log_loss", "use_legacy_attributes": False}
+        >>> LogisticRegressionCV(Cs=[1e-3, 1e-1, 1e3], **options).fit(X, y).C_
+        0.1
     """
 
     _requests: ClassVar[dict[str, tuple[str, ...]]] = {"fit": ("sample_weight",)}  # `score` hands all to the scorer

@@ -35,7 +35,8 @@ class RidgeCV(RidgeCVModel, Regressor):
         cv: None for exact leave-one-out; a number of folds; a splitter; (train, test) row numbers; "gcv"; "evidence".
         gcv_mode: kept for scikit-learn's signature; one exact method serves them all.
         store_cv_results: keep `cv_results_`.
-        alpha_per_target: choose α for each target (leave-one-out).
+        alpha_per_target: choose α for each target. With folds (which scikit-learn refuses) the score has to follow from
+            squared errors: None, "r2", "neg_mean_squared_error", "neg_root_mean_squared_error".
         device: where to compute; by default where X is.
 
     Attributes:
@@ -57,10 +58,12 @@ class RidgeCV(RidgeCVModel, Regressor):
     Example:
         >>> import numpy as np
         >>> from torchridge.estimators import RidgeCV
-        >>> X = np.random.RandomState(0).randn(50, 4)
-        >>> model = RidgeCV(alphas=[1e-2, 1.0, 1e2]).fit(X, X @ [1.0, 2.0, 0.0, 0.0])
-        >>> model.alpha_, round(model.score(X, X @ [1.0, 2.0, 0.0, 0.0]), 4)
-        (0.01, 1.0)
+        >>> rng = np.random.RandomState(0)
+        >>> X = rng.randn(50, 4)
+        >>> y = X @ [1.0, 2.0, 0.0, 0.0] + 3 * rng.randn(50)
+        >>> model = RidgeCV(alphas=[1e-2, 1.0, 1e2]).fit(X, y)
+        >>> model.alpha_, round(model.score(X, y), 4)
+        (1.0, 0.5218)
     """
 
     def __init__(
@@ -98,7 +101,8 @@ class RidgeCV(RidgeCVModel, Regressor):
             ValueError: as `Ridge.fit`; on strengths that are not positive, on folds that cannot be made.
             TypeError: on what is not numbers.
         """
-        self._check_options(self.alpha_per_target)
+        _check.option(self.alpha_per_target, "alpha_per_target", (True, False))
+        self._check_options()
         _check.option(self.gcv_mode, "gcv_mode", (None, "auto", "svd", "eigen"))
         alphas, scorer = self._check_alphas(), resolve(self.scoring)
         routed = route(self, sample_weight, params, scorer)
@@ -183,7 +187,7 @@ class RidgeClassifierCV(RidgeCVModel, Classifier):
         >>> import torch
         >>> from torchridge.estimators import RidgeClassifierCV
         >>> X = torch.linspace(-1, 1, 20)[:, None]
-        >>> RidgeClassifierCV().fit(X, X[:, 0] > 0).predict(torch.tensor([[-0.5], [0.5]]))
+        >>> RidgeClassifierCV([1.0]).fit(X, X[:, 0] > 0).predict(torch.tensor([[-0.5], [0.5]]))
         tensor([False,  True])
     """
 
