@@ -109,13 +109,8 @@ def _limit(features: Tensor, labels: Tensor, weight: Tensor, theta: Tensor, inte
 def _newton(
     F: Tensor, labels: Tensor, weight: Tensor, c: int, max_iter: int
 ) -> tuple[Tensor, float, float, int, bool | None]:
-<<<<<<< HEAD
     theta, moved, of = F.new_zeros(c, F.shape[1]), torch.inf, Loss(labels, weight)
     loss, residual = of(theta @ F.mT)
-=======
-    theta, moved = F.new_zeros(c, F.shape[1]), torch.inf
-    loss, residual = Loss(labels, weight)(theta @ F.mT)
->>>>>>> main
     count, most = 1, min(max_iter, _STEPS)
     while True:
         grad = residual @ F
@@ -139,11 +134,7 @@ def _ahead(
     length, tried, noise = 1.0, 0, _NOISE * float(loss)
     while True:
         trial = theta - length * step
-<<<<<<< HEAD
         value, residual = of(trial @ F.mT)
-=======
-        value, residual = Loss(labels, weight)(trial @ F.mT)
->>>>>>> main
         tried += 1
         if float(value) <= float(loss) - _SUFFICIENT * length * decrement + noise or length < _SHORTEST:
             return trial, value, residual, tried
