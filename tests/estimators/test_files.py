@@ -25,7 +25,10 @@ from torchridge.estimators import (
     RidgeCV,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of LogisticRegressionCV's defaults, as theirs
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::FutureWarning"),  # of LogisticRegressionCV's defaults, as theirs
+    pytest.mark.filterwarnings("ignore::torchridge.exceptions.GridEdgeWarning"),
+]
 
 ALL: list[Any] = [Ridge, RidgeCV, RidgeClassifier, RidgeClassifierCV, LogisticRegression, LogisticRegressionCV]
 X = np.random.default_rng(0).standard_normal((60, 4))
