@@ -28,7 +28,7 @@ from torchridge.solvers.iterative.sparse import SparseArray, SparseTensor
 from torchridge.solvers.iterative.standard_form import Design
 
 # Strengths up to which their columns cost less one by one than a basis that is kept orthogonal for all of them.
-_FEW = 4
+_FEW = 2
 
 # Steps after which a sketch is bought after all.
 _PATIENCE = 120
