@@ -188,7 +188,7 @@ def _curvature(problem: Problem, residual: Tensor) -> Tensor:
 
 def _hessian(problem: Problem, F: Tensor, residual: Tensor) -> Tensor:
     """Return the Hessian of the mean loss, (c·q, c·q), pinned where a shift of all biases changes no probability."""
-    if len(residual) == 1:
+    if residual.shape[0] == 1:
         return (F * _curvature(problem, residual)[:, None]).mT @ F
     (n, q), c = F.shape, len(residual)
     weight = problem.weight
