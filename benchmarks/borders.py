@@ -68,7 +68,7 @@ def few_rows_logistic() -> Iterator[Size]:
 def wide_and_tall_ridge() -> Iterator[Size]:
     for n in (300, 360, 400, 410, 450, 540):  # rows fewer than features, then more
         X, y = (torch.from_numpy(a) for a in rows(n, 400, 2))
-        # At a strength that decides: at 1 the square of random rows is ill-conditioned, and solved with more care (4 ×).
+        # At a strength that decides: at 1 the square of random rows is ill-conditioned, and solved with care (4 ×).
         yield Size(f"({n}, 400)", float(n) * 400 * min(n, 400), lambda X=X, y=y: ridge(X, y.double(), 100.0))  # type: ignore[misc]
 
 
