@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from torchridge import _check
+from torchridge._ranks import Group
 from torchridge.estimators._input import Container, Table, as_tensor, check_entries, is_sparse, read_table, tensor_of
 from torchridge.estimators._protocol import Estimator, not_fitted
 from torchridge.estimators._ranks import add_ranks, own_moments
@@ -130,21 +131,21 @@ class LinearModel(Estimator):
         for name in (*_SOLVED_LATE, "_own_moments"):
             self.__dict__.pop(name, None)
 
-    def all_reduce(self: _Self, group: Any = None) -> _Self:
+    def all_reduce(self: _Self, process_group: Group | None = None) -> _Self:
         """Add up what `partial_fit`, or `fit` from batches, has gathered on every rank of a process group.
 
         Every rank calls it, also one that was given no rows, and is then fitted to the rows of all. `partial_fit` goes
         on with this rank's rows alone, and `state_dict` holds those, for any number of ranks to load.
 
         Args:
-            group: a `torch.distributed.ProcessGroup`; the default group if None.
+            process_group: a `torch.distributed.ProcessGroup`, or "world" for the default group, as is None.
 
         Raises:
             RankError: where another rank died, failed, or has other columns, targets, classes or parameters, within
                 the group's timeout.
             ValueError: where the model was fitted to rows at once, or no rank has rows.
         """
-        add_ranks(self, group)
+        add_ranks(self, process_group)
         return self
 
     def _read_batch(self, X: Any) -> Table:

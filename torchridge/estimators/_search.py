@@ -17,7 +17,7 @@ from torchridge.linear.matrices import operator_of
 from torchridge.linear.ridge.cross_validation import Prepared, prepare_rows
 from torchridge.linear.ridge.ridge import ridge, ridge_path
 from torchridge.linear.ridge.solution import RidgeSolution
-from torchridge.linear.search import first_best
+from torchridge.linear.search import first_best, warn_of_edge
 from torchridge.solvers.iterative.sparse_gram import LeaveOneOut, gram
 from torchridge.solvers.least_squares.few_rows import WholeDual
 from torchridge.solvers.least_squares.scorers import FoldMoments, Whole, fold_weights, leave_one_out_errors
@@ -66,6 +66,7 @@ def by_sparse_folds(
         scores[k] = [score(k, path.weight[i], path.bias[i], float(alphas[i])) for i in range(len(alphas))]
     mean = scores.mean(0)
     best = int(best_places(mean))
+    warn_of_edge(alphas, torch.tensor([best]))
     alpha = float(alphas[best])
     return Found(alpha, float(mean[best]), ridge(X, y, alpha, sample_weight=weight, **options))
 
@@ -109,6 +110,7 @@ def _fit(prepared: Prepared, alphas: Tensor, best: Any, intercept: bool) -> Ridg
 
 def _found(prepared: Prepared, alphas: Tensor, scores: Any, intercept: bool, results: Tensor | None) -> Found:
     best = best_places(scores)
+    warn_of_edge(alphas, torch.as_tensor(best).reshape(-1))
     values = alphas.cpu().numpy()[best]
     score = np.take_along_axis(scores, best[None], 0)[0]
     single = best.ndim == 0
@@ -176,15 +178,21 @@ def by_folds(
     intercept: bool,
     scoring: Any,
     score: ScoreFold | None,
+    per_target: bool = False,
 ) -> Found:
-    """Choose by the mean over folds of a score of held-out rows.
+    """Choose by the mean over folds of a score of held-out rows, for each target by itself with `per_target`.
 
     Without `score`, by a name whose score follows from moments; otherwise by `score` of every fold's weights.
     """
     rows = check_rows(X, y, weight)
     prepared = prepare_rows(rows, parts, None, _options(intercept))
     if score is None:
-        scores = _from_squares(prepared, alphas, scoring, parts)
+        scores = _from_squares(prepared, alphas, scoring, parts, per_target and y.shape[1] > 1)
+    elif per_target:
+        raise ValueError(
+            f"`alpha_per_target`=True with folds needs a score that follows from squared errors, got "
+            f"`scoring`={scoring!r}. Use one of {[name for name in _FROM_SQUARES if name]}."
+        )
     else:
         scores = np.asarray(
             [_score_fold(k, prepared, rows, alphas, parts, score, intercept) for k in range(len(parts))]
@@ -198,10 +206,11 @@ def follows_from_squares(scoring: Any, weight: Tensor | None, given: Mapping[str
     return known and set(given) == (set() if weight is None else {"sample_weight"})
 
 
-def _from_squares(prepared: Prepared, alphas: Tensor, scoring: Any, parts: list[Split]) -> Any:
+def _from_squares(prepared: Prepared, alphas: Tensor, scoring: Any, parts: list[Split], per_target: bool) -> Any:
     squares, variances = prepared.scorer.squares(alphas), prepared.scorer.variances()
     assert variances is not None
-    scores = _FROM_SQUARES[scoring](squares, variances).mean(-1)  # (K, L)
+    scores = _FROM_SQUARES[scoring](squares, variances)
+    scores = scores if per_target else scores.mean(-1)  # (K, L, t) or (K, L)
     if scoring in (None, "r2"):
         scores[torch.tensor([len(test) < 2 for _, test in parts])] = torch.nan
     return scores.cpu().numpy()

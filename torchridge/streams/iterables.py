@@ -71,9 +71,8 @@ class IterableRows(RowSource):
 
     def _filled(self, given: Any, number: int) -> Iterator[Batch]:
         """Yield a batch, of sparse rows in runs that are filled."""
-        first: Any = (
-            given.get("X") if isinstance(given, Mapping) else given[0] if isinstance(given, (tuple, list)) else None
-        )
+        first: Any = given.get("X") if isinstance(given, Mapping) else None
+        first = given[0] if isinstance(given, (tuple, list)) else first
         if not is_sparse(first):
             yield self._batch(given, number)
             return

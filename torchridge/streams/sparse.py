@@ -68,7 +68,7 @@ def _in_rows(X: Any) -> Any:
     if isinstance(X, Tensor):
         if X.is_complex():
             raise TypeError(f"`X` should hold real numbers, got {X.dtype}.")
-        return X.detach() if X.layout is torch.sparse_coo else X.detach().to_sparse()
+        return X.detach() if X.layout is torch.sparse_coo else X.detach().to_sparse(layout=torch.sparse_coo)
     if X.dtype.kind not in "fiub":
         raise TypeError(f"`X` should hold real numbers, got {X.dtype}.")
     return X.tocsr()
@@ -80,16 +80,16 @@ class SparseRows(RowSource):
     def __init__(self, X: Any, target: Any, weight: Any = None, fold: Any = None) -> None:
         check_width(int(X.shape[1]), "source")
         self._X = _in_rows(X)
-        given = {"target": target, "weight": weight, "fold": fold}
+        given = {"target": target, "sample_weight": weight, "fold": fold}
         self._parts = {name: None if value is None else Array(value, name) for name, value in given.items()}
         lengths = {name: part.values.shape[0] for name, part in self._parts.items() if part is not None}
         if any(length != X.shape[0] for length in lengths.values()):
             raise ValueError(f"`source` has {X.shape[0]} rows, the others {lengths}; expected as many in each.")
         y = self._parts["target"]
-        self.n_features = d = int(X.shape[1])
+        self._bytes = 8 * int(X.shape[1])  # of a filled row
+        self.n_features = int(X.shape[1])
         self.n_targets = 0 if y is None else 1 if y.values.ndim == 1 else int(y.values.shape[1])
-        self._filled_bytes = 8 * d
-        self.row_bytes = 8 * d + sum(p.row_bytes for p in self._parts.values() if p is not None)
+        self.row_bytes = self._bytes + sum(p.row_bytes for p in self._parts.values() if p is not None)
         self.has_folds = fold is not None
 
     @property
@@ -99,7 +99,7 @@ class SparseRows(RowSource):
 
     def batches(self, start: int = 0, rows: int | None = None) -> Iterator[Batch]:
         """Yield the rows from number `start` on, filled, `rows` at a time."""
-        step = rows or max(1, _RUN_BYTES // self._filled_bytes)
+        step = rows or max(1, _RUN_BYTES // self._bytes)
         for at in range(start, self.n_rows, step):
             part = slice(at, min(self.n_rows, at + step))
             y, weight, fold = (None if p is None else p.read(part.start, part.stop) for p in self._parts.values())
@@ -107,6 +107,6 @@ class SparseRows(RowSource):
 
     def identity(self) -> dict[str, Any]:
         """Add what the matrix and the columns hold."""
-        content = [_content.of_rows(lambda a, b: next(self.batches(a, b - a)).X, self.n_rows, self._filled_bytes)]
+        content = [_content.of_rows(lambda a, b: next(self.batches(a, b - a)).X, self.n_rows, self._bytes)]
         content += [{} if part is None else part.content() for part in self._parts.values()]
         return super().identity() | {"content": content}

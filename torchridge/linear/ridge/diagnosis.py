@@ -32,6 +32,11 @@ class Diagnosis:
                 self._known[name] = self._compute[name]()
         return self._known[name]
 
+    @property
+    def known(self) -> dict[str, Any]:
+        """The values that have been read already."""
+        return dict(self._known)
+
     def keys(self) -> list[str]:
         """Return the names of all values."""
         return [*{**self._compute, **self._known}]
@@ -60,15 +65,15 @@ class Diagnosis:
     __hash__ = None  # type: ignore[assignment]
 
 
-def unchanged(X: torch.Tensor) -> Callable[[], None]:
-    """Return a function that raises if X has been changed in place since."""
+def unchanged(X: torch.Tensor, name: str = "X") -> Callable[[], None]:
+    """Return a function that raises if a tensor has been changed in place since."""
     version = None if X.is_inference() else X._version
 
     def check() -> None:
         if version is not None and X._version != version:
             raise ValueError(
-                "`X` was changed in place after the fit, and this value is computed from it when it is read. Read "
-                "it before, or fit a copy, `X.clone()`."
+                f"`{name}` was changed in place after the fit, and this value is computed from it when it is read. "
+                f"Read it before, or fit a copy, `{name}.clone()`."
             )
 
     return check

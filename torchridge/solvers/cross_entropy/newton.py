@@ -60,7 +60,7 @@ def primal(problem: Problem, features: DenseFeatures, theta: Tensor, *, tol: flo
         return Point(x, value, torch.addmm(shrunk, residual, F), residual)
 
     def factor(point: Point) -> Step:
-        hessian = _hessian(problem, F, point.residual)
+        hessian = hessian_of(F, problem.labels, problem.weight, point.residual, problem.diagonal)
         hessian.diagonal().add_(diagonal.repeat(shape[0]))
         lower = factor_of(hessian)
 
@@ -92,7 +92,7 @@ def dual(problem: Problem, features: DenseFeatures, theta: Tensor, *, tol: float
         return Point(x, value, torch.add(residual[0], a, alpha=penalty), residual)
 
     def factor(point: Point) -> Step:
-        curvature = _curvature(problem, point.residual)
+        curvature = _curvature(problem.weight, point.residual)
         root = curvature.sqrt()
         inner = root[:, None] * gram * root
         inner.diagonal().add_(penalty)
@@ -180,24 +180,26 @@ def _columns(features: DenseFeatures) -> Tensor:
     return torch.cat([X, X.new_ones(len(X), 1)], 1) if features.intercept else X
 
 
-def _curvature(problem: Problem, residual: Tensor) -> Tensor:
+def _curvature(weight: Tensor, residual: Tensor) -> Tensor:
     """Return w p (1 − p) (n,) from the residuals ±w (1 − p of the class) of a single logit."""
     wrong = residual[0].abs()
-    return torch.where(wrong > 0, wrong - wrong.square() / problem.weight, 0).clamp_min_(0)
+    return torch.where(wrong > 0, wrong - wrong.square() / weight, 0).clamp_min_(0)
 
 
-def _hessian(problem: Problem, F: Tensor, residual: Tensor) -> Tensor:
-    """Return the Hessian of the mean loss, (c·q, c·q), pinned where a shift of all biases changes no probability."""
+def hessian_of(F: Tensor, labels: Tensor, weight: Tensor, residual: Tensor, diagonal: Tensor | None = None) -> Tensor:
+    """Return the Hessian of the mean loss, (c·q, c·q), pinned where a shift of all classes changes no probability.
+
+    That is in the features to which the penalty, (q,), adds nothing; without one, in all of them.
+    """
     if residual.shape[0] == 1:
-        return (F * _curvature(problem, residual)[:, None]).mT @ F
+        return (F * _curvature(weight, residual)[:, None]).mT @ F
     (n, q), c = F.shape, len(residual)
-    weight = problem.weight
-    mass = residual.scatter_add(0, problem.labels[None], weight[None])  # w p, (c, n)
+    mass = residual.scatter_add(0, labels[None], weight[None])  # w p, (c, n)
     root = torch.where(weight > 0, weight.rsqrt(), 0)
     mixed = ((mass * root).mT[:, :, None] * F[:, None]).reshape(n, c * q)
     hessian = torch.mm(mixed.mT, mixed).neg_().view(c, q, c, q)
     blocks = (mass[:, :, None] * F).mT @ F  # (c, q, q)
     hessian.diagonal(dim1=0, dim2=2).add_(blocks.permute(1, 2, 0))
-    if problem.features.intercept:
-        hessian[:, -1, :, -1] += 1 / c**2
+    free = F.new_ones(q) if diagonal is None else (diagonal == 0).to(F)
+    hessian.diagonal(dim1=1, dim2=3).add_(free / c**2)
     return hessian.view(c * q, c * q)
