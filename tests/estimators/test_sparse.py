@@ -10,6 +10,7 @@ from sklearn import linear_model
 
 from torchridge import ridge_path
 from torchridge.estimators import Ridge, RidgeClassifier, RidgeClassifierCV, RidgeCV
+from torchridge.solvers import krylov
 from torchridge.solvers.iterative import sparse_gram, sparse_ridge
 
 
@@ -61,7 +62,8 @@ def test_weights_and_tensors(intercept: bool, layout: str) -> None:
 
 
 @pytest.mark.parametrize(("n", "d"), [(60, 300), (300, 60)])
-def test_a_path_from_one_krylov_space_equals_single_solves(n: int, d: int) -> None:
+def test_a_path_from_one_krylov_space_equals_single_solves(n: int, d: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(krylov, "_ROOM", 8)
     X, y = words(n, d, 4)
     target = torch.from_numpy(np.eye(4)[y])
     alphas = [100.0, 0.5, 10.0, 1.0, 50.0, 2.0]
