@@ -116,6 +116,7 @@ def test_folds_equal_those_of_dense_rows(k: int, scoring: str) -> None:
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize("scoring", ["accuracy", "neg_log_loss"])
+@pytest.mark.filterwarnings("ignore::torchridge.exceptions.GridEdgeWarning")
 def test_the_estimator_chooses_as_scikit_learn_does(scoring: str) -> None:
     X, y = counts(120, 40, 3)
     kwargs: dict[str, Any] = {"Cs": 4, "cv": 3, "scoring": scoring, "use_legacy_attributes": False, "tol": 1e-8}
