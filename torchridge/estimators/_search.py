@@ -84,6 +84,7 @@ def sparse_leave_one_out(
     known = LeaveOneOut(gram(rows, center), target, weight, intercept=intercept)
     scores, results = _judged(known.errors, target, weight, alphas, **asked)
     best = best_places(scores)
+    warn_of_edge(alphas, torch.as_tensor(best).reshape(-1))
     values, score = alphas.cpu().numpy()[best], np.take_along_axis(scores, best[None], 0)[0]
     if best.ndim == 0:
         values, score = float(values), float(score)
