@@ -62,7 +62,7 @@ def mapped(gigabytes: float) -> Iterator[tuple[Path, Path]]:
 
 def streamed(X: Path, y: Path) -> RidgeSolution:
     source = open_rows(np.load(X, mmap_mode="r"), target=np.load(y, mmap_mode="r"))
-    return ridge_cv(stream_moments(source, fold=FOLDS, max_bytes=BOUND), alphas=ALPHAS)
+    return ridge_cv(stream_moments(source, cv=FOLDS, max_bytes=BOUND), alphas=ALPHAS)
 
 
 def cost(call: Callable[[], Any]) -> tuple[float, float]:
@@ -153,7 +153,7 @@ def child(options: argparse.Namespace) -> None:
     thread.start()
     source = open_rows(np.load(options.X, mmap_mode="r"), target=np.load(options.y, mmap_mode="r"))
     start = time.perf_counter()
-    moments = stream_moments(source, fold=FOLDS, max_bytes=BOUND, progress=True)
+    moments = stream_moments(source, cv=FOLDS, max_bytes=BOUND, progress=True)
     middle = time.perf_counter()
     solution = ridge_cv(moments, alphas=ALPHAS)
     end = time.perf_counter()

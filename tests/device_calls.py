@@ -340,12 +340,12 @@ def _(c: Case) -> Any:
 
 @call("stream of batches")
 def _(c: Case) -> Any:
-    return stream_moments(c.batches(c.Y), fold=4)
+    return stream_moments(c.batches(c.Y), cv=4)
 
 
 @call("stream of batches from the host")
 def _(c: Case) -> Any:
-    return stream_moments([(X.cpu(), y.cpu()) for X, y in c.batches(c.Y)], fold=4, device=c.device)
+    return stream_moments([(X.cpu(), y.cpu()) for X, y in c.batches(c.Y)], cv=4, device=c.device)
 
 
 @call("stream of a file")
@@ -353,7 +353,7 @@ def _(c: Case) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.npy"
         np.save(path, torch.cat([c.X, c.Y], 1).cpu().numpy())
-        return stream_moments(open_rows(str(path), target=[D, D + 1, D + 2]), fold=4, batch_rows=16, device=c.device)
+        return stream_moments(open_rows(str(path), target=[D, D + 1, D + 2]), cv=4, batch_rows=16, device=c.device)
 
 
 # ---------------------------------------------------------------- logistic regression
@@ -628,6 +628,8 @@ class Writer:
 
     def add_scalar(self, tag: str, value: float, step: int = 0) -> None:
         self.scalars[f"{tag} {step}"] = float(value)
+
+    def add_text(self, tag: str, text: str, step: int = 0) -> None: ...
 
     def add_hparams(self, hparam_dict: Any, metric_dict: Any, run_name: str = "") -> None:
         self.scalars |= {f"{run_name} {k}": float(v) for k, v in {**hparam_dict, **metric_dict}.items()}

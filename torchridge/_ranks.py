@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeAlias, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -19,6 +19,9 @@ from torch import Tensor
 from torchridge.exceptions import RankError
 
 _T = TypeVar("_T")
+
+# What a `process_group` argument takes.
+Group: TypeAlias = "dist.ProcessGroup | Literal['world']"
 
 
 class Ranks:
@@ -32,14 +35,14 @@ class Ranks:
         name: of the argument it came in, for errors.
     """
 
-    def __init__(self, group: Any, name: str = "process_group") -> None:
+    def __init__(self, group: Group, name: str = "process_group") -> None:
         if not dist.is_available() or not dist.is_initialized():
             raise ValueError(
                 f"`{name}`={group!r}: no process group is initialized. Start with torchrun, and call "
                 f"torch.distributed.init_process_group('gloo') ('nccl' on GPUs) first."
             )
         if isinstance(group, str) and group == "world":
-            group = dist.group.WORLD
+            group = dist.distributed_c10d._get_default_group()
         if not isinstance(group, dist.ProcessGroup):
             raise TypeError(
                 f"`{name}` should be 'world' or a torch.distributed.ProcessGroup of which this process is a member, "

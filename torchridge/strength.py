@@ -51,9 +51,9 @@ _WHY = {
 @overload
 def convert_strength(
     value: float,
-    *,
     source: str,
     target: str,
+    *,
     n_samples: float | None = ...,
     n_targets: int | None = ...,
     sample_weight_sum: float | None = ...,
@@ -65,9 +65,9 @@ def convert_strength(
 @overload
 def convert_strength(
     value: float,
-    *,
     source: str,
     target: str,
+    *,
     n_samples: float | None = ...,
     n_targets: int | None = ...,
     sample_weight_sum: float | None = ...,
@@ -78,9 +78,9 @@ def convert_strength(
 
 def convert_strength(
     value: float,
-    *,
     source: str,
     target: str,
+    *,
     n_samples: float | None = None,
     n_targets: int | None = None,
     sample_weight_sum: float | None = None,
@@ -134,11 +134,11 @@ def convert_strength(
 
     Example:
         >>> from torchridge.strength import convert_strength
-        >>> convert_strength(0.01, source="keras", target="sklearn", n_samples=1000)
+        >>> convert_strength(0.01, "keras", "sklearn", n_samples=1000)
         10.0
-        >>> convert_strength(0.01, source="keras", target="torch")
+        >>> convert_strength(0.01, "keras", "torch")
         0.02
-        >>> convert_strength(1.0, source="logistic_C", target="keras", n_samples=500)
+        >>> convert_strength(1.0, "logistic_C", "keras", n_samples=500)
         0.001
     """
     here, there = _row(source, "source"), _row(target, "target")

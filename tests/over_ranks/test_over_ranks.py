@@ -40,5 +40,5 @@ def test_without_a_process_group() -> None:
     X, y, _ = ridge_bodies.data()
     with pytest.raises(ValueError, match="`process_group`='world': no process group is initialized"):
         ridge(X, y, 1.0, process_group="world")
-    with pytest.raises(ValueError, match="`group`"):
+    with pytest.raises(ValueError, match="`process_group`"):
         all_reduce(Moments().update(X, y))

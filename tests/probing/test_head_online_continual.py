@@ -122,7 +122,7 @@ def test_continual_refusals_change_nothing() -> None:
 def test_online_probe_is_a_weighted_fit(device: torch.device) -> None:
     g = torch.Generator().manual_seed(0)
     steps = [(torch.randn(16, 5, generator=g), torch.randn(16, generator=g)) for _ in range(9)]
-    online = OnlineProbe("regression", decay=0.8, strength=0.5, every=3)
+    online = OnlineProbe("regression", decay=0.8, alpha=0.5, every=3)
     for X, y in steps:
         online.update(X.to(device), y)
     assert [step for step, _ in online.history] == [3, 6]

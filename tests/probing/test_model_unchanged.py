@@ -98,7 +98,7 @@ def test_unchanged_after_refusals(model: Restless) -> None:
     for options, message in (
         ({"layers": "third"}, "`layers`: 'third' matches no module"),
         ({"task": "classification", "max_memory": 1000}, "the moments need about .* `max_memory` allows"),
-        ({"readout": "lda"}, "`readout` should be one of 'ridge'"),
+        ({"task": "regression", "readout": "lda"}, "`readout` should be one of 'ridge'"),
         ({"task": "classification", "readout": "logistic"}, "`readout`='logistic' needs the features"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -29,7 +29,7 @@ def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
 
 
 def one_pass(path: Path) -> Moments:
-    return stream_moments(list(batches()), checkpoint=path, checkpoint_every=EVERY, fold=4)
+    return stream_moments(list(batches()), checkpoint=path, checkpoint_every=EVERY, cv=4)
 
 
 class Points:
@@ -131,7 +131,7 @@ def state(folder: Path, unbroken: Moments) -> dict[str, Any]:
 
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
-    results, unbroken = [], stream_moments(list(batches()), fold=4)
+    results, unbroken = [], stream_moments(list(batches()), cv=4)
     os.fsync = lambda _: None  # what a killed process has written stays, synchronized or not
     for how in ("SIGKILL", "SIGTERM", "full disk"):
         for number in range(1, POINTS + 1):

@@ -31,7 +31,7 @@ def read(path: Path) -> Any:
     source = open_rows(path, target=target)
     if target is None:
         return list(source)
-    return stream_moments(source, fold=2)
+    return stream_moments(source, cv=2)
 
 
 @pytest.mark.parametrize("without_pyarrow", [False, True])

@@ -71,7 +71,7 @@ def variants(folder: Path) -> list[Make]:
             {"target": "y", "features": "Z"},
         ):
             made.append(lambda source=tensors, role=role: open_rows(source, **role))
-        made.append(lambda source=tensors: open_rows(source, target="y", features="X", weight="w"))
+        made.append(lambda source=tensors: open_rows(source, target="y", features="X", sample_weight="w"))
         for cut in (12, 5):
             parts = [(matrix[:cut], matrix[:cut, 0]), (matrix[cut:], matrix[cut:, 0])][: 1 + (cut < 12)]
             made.append(lambda parts=parts: open_rows(parts))
@@ -175,7 +175,7 @@ def pairs(folder: Path) -> dict[str, tuple[Any, Any]]:
             lambda: open_rows(folder / "t.safetensors", features="X", target="y"),
             lambda: open_rows(folder / "t.safetensors", features="Z", target="y"),
         ),
-        "weight": (lambda: open_rows(X, target=y), lambda: open_rows(X, target=y, weight=MATRIX[:, 8])),
+        "weight": (lambda: open_rows(X, target=y), lambda: open_rows(X, target=y, sample_weight=MATRIX[:, 8])),
         "array": (lambda: open_rows(X, target=y), lambda: open_rows(X + 1, target=y)),
         "list": (lambda: [(X, y)], lambda: [(X, y + 1)]),
         "list of another d": (lambda: [(X, y)], lambda: [(X[:, :2], y)]),

@@ -82,7 +82,7 @@ def test_two_passes_with_one_checkpoint_leave_a_whole_one(tmp_path: Path) -> Non
         thread.start()
     for thread in threads:
         thread.join()
-    want = stream_moments(list(kill_points.batches()), fold=4)
+    want = stream_moments(list(kill_points.batches()), cv=4)
     assert len(got) == 2 and all(m.gram.equal(want.gram) for m in got)
     assert kill_points.one_pass(path).gram.equal(want.gram) and os.listdir(tmp_path) == ["c.st"]
 

@@ -42,7 +42,7 @@ def test_a_folder_or_a_pattern_is_the_files_one_after_the_other(pattern: str, tm
     folder = write_folder(tmp_path / "rows")
     if pattern == "*.parquet":
         (folder / "_metadata.parquet").unlink()
-    source = open_rows(folder / pattern, target="y", weight="w", fold="fold")
+    source = open_rows(folder / pattern, target="y", sample_weight="w", fold="fold")
     rows = data(N)
     assert (source.n_rows, source.n_features, source.feature_names) == (N, D, tuple(NAMES[:D]))
     for start, size in ((0, None), (0, 100), (399, 7), (400, 1), (401, None), (1002, None), (1003, None)):
@@ -96,7 +96,7 @@ def over_ranks() -> None:
         mine = open_rows(folder, **columns, process_group=group)
         assert ranks == 1 or 0 < (mine.n_rows or 0) < N
         for fold, ids in ((None, None), (5, contiguous_folds(N, 5))):
-            moments = stream_moments(mine, fold=fold, batch_rows=64)
+            moments = stream_moments(mine, cv=fold, batch_rows=64)
             got, want = all_reduce(moments, group), Moments().update(rows.X, rows.y, fold=ids)
             assert got.n_samples == N and got.folds == want.folds
             for k in want.folds or (None,):

@@ -45,7 +45,7 @@ def test_weights_and_folds_of_a_column(kind: str, tmp_path: Path, device: torch.
 def test_contiguous_folds_are_those_of_ridge_cv(batch_rows: int | None, device: torch.device) -> None:
     rows = data(1003)
     source = open_rows(rows.X, target=rows.y)
-    got = stream_moments(source, fold=5, batch_rows=batch_rows, device=device)
+    got = stream_moments(source, cv=5, batch_rows=batch_rows, device=device)
     assert_same(got, Moments().update(rows.X, rows.y, fold=contiguous_folds(1003, 5)))
     ours, whole = ridge_cv(got, alphas=ALPHAS), ridge_cv(rows.X, rows.y, ALPHAS, cv=5)
     assert ours.alpha == whole.alpha and relative(ours.weight, whole.weight) <= 1e-12
@@ -55,7 +55,7 @@ def test_contiguous_folds_are_those_of_ridge_cv(batch_rows: int | None, device: 
 @pytest.mark.parametrize("run", [1, 10, 256])
 def test_dealt_folds_follow_the_row_number(batch_rows: int | None, run: int) -> None:
     rows = data(1003)
-    got = stream_moments(open_rows(rows.X, target=rows.y), fold=3, fold_rows=run, batch_rows=batch_rows)
+    got = stream_moments(open_rows(rows.X, target=rows.y), cv=3, fold_rows=run, batch_rows=batch_rows)
     assert_same(got, Moments().update(rows.X, rows.y, fold=torch.arange(1003) // run % 3))
 
 
@@ -63,8 +63,8 @@ def test_dealt_folds_follow_the_row_number(batch_rows: int | None, run: int) -> 
 def test_batches_of_an_iterator_do_not_move_the_folds(cuts: list[int]) -> None:
     rows = data(1003)
     parts = zip(*(a.tensor_split(cuts) for a in rows[:3]), strict=True)
-    got = stream_moments(iter(parts), fold=2)
-    assert_same(got, Moments().update(*rows[:3], fold=torch.arange(1003) // 256 % 2))
+    got = stream_moments(iter(parts), cv=2)
+    assert_same(got, Moments().update(*rows[:3], fold=torch.arange(1003) % 2))
 
 
 class Breaking(RowSource):
@@ -102,41 +102,41 @@ def test_a_resumed_pass_is_the_same_bit_for_bit(
         options["features"] = NAMES[:D]
     path = tmp_path / "stream.safetensors"
     source = open_rows(**options)
-    whole = stream_moments(source, fold=fold, batch_rows=70)
+    whole = stream_moments(source, cv=fold, batch_rows=70)
     with pytest.raises(OSError, match="the disk is gone"):
-        stream_moments(Breaking(source, 600), fold=fold, batch_rows=70, checkpoint=path, checkpoint_every=2)
+        stream_moments(Breaking(source, 600), cv=fold, batch_rows=70, checkpoint=path, checkpoint_every=2)
     assert path.exists()
-    assert_equal(stream_moments(source, fold=fold, batch_rows=70, checkpoint=path), whole)
+    assert_equal(stream_moments(source, cv=fold, batch_rows=70, checkpoint=path), whole)
     unread = Breaking(source, 1003)  # all is done: nothing is read again
-    assert_equal(stream_moments(unread, fold=fold, batch_rows=70, checkpoint=path), whole)
+    assert_equal(stream_moments(unread, cv=fold, batch_rows=70, checkpoint=path), whole)
     assert [p.name for p in tmp_path.glob("*.part")] == []
 
 
 def test_a_checkpoint_of_other_rows_or_options_is_refused(tmp_path: Path) -> None:
     rows, path = data(), tmp_path / "c.safetensors"
     csv = write_csv(tmp_path / "a.csv", table(rows))
-    stream_moments(open_rows(csv, target="y"), fold=5, checkpoint=path)
+    stream_moments(open_rows(csv, target="y"), cv=5, checkpoint=path)
     before = path.read_bytes()
     other = write_csv(tmp_path / "b.csv", table(rows)[:500])
     for source, fold in ((other, 5), (csv, 4), (csv, None)):
         with pytest.raises(ValueError, match="other rows or options"):
-            stream_moments(open_rows(source, target="y"), fold=fold, checkpoint=path)
+            stream_moments(open_rows(source, target="y"), cv=fold, checkpoint=path)
     path.write_bytes(before[:-5])
     with pytest.raises(ValueError, match="truncated"):
-        stream_moments(open_rows(csv, target="y"), fold=5, checkpoint=path)
+        stream_moments(open_rows(csv, target="y"), cv=5, checkpoint=path)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"fold": 1}, "`fold` should be an integer of at least 2"),
-        ({"fold_rows": 3}, "`fold_rows` has no use without `fold`"),
+        ({"cv": 1}, "`cv` should be an integer of at least 2"),
+        ({"fold_rows": 3}, "`fold_rows` has no use without `cv`"),
         ({"batch_rows": 0}, "`batch_rows` should be an integer of at least 1"),
         ({"max_bytes": 1000}, r"`max_bytes`=1000 is too small: moments of 7 features.*Pass at least"),
         ({"checkpoint_every": 0}, "`checkpoint_every`"),
-        ({"fold": 5, "fold_rows": 600}, "fill only 2 folds"),
-        ({"fold": 10**20}, f"`fold`={10**20}: the 1003 rows fill only 1003 folds"),
-        ({"fold": 10**20, "fold_rows": 10}, "fill only 101 folds"),
+        ({"cv": 5, "fold_rows": 600}, "fill only 2 folds"),
+        ({"cv": 10**20}, f"`cv`={10**20}: the 1003 rows fill only 1003 folds"),
+        ({"cv": 10**20, "fold_rows": 10}, "fill only 101 folds"),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, int], message: str) -> None:
@@ -150,7 +150,7 @@ def test_bad_rows_are_refused() -> None:
     with pytest.raises(ValueError, match="have no targets"):
         stream_moments(open_rows(rows.X))
     with pytest.raises(ValueError, match="brings its own fold already"):
-        stream_moments(open_rows(rows.X, target=rows.y, fold=rows.fold), fold=5)
+        stream_moments(open_rows(rows.X, target=rows.y, fold=rows.fold), cv=5)
     with pytest.raises(ValueError, match="`rows` is empty"):
         stream_moments([])
     with pytest.raises(TypeError, match="`rows` should be what `open_rows` returns"):
@@ -176,11 +176,11 @@ def test_the_bound_on_memory_makes_batches_smaller_and_never_the_answer_other() 
                 sizes.append(len(batch.X))
                 yield batch
 
-    bounded = stream_moments(Watched(source, 0), fold=5, max_bytes=least)
+    bounded = stream_moments(Watched(source, 0), cv=5, max_bytes=least)
     assert max(sizes) <= 80, "64 rows and what rounding of the estimate leaves"
-    assert_same(bounded, stream_moments(source, fold=5))
+    assert_same(bounded, stream_moments(source, cv=5))
     with pytest.raises(ValueError, match="too small"):
-        stream_moments(source, fold=5, max_bytes=least - 20_000)
+        stream_moments(source, cv=5, max_bytes=least - 20_000)
 
 
 def test_a_first_batch_beyond_the_bound_is_refused_before_anything_is_summed() -> None:
@@ -233,6 +233,6 @@ def test_a_row_with_nan_is_named_by_its_number_whatever_the_fold() -> None:
     rows[903, 2] = np.nan
     for fold in (None, 5):
         with pytest.raises(ValueError, match="`X` holds NaN, first in row") as caught:
-            stream_moments(open_rows(rows, target=-1), fold=fold)
+            stream_moments(open_rows(rows, target=-1), cv=fold)
         first, inside = (int(n) for n in re.findall(r"from (\d+) to .* in row (\d+)", str(caught.value))[0])
         assert first + inside == 903

@@ -83,7 +83,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
 
 def training_flags(parser: argparse.ArgumentParser) -> dict[str, str]:
     """Return what the library's arguments are called here."""
-    return flags_of(parser, rows="ROWS")
+    return flags_of(parser, rows="ROWS", sample_weight="--weight", cv="--cv")
 
 
 def opened(options: argparse.Namespace, **named: Any) -> RowSource:
@@ -98,12 +98,10 @@ def moments_of(options: argparse.Namespace, folds: int | None) -> tuple[RowSourc
     features = options.features
     if str(options.source).endswith(".safetensors") and features is not None:
         features = features[0] if len(features) == 1 else features
-    if options.fold is None:
-        options.flags["fold"] = "--cv"  # the number of folds, where no column names them
-    source = opened(options, target=target, features=features, weight=options.weight, fold=options.fold)
+    source = opened(options, target=target, features=features, sample_weight=options.weight, fold=options.fold)
     moments = stream_moments(
         source,
-        fold=None if options.fold is not None else folds,
+        cv=None if options.fold is not None else folds,
         fold_rows=options.fold_rows,
         max_bytes=options.max_bytes,
         device=options.device,

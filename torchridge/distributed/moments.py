@@ -6,16 +6,16 @@ from typing import Any, overload
 
 from torch import Tensor
 
-from torchridge._ranks import Ranks
+from torchridge._ranks import Group, Ranks
 from torchridge.distributed import collectives, columns
 from torchridge.solvers.moments.moments import Moments
 
 
 @overload
-def all_reduce(moments: Moments, group: Any = None, *, dst: None = None) -> Moments: ...
+def all_reduce(moments: Moments, process_group: Group | None = None, *, dst: None = None) -> Moments: ...
 @overload
-def all_reduce(moments: Moments, group: Any = None, *, dst: int) -> Moments | None: ...
-def all_reduce(moments: Moments, group: Any = None, *, dst: int | None = None) -> Moments | None:
+def all_reduce(moments: Moments, process_group: Group | None = None, *, dst: int) -> Moments | None: ...
+def all_reduce(moments: Moments, process_group: Group | None = None, *, dst: int | None = None) -> Moments | None:
     """Return the moments of the rows of all ranks, per fold where there are folds.
 
     In two centred stages: counts and means are gathered, then every rank moves its second moments to the common mean
@@ -24,7 +24,7 @@ def all_reduce(moments: Moments, group: Any = None, *, dst: int | None = None) -
 
     Args:
         moments: those of this rank's rows; not changed. A second call with the result would count all rows again.
-        group: a `torch.distributed.ProcessGroup`; the default group if None.
+        process_group: a `torch.distributed.ProcessGroup`, or "world" for the default group, as is None.
         dst: the global rank that alone gets the answer, the others None; by default all get it, bit for bit the same.
 
     Raises:
@@ -44,7 +44,7 @@ def all_reduce(moments: Moments, group: Any = None, *, dst: int | None = None) -
         tensor([[2.]])
         >>> dist.destroy_process_group()
     """
-    ranks = Ranks("world" if group is None else group, "group")
+    ranks = Ranks("world" if process_group is None else process_group)
     if dst is not None and dst not in ranks.members:
         raise ValueError(f"`dst` should be one of the group's ranks {ranks.members}, got {dst!r}.")
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
 
 import torch
 
 from torchridge import _check
 from torchridge._files import MISUNDERSTOOD, replacing
 from torchridge._files.replacement import remove_leftovers
-from torchridge._ranks import Ranks
+from torchridge._ranks import Group, Ranks
 from torchridge.solvers.moments.moments import Moments
 
 
@@ -24,7 +23,7 @@ class MomentsFolder:
 
     Args:
         folder: that all ranks see. It is made where it is not there.
-        group: a `torch.distributed.ProcessGroup`; the default group if None.
+        process_group: a `torch.distributed.ProcessGroup`, or "world" for the default group, as is None.
 
     Attributes:
         done: the numbers of the batches that earlier runs have kept, over all ranks.
@@ -53,9 +52,9 @@ class MomentsFolder:
         >>> dist.destroy_process_group()
     """
 
-    def __init__(self, folder: str | Path, group: Any = None) -> None:
+    def __init__(self, folder: str | Path, process_group: Group | None = None) -> None:
         self.folder = Path(folder)
-        ranks = Ranks("world" if group is None else group, "group")
+        ranks = Ranks("world" if process_group is None else process_group)
         _, told = ranks.together("MomentsFolder", self._names, lambda names: {"names": names})
         names = told[0]["names"]  # those that the first rank sees, so that all speak of the same files
         self.earlier, self.done = Moments(), set[int]()

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchridge._ranks import Ranks, brief
+from torchridge._ranks import Group, Ranks, brief
 from torchridge.distributed import collectives
 from torchridge.estimators._input import Container
 from torchridge.solvers.moments.moments import Moments
@@ -22,9 +22,9 @@ def own_moments(model: Any) -> Moments:
     return held
 
 
-def add_ranks(model: Any, group: Any) -> None:
+def add_ranks(model: Any, process_group: Group | None) -> None:
     """Replace the moments of this rank's rows by those of all ranks', and keep them beside."""
-    ranks = Ranks("world" if group is None else group, "group")
+    ranks = Ranks("world" if process_group is None else process_group)
 
     def check() -> Moments:
         if "moments_" not in model.__dict__ and "coef_" in model.__dict__:

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from torchridge import _check
 from torchridge.solvers.least_squares.objective import Objective
+from torchridge.solvers.moments.moments import Moments
+from torchridge.strength import convert_strength
 
 SOLVERS = ("auto", "cholesky", "spectral", "dual", "svd", "cg")
 
@@ -117,13 +119,51 @@ def check_strengths(alpha: Any, name: str, *, like: Tensor) -> tuple[Tensor, flo
     return (copied.clone() if copied is strengths else copied), weakest
 
 
+def alpha_of(given: Any, is_lambda: bool, X: Any, sample_weight: Any, path: bool = False) -> Any:
+    """Return α; if λ was given, the weight of the penalty against the mean loss, α = λ Σ s (see `convert_strength`)."""
+    if not is_lambda:
+        return given
+    value = given if isinstance(given, (Tensor, int, float)) else torch.as_tensor(given, dtype=torch.float64)
+    if isinstance(value, Tensor):
+        _check.non_negative(value, "strength")
+    else:
+        value = _check.number(value, "strength")
+    if isinstance(X, Moments):
+        return value * X.weight_sum
+    if not isinstance(sample_weight, Tensor):
+        shape = tuple(getattr(X, "shape", ()))
+        n = shape[-2] if len(shape) >= 2 else 1  # what is no matrix is refused later
+        return value * convert_strength(1.0, "lambda", "sklearn", n_samples=max(n, 1))
+    total = sample_weight.sum(-1)
+    if path and total.ndim:
+        raise ValueError("`strength`: weighted problems of a batch differ in Σ s, but share one path. Pass `alphas`.")
+    return value * total
+
+
+def one_of(alpha: Any, strength: Any, name: str) -> Any:
+    """Return the strength, in whichever convention it was given, or raise on both."""
+    if alpha is not None and strength is not None:
+        raise ValueError(f"`{name}` and `strength` were both given; they say the same thing. Pass one of them.")
+    return alpha if strength is None else strength
+
+
+def check_one_strength(shape: tuple[int, ...], allowed: list[tuple[int, ...]]) -> None:
+    """Raise unless there is one strength, or one for each target."""
+    if shape not in allowed:
+        listed = " or ".join(str(e) for e in dict.fromkeys(allowed))
+        raise ValueError(
+            f"`alpha` should have shape {listed}, got {shape}. For a path of several strengths call "
+            f"`ridge_path(X, y, alphas)`."
+        )
+
+
 def strengths_of(alpha: Any, name: str, t: int, like: Tensor) -> Strengths:
     """Return checked strengths: those of a path ("alphas"), or one for all targets, or one for each."""
     values, weakest = check_strengths(alpha, name, like=like)
     values = values.detach()
     if name == "alphas":
         return Strengths(_listed(values), False, weakest, True)
-    _check.shape(values, list(dict.fromkeys([(), (1,), (t,)])), "alpha")
+    check_one_strength(tuple(values.shape), [(), (1,), (t,)])
     return Strengths(values.reshape(-1), values.numel() > 1, weakest)
 
 

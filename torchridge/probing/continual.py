@@ -9,6 +9,7 @@ from torch import Tensor
 
 from torchridge.probing.labelled import Labelled
 from torchridge.probing.report import Probe
+from torchridge.probing.settings import Task
 from torchridge.solvers.moments.blocks import Block
 
 
@@ -19,7 +20,7 @@ class ContinualProbe:
     away. Moments of named tasks are kept apart as well; `forget` takes them away from the total.
 
     Args:
-        task: "classification" or "regression".
+        task: "classification", "regression", or "auto": integer and boolean labels are classes.
 
     Cost: d² a task and for the total; n·d² / 2 for an update.
 
@@ -35,7 +36,7 @@ class ContinualProbe:
         tensor([0, 0, 1, 1, 1, 1])
     """
 
-    def __init__(self, task: str = "classification") -> None:
+    def __init__(self, task: Task = "auto") -> None:
         self._total = Labelled(task)
         self._tasks: dict[Hashable, Block] = {}
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from torchridge.probing.features.batches import Batch, Reader
+from torchridge._ranks import Group
+from torchridge.probing.features.batches import Batch, Column, Reader, check_batches
 from torchridge.probing.features.frozen import call, frozen
-from torchridge.probing.probe import known_options
 from torchridge.probing.report import Probe
 from torchridge.probing.session import Session
-from torchridge.probing.settings import Settings
+from torchridge.probing.settings import Metrics, Settings, Task
+from torchridge.probing.tasks import task_of_batches
 
 
 def fit_head_(
@@ -22,10 +24,31 @@ def fit_head_(
     batches: Iterable[Any],
     *,
     model: nn.Module | None = None,
-    target: Any = None,
-    groups: Any = None,
-    sample_weight: Any = None,
-    **options: Any,
+    target: str | int | Callable[[Any], Any] | None = None,
+    groups: Column = None,
+    sample_weight: Column = None,
+    task: Task = "auto",
+    readout: str | None = None,
+    cv: int | Tensor = 5,
+    class_weight: str | Mapping[int, float] | None = None,
+    metrics: Metrics = (),
+    alphas: Tensor | Sequence[float] | Literal["auto"] = "auto",
+    shrinkages: Tensor | Sequence[float] | Literal["auto"] = "auto",
+    Cs: Tensor | Sequence[float] | Literal["auto"] = "auto",
+    standardize: bool = False,
+    control: bool = False,
+    bootstrap: int = 0,
+    keep: str | Path | None = None,
+    keep_dtype: torch.dtype | None = None,
+    keep_bytes: int | None = None,
+    moments_device: torch.device | str | None = None,
+    max_memory: int | None = None,
+    chunk_rows: int | None = None,
+    progress: bool = False,
+    seed: int = 0,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 100,
+    process_group: Group | None = None,
 ) -> Probe:
     """Replace the weights of a linear layer, in place, by those of a readout of its inputs.
 
@@ -39,8 +62,29 @@ def fit_head_(
         target: as in `probe_layers`.
         groups: as in `probe_layers`.
         sample_weight: as in `probe_layers`.
-        **options: as for `LinearProbe`. `task` is "classification" by default, and then `readout` "lda", whose outputs
-            are logits of class probabilities; "ridge" outputs predict −1 and 1.
+        task: as in `probe_layers`.
+        readout: by default "ridge" in a regression, and "lda" in a classification, whose outputs are logits of class
+            probabilities; those of "ridge" predict −1 and 1.
+        cv: as in `probe_layers`.
+        class_weight: as in `probe_layers`.
+        metrics: as in `probe_layers`.
+        alphas: as for `LinearProbe`.
+        shrinkages: as for `LinearProbe`.
+        Cs: as for `LinearProbe`.
+        standardize: as for `LinearProbe`.
+        control: as for `LinearProbe`.
+        bootstrap: as for `LinearProbe`.
+        keep: as for `LinearProbe`.
+        keep_dtype: as for `LinearProbe`.
+        keep_bytes: as for `LinearProbe`.
+        moments_device: as for `LinearProbe`.
+        max_memory: as for `LinearProbe`.
+        chunk_rows: as for `LinearProbe`.
+        progress: as for `LinearProbe`.
+        seed: as for `LinearProbe`.
+        checkpoint: as in `probe_layers`.
+        checkpoint_every: as in `probe_layers`.
+        process_group: as for `LinearProbe`.
 
     Returns:
         The `Probe` that was written into the layer.
@@ -64,13 +108,37 @@ def fit_head_(
         raise TypeError(f"`head` should be an nn.Linear, got {type(head).__name__}. Pass the layer itself: model.fc.")
     if head.bias is None:
         raise ValueError("`head` has no bias, and readouts have an intercept. Give it one: nn.Linear(..., bias=True).")
-    options = known_options({"task": "classification", **options})
-    if options["task"] == "classification":
-        options = {"readout": "lda", "classes": torch.arange(max(head.out_features, 2)), **options}
-    settings = Settings(**options)
-    if len(settings.readouts) != 1:
-        raise ValueError(f"`readout`: a layer holds one readout, got {settings.readouts}.")
+    if readout is not None and not isinstance(readout, str):
+        raise ValueError(f"`readout`: a layer holds one readout, got {readout!r}.")
     reader = Reader(target, groups, sample_weight, None)
+    check_batches(batches)
+    task, batches = task_of_batches(task, batches, reader, process_group)
+    classes = torch.arange(max(head.out_features, 2)) if task == "classification" else None
+    settings = Settings(
+        task=task,
+        readout=readout or ("lda" if task == "classification" else "ridge"),
+        cv=cv,
+        class_weight=class_weight,
+        classes=classes,
+        alphas=alphas,
+        shrinkages=shrinkages,
+        Cs=Cs,
+        standardize=standardize,
+        metrics=metrics,
+        control=control,
+        bootstrap=bootstrap,
+        keep=keep,
+        keep_dtype=keep_dtype,
+        keep_bytes=keep_bytes,
+        moments_device=moments_device,
+        max_memory=max_memory,
+        chunk_rows=chunk_rows,
+        progress=progress,
+        seed=seed,
+        process_group=process_group,
+        checkpoint=checkpoint,
+        checkpoint_every=checkpoint_every,
+    )
     features = HeadInputs(model, head)
     probe = Session(settings, batches, reader, features.of, features.lend, False, {}).run().best
     weight, bias = _rows_for(probe, head)

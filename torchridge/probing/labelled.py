@@ -12,6 +12,7 @@ from torchridge.probing.features.batches import as_tensor
 from torchridge.probing.features.folding import ClassCodes, check_classes
 from torchridge.probing.readouts import linear
 from torchridge.probing.report import Probe
+from torchridge.probing.tasks import task_of
 from torchridge.solvers.least_squares import discriminant
 from torchridge.solvers.least_squares.objective import Objective
 from torchridge.solvers.moments import blocks, targets
@@ -23,8 +24,8 @@ class Labelled:
     """One block of moments, its targets the indicators of the classes met so far, or those of a regression."""
 
     def __init__(self, task: str) -> None:
-        _check.option(task, "task", ("regression", "classification"))
-        self.task = task
+        _check.option(task, "task", ("auto", "regression", "classification"))
+        self.task = task  # "auto" until labels are seen
         self.codes = ClassCodes()
         self.block: Block | None = None
         self.dtype = torch.float32
@@ -33,7 +34,8 @@ class Labelled:
         """Return the moments of some rows, checked against what is held."""
         _check.is_tensor(features, "features")
         y = as_tensor(labels, "labels")
-        if self.task == "classification":
+        task = task_of(y) if self.task == "auto" else self.task
+        if task == "classification":
             check_classes(y)
             _check.same_length(len(y), len(features), "labels", "features")
             codes = self.codes.encode(y)
@@ -44,6 +46,7 @@ class Labelled:
             raise ValueError(f"`features` should have {d} columns as before, got {got}.")
         block = blocks.block_of(*rows[:3], None, torch.float64, features.device)
         blocks.check_finite(block, rows)
+        self.task = task
         self.dtype = features.dtype if features.is_floating_point() else torch.float64
         return block
 
@@ -70,7 +73,7 @@ class Labelled:
 
         Classes that are not held any more are left out.
         """
-        _check.option(readout, "readout", ("ridge", "lda") if self.task == "classification" else ("ridge",))
+        _check.option(readout, "readout", ("ridge",) if self.task == "regression" else ("ridge", "lda"))
         if self.block is None:
             raise ValueError("there are no rows yet. Call `update(features, labels)` first.")
         block, classes = self.widened(self.block), None

@@ -12,6 +12,7 @@ from torchridge import _check
 from torchridge.probing.features.batches import as_tensor
 from torchridge.probing.labelled import Labelled
 from torchridge.probing.report import Probe
+from torchridge.probing.settings import Task
 from torchridge.solvers.moments import targets
 
 
@@ -23,9 +24,10 @@ class OnlineProbe:
     `score` is one on unseen rows.
 
     Args:
-        task: "classification" or "regression".
+        task: "classification", "regression", or "auto": integer and boolean labels are classes.
         readout: "ridge" or "lda".
-        strength: α of ridge for the faded rows, or shrinkage of LDA.
+        alpha: α of ridge for the faded rows, 1 by default.
+        shrinkage: of LDA, between 0 and 1, 1e-3 by default.
         decay: between 0 (the last batch alone) and 1 (nothing fades); 0.99 forgets half in 69 steps.
         every: steps from one readout to the next.
         standardize: as in `LinearProbe`.
@@ -33,7 +35,8 @@ class OnlineProbe:
         tag: under which it is written.
 
     Raises:
-        ValueError: on an unknown task or readout, a strength or decay out of range, or steps of less than 1.
+        ValueError: on an unknown task or readout, a strength out of range or of another readout, a decay out of range,
+            or steps of less than 1.
 
     Cost: d² + d·t flops a row; d³ at a readout, every `every` steps.
 
@@ -41,7 +44,7 @@ class OnlineProbe:
         >>> import torch
         >>> from torchridge.probing import OnlineProbe
         >>> X = torch.tensor([[0.0], [1.0], [2.0], [3.0]])
-        >>> online = OnlineProbe("regression", decay=0.9, strength=1e-9)
+        >>> online = OnlineProbe("regression", decay=0.9, alpha=1e-9)
         >>> for step in range(3):
         ...     _ = online.update(X, 2 * X[:, 0] + step // 2)
         >>> round(online.probe.bias.item(), 2)
@@ -50,10 +53,11 @@ class OnlineProbe:
 
     def __init__(
         self,
-        task: str = "classification",
+        task: Task = "auto",
         readout: str = "ridge",
         *,
-        strength: float | None = None,
+        alpha: float | None = None,
+        shrinkage: float | None = None,
         decay: float = 0.99,
         every: int = 1,
         standardize: bool = False,
@@ -61,10 +65,9 @@ class OnlineProbe:
         tag: str = "probe",
     ) -> None:
         self._held = Labelled(task)
-        _check.option(readout, "readout", ("ridge", "lda") if task == "classification" else ("ridge",))
+        _check.option(readout, "readout", ("ridge",) if task == "regression" else ("ridge", "lda"))
         self.readout, self.standardize, self.writer, self.tag = readout, standardize, writer, tag
-        default = 1.0 if readout == "ridge" else 1e-3
-        self.strength = default if strength is None else _check.number(strength, "strength")
+        self.strength = _strength(readout, alpha, shrinkage)
         self.decay = _check.number(decay, "decay")
         if self.decay > 1:
             raise ValueError(f"`decay` should lie between 0 and 1, got {self.decay:g}.")
@@ -103,6 +106,20 @@ class OnlineProbe:
         self.history.append((self.step, self.score))
         if self.writer is not None:
             self.writer.add_scalar(f"{self.tag}/{self.readout}", self.score, self.step)
+
+
+def _strength(readout: str, alpha: float | None, shrinkage: float | None) -> float:
+    """Return the strength of the readout, or raise on one that belongs to another."""
+    if readout == "ridge":
+        if shrinkage is not None:
+            raise ValueError("`shrinkage` belongs to readout='lda', and `readout` is 'ridge'. Pass `alpha`.")
+        return 1.0 if alpha is None else _check.number(alpha, "alpha")
+    if alpha is not None:
+        raise ValueError("`alpha` belongs to readout='ridge', and `readout` is 'lda'. Pass `shrinkage`.")
+    value = 1e-3 if shrinkage is None else _check.number(shrinkage, "shrinkage")
+    if value > 1:
+        raise ValueError(f"`shrinkage` should lie between 0 and 1, got {value:g}.")
+    return value
 
 
 def _accuracy(predicted: Tensor, labels: Tensor) -> Tensor:

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from torchridge import _check
 from torchridge._files import content
-from torchridge.probing.features.batches import Reader, as_tensor, numbered
+from torchridge._ranks import Group
+from torchridge.probing.features.batches import Column, Reader, as_tensor, check_batches, numbered
 from torchridge.probing.features.chunks import Features
 from torchridge.probing.features.frozen import frozen, hooked
 from torchridge.probing.features.layers import find_layers
 from torchridge.probing.features.pooling import Pool, check_pool
 from torchridge.probing.report import ProbeReport
 from torchridge.probing.session import Session
-from torchridge.probing.settings import Settings
+from torchridge.probing.settings import Metrics, Settings, Task
+from torchridge.probing.tasks import task_of, task_of_batches
+from torchridge.solvers.moments.folds import fold_ids
+from torchridge.solvers.moments.stratified import stratified_folds
 
 
 def probe_layers(
@@ -26,16 +33,33 @@ def probe_layers(
     layers: str | Sequence[str] = "*",
     pool: Pool = "mean",
     *,
-    target: Any = None,
-    task: str = "regression",
+    target: str | int | Callable[[Any], Any] | None = None,
+    task: Task = "auto",
     readout: str | Sequence[str] = "ridge",
     cv: int | Tensor = 5,
-    groups: Any = None,
+    groups: Column = None,
     class_weight: str | Mapping[int, float] | None = None,
-    sample_weight: Any = None,
-    metrics: Any = (),
-    mask: Any = None,
-    **options: Any,
+    sample_weight: Column = None,
+    metrics: Metrics = (),
+    mask: str | int | Callable[[Any], Tensor] | None = None,
+    classes: Tensor | Sequence[int] | None = None,
+    alphas: Tensor | Sequence[float] | Literal["auto"] = "auto",
+    shrinkages: Tensor | Sequence[float] | Literal["auto"] = "auto",
+    Cs: Tensor | Sequence[float] | Literal["auto"] = "auto",
+    standardize: bool = False,
+    control: bool = False,
+    bootstrap: int = 0,
+    keep: str | Path | None = None,
+    keep_dtype: torch.dtype | None = None,
+    keep_bytes: int | None = None,
+    moments_device: torch.device | str | None = None,
+    max_memory: int | None = None,
+    chunk_rows: int | None = None,
+    progress: bool = False,
+    seed: int = 0,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 100,
+    process_group: Group | None = None,
 ) -> ProbeReport:
     """Fit a linear readout to every layer of a frozen model, all from one forward pass over the data.
 
@@ -61,18 +85,35 @@ def probe_layers(
         pool: "mean", "max", "cls", "last" under the mask; "token" (every token a row, labels (n, T), −100 left out;
             tokens of one example stay in one fold); or a callable of (output, mask) that returns (n, d).
         target: where the labels are: a key of the batch, a column of the labels, or a callable of the labels.
-        task: "regression" or "classification".
+        task: "regression", "classification", or "auto": integer and boolean labels are classes.
         readout: "ridge", "lda", "logistic", or several.
-        cv: number of folds, or (n,) fold ids in the order of the stream, as for `LinearProbe`.
+        cv: number of folds K, or (n,) fold ids in the order of the stream. Since the number of rows is not known
+            beforehand, row i goes to fold i mod K; of classes, row i of each class, the classes starting apart.
         groups: a key, or (n,) labels in the order of the stream. Rows of one group are never on both sides of a fold.
         class_weight: a mapping of class to weight, or "balanced".
         sample_weight: a key, or (n,) weights in the order of the stream.
         metrics: what needs predictions: "accuracy", callables, or several by name, as for `LinearProbe`.
         mask: the attention mask, (n, T): a key of the inputs, a position in their tuple, or a callable of the inputs.
             "attention_mask" and "src_key_padding_mask" (true at padding) are found by themselves.
-        **options: as for `LinearProbe`; and `checkpoint`, a file to go on from if it is there, written every
-            `checkpoint_every` batches (100). Resumed, the report is the same, bit for bit. Over ranks each has a file
-            of its own beside that name, for as many ranks to go on from.
+        classes: as for `LinearProbe`.
+        alphas: as for `LinearProbe`.
+        shrinkages: as for `LinearProbe`.
+        Cs: as for `LinearProbe`.
+        standardize: as for `LinearProbe`.
+        control: as for `LinearProbe`.
+        bootstrap: as for `LinearProbe`.
+        keep: as for `LinearProbe`.
+        keep_dtype: as for `LinearProbe`.
+        keep_bytes: as for `LinearProbe`.
+        moments_device: as for `LinearProbe`.
+        max_memory: as for `LinearProbe`.
+        chunk_rows: as for `LinearProbe`.
+        progress: as for `LinearProbe`.
+        seed: as for `LinearProbe`.
+        checkpoint: a file to go on from if it exists. Resumed, the report is the same, bit for bit. Over ranks each has
+            a file of its own next to that name, for as many ranks to go on from.
+        checkpoint_every: batches between two writes of it.
+        process_group: as for `LinearProbe`.
 
     Returns:
         `ProbeReport`, one probe for each layer and readout.
@@ -97,9 +138,34 @@ def probe_layers(
     """
     check_pool(pool)
     found = find_layers(model, layers)
-    chosen = {"task": task, "readout": readout, "cv": cv, "class_weight": class_weight, "metrics": metrics}
-    settings = Settings(**chosen, **known_options(options))
     reader = Reader(target, groups, sample_weight, mask)
+    check_batches(batches)
+    task, batches = task_of_batches(task, batches, reader, process_group)
+    settings = Settings(
+        task=task,
+        readout=readout,
+        cv=cv,
+        class_weight=class_weight,
+        classes=classes,
+        alphas=alphas,
+        shrinkages=shrinkages,
+        Cs=Cs,
+        standardize=standardize,
+        metrics=metrics,
+        control=control,
+        bootstrap=bootstrap,
+        keep=keep,
+        keep_dtype=keep_dtype,
+        keep_bytes=keep_bytes,
+        moments_device=moments_device,
+        max_memory=max_memory,
+        chunk_rows=chunk_rows,
+        progress=progress,
+        seed=seed,
+        process_group=process_group,
+        checkpoint=checkpoint,
+        checkpoint_every=checkpoint_every,
+    )
     features = Features(model, found, pool, reader)
 
     @contextmanager
@@ -119,12 +185,13 @@ class LinearProbe:
     """Fit the readouts of `probe_layers` to features one already has.
 
     Args:
-        task: "regression" or "classification".
+        task: "regression", "classification", or "auto": integer and boolean labels are classes.
         readout: "ridge", "lda", "logistic", or several.
 
     Keyword Args:
-        cv: number of folds, or (n,) fold ids in the order of the rows. Row i of the class that is met c-th goes to
-            fold (i + c) mod K, in a regression row i to i mod K; a group goes whole to the lightest fold.
+        cv: number of folds K, or (n,) fold ids in the order of the rows. K folds are those of scikit-learn: contiguous
+            runs of rows in a regression, stratified by class in a classification. A group goes whole to the lightest
+            fold. Over ranks row i of a rank, and of a class, goes to fold i mod K.
         class_weight: a mapping of class to weight, or "balanced", n / (k n_c) by the rows of each training part, for
             which moments are kept by class.
         classes: the classes, where they are known beforehand.
@@ -133,14 +200,19 @@ class LinearProbe:
         Cs: strengths of logistic; "auto": 25 from 1e-4 to 1e4.
         standardize: penalize the weights of features in units of their standard deviation, anew in every training
             part (logistic: over all rows). Weights come back in the units of the features.
-        metrics: what needs predictions: "accuracy", a callable of (y_true, y_score), an object with `update` and
-            `compute` (predictions first, as in torchmetrics), or several by name.
+        metrics: what needs predictions: "accuracy"; a callable of (y_true, y_score), which is given the scores of
+            classes; an object with `update` and `compute` (predictions first, as in torchmetrics), which is given
+            probabilities (of ridge, the softmax of its scores) and the places of the labels among the sorted classes,
+            fresh for every fold; a scorer of scikit-learn or its name; or several, a collection, or a mapping of names
+            to them. Each is reported as it is, the mean over folds.
         control: fit shuffled labels too; their scores should be those of chance. Labels are shuffled within chunks of
             rows (`chunk_rows`), so a stream sorted by label needs shuffling first.
         bootstrap: number of draws of rows, or of groups, for a 95 % interval of accuracy or R².
-        keep: "memory" or a folder: keep features for predictions and the logistic readout.
-        keep_dtype: of the kept features, which all readouts then use; float16 by default, None for their own.
-        keep_bytes: the bound on what is kept.
+        keep: "memory" or a folder: keep features for predictions and the logistic readout, for which they are kept
+            in memory by default.
+        keep_dtype: of the kept features, which all readouts then use; their own by default. torch.float16 takes half
+            the room of float32.
+        keep_bytes: the bound on what is kept; by default half of the memory, or of the disk, that is free.
         moments_device: where moments are summed; that of the features by default.
         max_memory: bytes that the moments may take; what is free by default.
         chunk_rows: rows that are gathered for one update; by default what fits 64 MiB.
@@ -165,14 +237,58 @@ class LinearProbe:
         1.0
     """
 
-    def __init__(self, task: str = "regression", readout: str | Sequence[str] = "ridge", **options: Any) -> None:
-        options = known_options({"task": task, "readout": readout, **options})
+    def __init__(
+        self,
+        task: Task = "auto",
+        readout: str | Sequence[str] = "ridge",
+        *,
+        cv: int | Tensor = 5,
+        class_weight: str | Mapping[int, float] | None = None,
+        metrics: Metrics = (),
+        classes: Tensor | Sequence[int] | None = None,
+        alphas: Tensor | Sequence[float] | Literal["auto"] = "auto",
+        shrinkages: Tensor | Sequence[float] | Literal["auto"] = "auto",
+        Cs: Tensor | Sequence[float] | Literal["auto"] = "auto",
+        standardize: bool = False,
+        control: bool = False,
+        bootstrap: int = 0,
+        keep: str | Path | None = None,
+        keep_dtype: torch.dtype | None = None,
+        keep_bytes: int | None = None,
+        moments_device: torch.device | str | None = None,
+        max_memory: int | None = None,
+        chunk_rows: int | None = None,
+        progress: bool = False,
+        seed: int = 0,
+        process_group: Group | None = None,
+    ) -> None:
         names = (readout,) if isinstance(readout, str) else readout
-        if "logistic" in names and options.get("keep") is None:
+        if "logistic" in names and keep is None:
             # The features are in memory anyway: kept as they are, they are views.
-            options |= {"keep": "memory", "keep_bytes": options.get("keep_bytes") or 2**62}
-            options.setdefault("keep_dtype", None)
-        self.settings = Settings(**options)
+            keep, keep_bytes = "memory", keep_bytes or 2**62
+        self.settings = Settings(
+            task=task,
+            readout=readout,
+            cv=cv,
+            class_weight=class_weight,
+            classes=classes,
+            alphas=alphas,
+            shrinkages=shrinkages,
+            Cs=Cs,
+            standardize=standardize,
+            metrics=metrics,
+            control=control,
+            bootstrap=bootstrap,
+            keep=keep,
+            keep_dtype=keep_dtype,
+            keep_bytes=keep_bytes,
+            moments_device=moments_device,
+            max_memory=max_memory,
+            chunk_rows=chunk_rows,
+            progress=progress,
+            seed=seed,
+            process_group=process_group,
+        )
 
     def fit(
         self,
@@ -209,20 +325,25 @@ class LinearProbe:
         starts = range(0, len(target), batch_rows)
         cut = [slice(i, i + batch_rows) for i in starts]
         batches = [({k: _floating(v[s]) for k, v in tables.items()}, target[s]) for s in cut]
-        session = Session(self.settings, batches, reader, lambda b: (b.inputs, None), nullcontext, False, {})
-        return session.run()
+        settings = self.settings
+        if settings.task == "auto":
+            settings = replace(settings, task=task_of(target, settings.process_group))
+        if isinstance(settings.cv, int) and settings.process_group is None and listed is None and len(target):
+            settings = replace(settings, cv=fold_ids_of(settings.cv, target, settings.classification))
+        return Session(settings, batches, reader, lambda b: (b.inputs, None), nullcontext, False, {}).run()
 
 
 def _floating(rows: Tensor) -> Tensor:
     return rows.detach() if rows.is_floating_point() else rows.double()
 
 
-def known_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options, or raise on a name that `Settings` does not have."""
-    unknown = [name for name in options if name not in Settings.__dataclass_fields__]
-    if unknown:
-        raise TypeError(f"unknown options {unknown}; expected some of {list(Settings.__dataclass_fields__)}.")
-    return options
+def fold_ids_of(cv: int, target: Tensor, classification: bool) -> int | Tensor:
+    """Return the folds of rows whose number is known, as scikit-learn makes them; `cv` if they cannot be made."""
+    if isinstance(cv, bool) or not 2 <= cv <= len(target) or (classification and target.ndim != 1):
+        return cv
+    if not classification:
+        return fold_ids(cv, len(target))
+    return stratified_folds(torch.unique(target, return_inverse=True)[1], cv)
 
 
 def _told(cv: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,18 +13,24 @@ from torch import Tensor, nn
 
 from torchridge import _files as files
 from torchridge.linear.curves import Curve, curve
+from torchridge.linear.printing import listed, shaped
 from torchridge.probing import curves
 
 KIND = "torchridge.probe-report/2"
 
+# Errors and losses, which carry a minus sign.
+_MINUS = ("mse", "log_loss", "control mse", "control log_loss")
+
 # The strength of each readout in the field's letters.
 _LETTERS = {"ridge": "α", "lda": "γ", "logistic": "C"}
+
+_PRINTED = 12  # lines of a report; its table has all
 
 # The first of these that a probe has tells which layer is best.
 _RANKING = ("accuracy", "r2", "log_likelihood", "log_loss")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Probe:
     """One readout of one layer, fitted to all rows at the strength that held-out rows prefer.
 
@@ -68,6 +75,21 @@ class Probe:
     classes: Tensor | None = None
     dtype: torch.dtype = torch.float32
     vector_target: bool = True
+
+    def __repr__(self) -> str:
+        strength = f"{self.strength:.6g}" + (f", of {len(self.strengths)}" if len(self.strengths) > 1 else "")
+        return listed(
+            f"Probe of {self.layer!r}",
+            {
+                "readout": self.readout,
+                "weight": shaped(self.weight),
+                "classes": None if self.classes is None else str(len(self.classes)),
+                "strength": strength,
+                "scores": ", ".join(f"{name} {value:.4g}" for name, value in self.scores.items()) or None,
+                "control": ", ".join(f"{name} {value:.4g}" for name, value in self.control.items()) or None,
+                "interval": f"{self.interval[0]:.4g} to {self.interval[1]:.4g}" if self.interval else None,
+            },
+        )
 
     @property
     def scores(self) -> dict[str, float]:
@@ -122,7 +144,7 @@ class Probe:
         return linear
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ProbeReport:
     """Probes of all layers and readouts.
 
@@ -200,17 +222,30 @@ class ProbeReport:
         ]
 
     def table(self) -> str:
-        """Return the records as a table, the best probe marked."""
+        """Return the records as a table, the best probe marked.
+
+        Scores are means over folds ± their standard error. Larger is better: what carries a minus sign for it is headed
+        by one.
+        """
         records, best = self.rows(), self.best
         names = list(dict.fromkeys(name for r in records for name in r))
-        lines = [[*names, ""]]
+        lines = [[*(f"−{n}" if n in _MINUS else n for n in names), ""]]
         for record, probe in zip(records, self.probes, strict=True):
-            lines.append([_cell(record.get(name)) for name in names] + ["best" if probe is best else ""])
+            cells = [_cell(record.get(name), probe.fold_scores.get(name)) for name in names]
+            lines.append([*cells, "best" if probe is best else ""])
         widths = [max(len(line[i]) for line in lines) for i in range(len(names) + 1)]
         return "\n".join("  ".join(c.ljust(w) for c, w in zip(x, widths, strict=True)).rstrip() for x in lines)
 
-    def __str__(self) -> str:
-        return self.table()
+    def __repr__(self) -> str:
+        """The table; of many probes the best ones, in the order of the layers."""
+        lines = self.table().split("\n")
+        if len(lines) <= _PRINTED:
+            return "\n".join(lines)
+        first = next(name for name in _RANKING if any(name in p.fold_scores for p in self.probes))
+        ranked = sorted(range(len(self.probes)), key=lambda i: -self.probes[i].scores.get(first, -math.inf))
+        kept = sorted(ranked[: _PRINTED - 2])
+        rest = f"… and {len(self.probes) - len(kept)} more; `table()` returns all {len(self.probes)}"
+        return "\n".join([lines[0], *(lines[i + 1] for i in kept), rest])
 
     def save(self, path: str | Path) -> None:
         """Write the report in safetensors, with a digest of all it holds. Needs safetensors.
@@ -262,5 +297,9 @@ def _probe(index: int, record: dict[str, Any], tensors: dict[str, Tensor]) -> Pr
     return Probe(**{**record, **parts, "fold_scores": scores, "dtype": dtype, "interval": interval})
 
 
-def _cell(value: Any) -> str:
-    return "" if value is None else value if isinstance(value, str) else f"{value:.4g}"
+def _cell(value: Any, folds: Tensor | None = None) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
+    if folds is None or len(folds) < 2:
+        return f"{value:.4g}"
+    return f"{value:.4g} ± {float(folds.std()) / len(folds) ** 0.5:.2g}"

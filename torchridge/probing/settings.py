@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from torchridge import _check
+from torchridge._ranks import Group
 from torchridge.linear.arguments import check_strengths
 from torchridge.linear.metrics import Metric, named
 from torchridge.probing.features.table import Plan
 
 READOUTS = ("ridge", "lda", "logistic")
 _KEPT = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+Metrics = str | Callable[..., Any] | Sequence[Any] | Mapping[str, Any]
+Task = Literal["auto", "regression", "classification"]
 
 
 @dataclass(frozen=True)
 class Settings:
     """Options of `probe_layers` and `LinearProbe` that do not concern the model; see there."""
 
-    task: str = "regression"
+    task: Task = "auto"  # settled before rows are gathered
     readout: str | Sequence[str] = "ridge"
     cv: int | Tensor = 5
     class_weight: str | Mapping[int, float] | None = None
@@ -36,7 +39,7 @@ class Settings:
     control: bool = False
     bootstrap: int = 0
     keep: str | Path | None = None
-    keep_dtype: torch.dtype | None = torch.float16
+    keep_dtype: torch.dtype | None = None
     keep_bytes: int | None = None
     moments_device: torch.device | str | None = None
     max_memory: int | None = None
@@ -45,12 +48,12 @@ class Settings:
     checkpoint_every: int = 100
     progress: bool = False
     seed: int = 0
-    process_group: Any = None
+    process_group: Group | None = None
 
     def __post_init__(self) -> None:
-        _check.option(self.task, "task", ("regression", "classification"))
+        _check.option(self.task, "task", ("auto", "regression", "classification"))
         for name in self.readouts:
-            _check.option(name, "readout", READOUTS if self.classification else ("ridge",))
+            _check.option(name, "readout", READOUTS if self.task != "regression" else ("ridge",))
         for flag in ("standardize", "control", "progress"):
             _check.option(getattr(self, flag), flag, (True, False))
         for name, least in (("bootstrap", 0), ("checkpoint_every", 1), ("seed", 0)):
@@ -63,7 +66,7 @@ class Settings:
         _ = self.named_metrics  # which refuses what is not a metric
 
     def _check_classes(self) -> None:
-        if not self.classification and (self.class_weight is not None or self.classes is not None):
+        if self.task == "regression" and (self.class_weight is not None or self.classes is not None):
             raise ValueError("`class_weight` and `classes` have no use in a regression. Pass task='classification'.")
         if isinstance(self.class_weight, Mapping):
             for weight in self.class_weight.values():
@@ -72,15 +75,16 @@ class Settings:
             raise ValueError(f"`class_weight` should be 'balanced' or a mapping, got {self.class_weight!r}.")
 
     def _check_kept(self) -> None:
-        if self.keep is not None and self.keep_bytes is None:
-            raise ValueError("`keep` needs a bound in `keep_bytes`, e.g. keep_bytes=2**30.")
-        if "logistic" in self.readouts and self.keep is None:
-            raise ValueError(
-                "`readout`='logistic' needs the features, which moments do not hold. Pass keep='memory' or a folder, "
-                "with a bound in `keep_bytes`."
-            )
-        if self.keep is not None and self.checkpoint is not None:
-            raise ValueError("`checkpoint` keeps moments, not features. Leave out `keep`, or `checkpoint`.")
+        if self.keep_bytes is not None:
+            _check.integer(self.keep_bytes, "keep_bytes", minimum=1)
+        if self.where_kept is not None and self.checkpoint is not None:
+            what = "leave out `keep`" if self.keep is not None else "leave out `readout`='logistic', which needs them"
+            raise ValueError(f"`checkpoint` keeps moments, not features. Leave out `checkpoint`, or {what}.")
+
+    @property
+    def where_kept(self) -> str | Path | None:
+        """Where features are kept: the logistic readout needs them, in memory unless a folder was named."""
+        return "memory" if self.keep is None and "logistic" in self.readouts else self.keep
 
     @property
     def classification(self) -> bool:
@@ -95,15 +99,15 @@ class Settings:
     @property
     def named_metrics(self) -> dict[str, Metric]:
         """Metrics that need predictions, by name."""
-        always = {} if self.classification else {"r2": 1, "mse": -1}
+        always = {} if self.task == "classification" else {"r2": 1, "mse": -1}
         found = named(self.metrics, "metrics", {"accuracy": 1, **always})
         for name, metric in found.items():
-            if metric.own == "accuracy" and not self.classification:
+            if metric.own == "accuracy" and self.task == "regression":
                 raise ValueError(f"`metrics`: {name!r} needs task='classification'. R² and mse are always there.")
             if metric.own in always and name != metric.own:
                 raise ValueError(f"`metrics`: {metric.own!r} is always there, under its own name; got {name!r} for it.")
         found = {name: metric for name, metric in found.items() if metric.own not in always}
-        if self.classification and (self.keep is not None or self.bootstrap):
+        if self.classification and (self.where_kept is not None or self.bootstrap):
             # Features are at hand, or a second pass is made anyway.
             found = {**named("accuracy", "metrics", {"accuracy": 1}), **found}
         return found

@@ -23,13 +23,13 @@ class ArrayRows(RowSource):
         self,
         X: Array,
         y: Array | None,
-        weight: Array | None = None,
+        sample_weight: Array | None = None,
         fold: Array | None = None,
         *,
         features: Sequence[int] | None = None,
         files: Sequence[str | Path] = (),
     ) -> None:
-        parts = {"X": X, "y": y, "weight": weight, "fold": fold}
+        parts = {"X": X, "y": y, "sample_weight": sample_weight, "fold": fold}
         self.name = None if X.path is None else X.name
         lengths = {_called(name, a): a.values.shape[0] for name, a in parts.items() if a is not None}
         if len(set(lengths.values())) > 1:
@@ -72,9 +72,9 @@ class ArrayRows(RowSource):
         """Yield batches of `rows` rows."""
         size = rows or max(1, _BATCH_BYTES // max(1, self.row_bytes or 1))
         for i in range(start, self._count, size):
-            X, y, weight, fold = (None if a is None else a.read(i, i + size) for a in self._parts.values())
+            X, y, sample_weight, fold = (None if a is None else a.read(i, i + size) for a in self._parts.values())
             assert X is not None
-            yield Batch(X if self._columns is None else X[:, self._columns], y, weight, fold)
+            yield Batch(X if self._columns is None else X[:, self._columns], y, sample_weight, fold)
 
     def identity(self) -> dict[str, Any]:
         """Add every array, in its role; of large files, when they were changed last."""
@@ -91,10 +91,12 @@ def _called(role: str, array: Array) -> str:
 class _Columns(ArrayRows):
     """Rows of one matrix that holds features and targets."""
 
-    def __init__(self, matrix: Array, target: Any, features: Any, weight: Any, fold: Any, files: Sequence[Any]) -> None:
+    def __init__(
+        self, matrix: Array, target: Any, features: Any, sample_weight: Any, fold: Any, files: Sequence[Any]
+    ) -> None:
         super().__init__(matrix, None, files=files)
         names = [str(i) for i in range(matrix.values.shape[1])]
-        self._chosen = select(names, target, features, weight, fold, self.name or "the matrix")
+        self._chosen = select(names, target, features, sample_weight, fold, self.name or "the matrix")
         self.n_features, self.n_targets = len(self._chosen.features), len(self._chosen.targets)
         self.has_folds, self.in_place = fold is not None, False
 
@@ -103,25 +105,25 @@ class _Columns(ArrayRows):
         for batch in super().batches(start, rows):
             X = batch.X
             y = None if not chosen.targets else X[:, list(chosen.targets)]
-            weight = None if chosen.weight is None else X[:, chosen.weight]
+            sample_weight = None if chosen.sample_weight is None else X[:, chosen.sample_weight]
             fold = None if chosen.fold is None else fold_ids(X[:, chosen.fold], self.name)
             y = y[:, 0] if y is not None and chosen.vector_target else y
-            yield Batch(X[:, list(chosen.features)], y, weight, fold)
+            yield Batch(X[:, list(chosen.features)], y, sample_weight, fold)
 
     def identity(self) -> dict[str, Any]:
         return super().identity() | {"roles": self._chosen.roles()}
 
 
-def array_rows(source: Any, target: Any, features: Any, weight: Any, fold: Any) -> RowSource:
+def array_rows(source: Any, target: Any, features: Any, sample_weight: Any, fold: Any) -> RowSource:
     """Return the rows of an array or .npy file; `target` is another, or column numbers of this one."""
     X, *files = _open(source, "source")
     if target is None or _is_columns(target):
-        for name, column in (("weight", weight), ("fold", fold)):
+        for name, column in (("sample_weight", sample_weight), ("fold", fold)):
             if column is not None and not _is_columns(column):
                 raise TypeError(f"`{name}` should be a column number, as `target` is, got {column!r}.")
-        return _Columns(X, target, features, weight, fold, files)
+        return _Columns(X, target, features, sample_weight, fold, files)
     others = []
-    for name, value in (("target", target), ("weight", weight), ("fold", fold)):
+    for name, value in (("target", target), ("sample_weight", sample_weight), ("fold", fold)):
         opened, *more = (None,) if value is None else _open(value, name)
         others.append(opened)
         files += more

@@ -13,12 +13,12 @@ from torchridge.streams.tables import Piece, TableRows, reading
 class ArrowRows(TableRows):
     """Rows of one file, a record batch at a time."""
 
-    def __init__(self, path: Path, target: Any, features: Any, weight: Any, fold: Any) -> None:
+    def __init__(self, path: Path, target: Any, features: Any, sample_weight: Any, fold: Any) -> None:
         self._path, self.name = path, path.name
         with reading(self.name), pyarrow().OSFile(str(path)) as source, pyarrow().ipc.open_file(source) as file:
             schema = file.schema
             self._count: int = sum(file.get_batch(i).num_rows for i in range(file.num_record_batches))
-        self._choose(schema.names, target, features, weight, fold)
+        self._choose(schema.names, target, features, sample_weight, fold)
         self._measure([schema], next(self._pieces(0, 1), None))
 
     @property

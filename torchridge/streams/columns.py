@@ -15,13 +15,13 @@ class Selection(NamedTuple):
     features: tuple[int, ...]
     targets: tuple[int, ...]
     vector_target: bool  # a single target, given as such: y is (n,)
-    weight: int | None
+    sample_weight: int | None
     fold: int | None
 
     @property
     def wanted(self) -> tuple[int, ...]:
         """All of them, in one order: features, targets, weight, fold."""
-        extra = tuple(c for c in (self.weight, self.fold) if c is not None)
+        extra = tuple(c for c in (self.sample_weight, self.fold) if c is not None)
         return (*self.features, *self.targets, *extra)
 
     def roles(self) -> dict[str, Any]:
@@ -33,14 +33,16 @@ def select(
     names: Sequence[str],
     target: Columns | None,
     features: Columns | None,
-    weight: Column | None,
+    sample_weight: Column | None,
     fold: Column | None,
     where: str,
 ) -> Selection:
     """Find the columns; features are by default all the others, in their order."""
     table = _Table(names, where)
     targets = table.positions(target, "target")
-    extra = [None if c is None else table.position(c, name) for name, c in (("weight", weight), ("fold", fold))]
+    extra = [
+        None if c is None else table.position(c, name) for name, c in (("sample_weight", sample_weight), ("fold", fold))
+    ]
     taken = {*targets, *(c for c in extra if c is not None)}
     chosen = (
         tuple(i for i in range(len(names)) if i not in taken)

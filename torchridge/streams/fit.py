@@ -20,7 +20,7 @@ from torchridge.solvers.moments.rows import check_rows
 from torchridge.streams import checkpoint as checkpoints
 from torchridge.streams import prefetch
 from torchridge.streams.checkpoint import Position
-from torchridge.streams.folding import StreamFolds, folds_of, ids_of
+from torchridge.streams.folding import StreamFolds, folds_of
 from torchridge.streams.iterables import IterableRows
 from torchridge.streams.source import Batch, RowSource
 
@@ -32,7 +32,7 @@ _MOST_BYTES, _LEAST_BYTES, _CHUNKS = 2**28, 2**25, 12
 def stream_moments(
     rows: RowSource | Iterable[Any],
     *,
-    fold: int | None = None,
+    cv: int | None = None,
     fold_rows: int | None = None,
     batch_rows: int | None = None,
     max_bytes: int | None = None,
@@ -44,15 +44,14 @@ def stream_moments(
 ) -> Moments:
     r"""Return the moments of all rows, in one pass that reads ahead of the sums.
 
-    They are those of `Moments.update` on all rows at once, to rounding; ``ridge_cv(stream_moments(rows, fold=5))`` is
-    5-fold cross-validation past memory. A row's fold follows from its number, never from the batches: contiguous
-    folds, those of ``ridge_cv(X, y, cv=fold)``, where the number of rows is known beforehand; else runs of 256 rows,
-    dealt to the folds in turn.
+    They are those of `Moments.update` on all rows at once, to rounding; ``ridge_cv(stream_moments(rows, cv=5))`` is
+    5-fold cross-validation past memory. A row's fold follows from its number, never from the batches.
 
     Args:
         rows: what `open_rows` returns, or batches (X, y) or (X, y, sample_weight).
-        fold: number of folds K; None for no folds, or where a column of `rows` holds fold ids.
-        fold_rows: deal runs of this many rows to the folds in turn, though the number of rows may be known.
+        cv: number of folds K: contiguous runs of rows, as in ``ridge_cv(X, y, cv=K)``, if the number of rows is known
+            beforehand; otherwise row i goes to fold i mod K. None for no folds, or if a column of `rows` holds ids.
+        fold_rows: deal runs of this many rows to the folds in turn, whether or not the number of rows is known.
         batch_rows: rows summed at once; by default 8 to 64 MiB of them (four times as many of arrays, which are summed
             where they lie, on CPU), fewer where `max_bytes` asks for it.
         max_bytes: bound on the memory that is kept: moments, working memory and batches.
@@ -82,7 +81,7 @@ def stream_moments(
         >>> g = torch.Generator().manual_seed(0)
         >>> X = torch.randn(60, 5, generator=g, dtype=torch.float64)
         >>> y = X.sum(1) + torch.randn(60, generator=g, dtype=torch.float64)
-        >>> moments = stream_moments([(X[:37], y[:37]), (X[37:], y[37:])], fold=5)
+        >>> moments = stream_moments([(X[:37], y[:37]), (X[37:], y[37:])], cv=5)
         >>> alphas = [0.1, 1.0, 10.0, 100.0]
         >>> float(ridge_cv(moments, alphas=alphas).alpha), float(ridge_cv(X, y, alphas, cv=5).alpha)
         (1.0, 1.0)
@@ -90,7 +89,7 @@ def stream_moments(
     source = rows if isinstance(rows, RowSource) else IterableRows(rows)
     moments, at = Moments(dtype=dtype, device=device), Position()
     where = moments.device or torch.device("cpu")
-    plan = _plan(source, fold, fold_rows, batch_rows, max_bytes, dtype, prefetch.held(source, where))
+    plan = _plan(source, cv, fold_rows, batch_rows, max_bytes, dtype, prefetch.held(source, where))
     _check.integer(checkpoint_every, "checkpoint_every", minimum=1)
     about = None if checkpoint is None else _about(source, plan, dtype, checkpoint)
     if checkpoint is not None and about is not None and Path(checkpoint).exists():
@@ -140,10 +139,10 @@ class _Plan:
             self._sum(moments, batch, batch.fold, start)
             return
         if batch.fold is not None:
-            raise ValueError("`fold`: every row brings its own fold already. Leave `fold` out.")
-        runs = self.folds.runs(start, start + len(batch.X))
-        if len(runs) > self.folds.k:
-            self._sum(moments, batch, ids_of(runs), start)
+            raise ValueError("`cv`: every row brings its own fold already. Leave `cv` out.")
+        runs = self.folds.runs(start, start + len(batch.X), most=self.folds.k)
+        if runs is None:
+            self._sum(moments, batch, self.folds.ids(start, start + len(batch.X)), start)
             return
         for run in runs:
             part = batch.cut(run.start, run.stop)
@@ -183,21 +182,21 @@ def _of(source: RowSource) -> str:
 def _unfilled(source: RowSource, k: int, n: int, filled: int, run: int | None) -> ValueError:
     runs = f" in runs of {run}" if run else ""
     return ValueError(
-        f"`fold`={k}: the {n} rows{runs} fill only {filled} folds. Lower `fold`, or pass a smaller `fold_rows`"
+        f"`cv`={k}: the {n} rows{runs} fill only {filled} folds. Lower `cv`, or pass a smaller `fold_rows`"
         f"{_of(source)}."
     )
 
 
 def _plan(
-    source: RowSource, fold: Any, fold_rows: Any, batch_rows: Any, max_bytes: Any, dtype: torch.dtype, held: int
+    source: RowSource, cv: Any, fold_rows: Any, batch_rows: Any, max_bytes: Any, dtype: torch.dtype, held: int
 ) -> _Plan:
-    k = None if fold is None else _check.integer(fold, "fold", minimum=2)
+    k = None if cv is None else _check.integer(cv, "cv", minimum=2)
     if fold_rows is not None:
         _check.integer(fold_rows, "fold_rows", minimum=1)
         if k is None:
-            raise ValueError("`fold_rows` has no use without `fold`, the number of folds. Pass both, or neither.")
+            raise ValueError("`fold_rows` has no use without `cv`, the number of folds. Pass both, or neither.")
     if source.has_folds and k is not None:
-        raise ValueError("`fold`: every row brings its own fold already. Leave `fold` out, or open rows without it.")
+        raise ValueError("`cv`: every row brings its own fold already. Leave `cv` out, or open rows without `fold`.")
     rows = None if batch_rows is None else _check.integer(batch_rows, "batch_rows", minimum=1)
     if max_bytes is not None:
         _check.integer(max_bytes, "max_bytes", minimum=1)

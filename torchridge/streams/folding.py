@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Rows of one run where the number of rows is not known beforehand.
-DEALT_ROWS = 256
+# Rows of one run if the number of rows is not known beforehand: row i goes to fold i mod K.
+DEALT_ROWS = 1
 
 
 class Run(NamedTuple):
@@ -28,8 +28,10 @@ class StreamFolds(NamedTuple):
     run: int | None  # None: contiguous
     bounds: tuple[int, ...]  # where each contiguous fold ends
 
-    def runs(self, start: int, stop: int) -> list[Run]:
-        """Cut the rows from number `start` to `stop`; positions are relative to `start`."""
+    def runs(self, start: int, stop: int, most: int) -> list[Run] | None:
+        """Cut the rows from number `start` to `stop`, positions relative to `start`; None if that makes many runs."""
+        if self.run is not None and stop - start > most * self.run:
+            return None
         result, at = [], start
         while at < stop:
             if self.run is None:
@@ -41,6 +43,11 @@ class StreamFolds(NamedTuple):
             at = end
         return result
 
+    def ids(self, start: int, stop: int) -> Tensor:
+        """Return the fold of each row from number `start` to `stop`, of folds that are dealt in turn."""
+        assert self.run is not None
+        return torch.arange(start, stop) // self.run % min(self.k, 2**62)
+
 
 def folds_of(k: int, run: int | None, n: int | None) -> StreamFolds:
     """Return contiguous folds where the number of rows is known and `run` is not asked for."""
@@ -48,9 +55,3 @@ def folds_of(k: int, run: int | None, n: int | None) -> StreamFolds:
         return StreamFolds(k, run or DEALT_ROWS, ())
     sizes = [n // k + (i < n % k) for i in range(k)]  # as `solvers.folds.contiguous_folds`
     return StreamFolds(k, None, tuple(accumulate(sizes)))
-
-
-def ids_of(runs: list[Run]) -> Tensor:
-    """Return the fold of each row."""
-    lengths = torch.tensor([r.stop - r.start for r in runs])
-    return torch.repeat_interleave(torch.tensor([r.fold for r in runs]), lengths)

@@ -22,10 +22,10 @@ def is_frame(value: Any) -> bool:
 class FrameRows(TableRows):
     """Rows of one frame, made into Arrow a batch at a time."""
 
-    def __init__(self, frame: Any, target: Any, features: Any, weight: Any, fold: Any) -> None:
+    def __init__(self, frame: Any, target: Any, features: Any, sample_weight: Any, fold: Any) -> None:
         self._frame, self.name = frame, f"the {type(frame).__name__}"
         names = frame.schema.names if hasattr(frame, "num_rows") else [str(name) for name in frame.columns]
-        self._choose(names, target, features, weight, fold)
+        self._choose(names, target, features, sample_weight, fold)
         first = as_table(frame, 0, 1, self.name, self._wanted)
         self._measure([first.schema], Piece(first, self.name, 0) if first.num_rows else None)
 

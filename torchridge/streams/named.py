@@ -18,7 +18,7 @@ class Roles(NamedTuple):
 
     target: Any = None
     features: Any = None
-    weight: Any = None
+    sample_weight: Any = None
     fold: Any = None
 
     @property
@@ -51,8 +51,8 @@ def batch_of(columns: Mapping[str, Any], roles: Roles, where: str) -> Batch:
         raise ValueError(f"the columns of {where} differ in rows: {lengths}; expected as many rows in each.")
     d, t = len(chosen.features), len(chosen.targets)
     y = parts[d] if chosen.vector_target else _joined(parts[d : d + t]) if t else None
-    weight = None if chosen.weight is None else parts[d + t]
-    return Batch(_joined(parts[:d]), y, weight, None if chosen.fold is None else fold_ids(parts[-1], where))
+    sample_weight = None if chosen.sample_weight is None else parts[d + t]
+    return Batch(_joined(parts[:d]), y, sample_weight, None if chosen.fold is None else fold_ids(parts[-1], where))
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

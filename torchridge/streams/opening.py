@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from torchridge._ranks import Ranks
+from torchridge._ranks import Group, Ranks
 from torchridge.streams.arrays import array_rows
 from torchridge.streams.arrow import ArrowRows
 from torchridge.streams.delimited.rows import CsvRows
@@ -20,6 +20,7 @@ from torchridge.streams.named import Roles
 from torchridge.streams.parquet import ParquetRows
 from torchridge.streams.safetensors_file import safetensors_rows
 from torchridge.streams.source import RowSource
+from torchridge.streams.sparse import SparseRows, is_sparse
 
 _PARQUET, _ARROW = (".parquet", ".pq"), (".arrow", ".feather")
 
@@ -29,16 +30,16 @@ def open_rows(
     *,
     target: Any = None,
     features: Any = None,
-    weight: Any = None,
+    sample_weight: Any = None,
     fold: Any = None,
     delimiter: str | None = None,
     header: bool | None = None,
-    process_group: Any = None,
+    process_group: Group | None = None,
 ) -> RowSource:
     """Open rows that need not fit in memory, to go over them in order, again and again.
 
     =========================  ==========================================================================
-    source                     `target`, `features`, `weight`, `fold`
+    source                     `target`, `features`, `sample_weight`, `fold`
     =========================  ==========================================================================
     .csv, .tsv, .txt (.gz), -  names or numbers of columns; "-" is standard input, once
     .parquet, .arrow, .feather names or numbers of columns, of numbers or of lists of one length; pyarrow
@@ -46,7 +47,9 @@ def open_rows(
     .safetensors               names of tensors
     .npy, arrays, tensors      another file or array; or column numbers of this one
     data frames, Arrow tables  names or numbers of columns; pandas, polars or pyarrow
+    sparse matrices            other arrays; of torch or SciPy, filled a run at a time, of up to 8192 columns
     any iterable               of (X, y) or (X, y, sample_weight); or names of columns, of mappings or frames
+                               (X may be sparse, as HashingVectorizer gives it)
     =========================  ==========================================================================
 
     Mapped arrays (``numpy.load(mmap_mode="r")``, .npy and .safetensors files) do not stay resident: pages are let go
@@ -56,7 +59,7 @@ def open_rows(
         source: a path, "-", an array of shape (n, d), a data frame, or an iterable of batches.
         target: the targets; a single one makes y (n,), a list (n, t). None for rows to predict.
         features: the features; by default all columns but the others that are named.
-        weight: sample weights.
+        sample_weight: sample weights.
         fold: integer fold ids.
         delimiter: of CSV; by default a tab for .tsv, else a comma.
         header: whether the first line of CSV holds names; by default, whether any cell of it is neither a number nor a
@@ -83,7 +86,7 @@ def open_rows(
         >>> rows.n_rows, rows.n_features, next(iter(rows)).y
         (4, 2, tensor([ 2.,  5.,  8., 11.], dtype=torch.float64))
     """
-    named = {"target": target, "features": features, "weight": weight, "fold": fold}
+    named = {"target": target, "features": features, "sample_weight": sample_weight, "fold": fold}
     csv = {"delimiter": delimiter, "header": header}
     if process_group is not None:
         return _of_this_rank(source, named, csv, process_group)
@@ -92,8 +95,12 @@ def open_rows(
     if isinstance(source, (str, Path)):
         return _file(Path(source), named, csv)
     _refuse(csv, "an array or an iterable")
-    if isinstance(source, (np.ndarray, Tensor)):
-        return array_rows(source, target, features, weight, fold)
+    if isinstance(source, (np.ndarray, Tensor)) and not is_sparse(source):
+        return array_rows(source, target, features, sample_weight, fold)
+    if is_sparse(source):
+        if features is not None:
+            raise ValueError("`features` has no use for a sparse matrix. Take its columns: `X[:, features]`.")
+        return SparseRows(source, target, sample_weight, fold)
     if is_frame(source):
         return FrameRows(source, **named)
     return IterableRows(source, Roles(**named))

@@ -23,12 +23,12 @@ class _File(NamedTuple):
 class ParquetRows(TableRows):
     """Rows of files, in the order of their paths; or those of a part of their row groups."""
 
-    def __init__(self, source: Path, target: Any, features: Any, weight: Any, fold: Any) -> None:
+    def __init__(self, source: Path, target: Any, features: Any, sample_weight: Any, fold: Any) -> None:
         self.name, pyarrow_ = source.name or str(source), pyarrow()
         self._files = [_head(path, keys, pyarrow_) for path, keys in _found(source)]
         self._total = sum(sum(file.groups) for file in self._files)
         self.first_row, self._stop = 0, self._total
-        self._choose(self._files[0].schema.names, target, features, weight, fold)
+        self._choose(self._files[0].schema.names, target, features, sample_weight, fold)
         for file in self._files:
             self._check_columns(file)
         self._measure([file.schema for file in self._files], next(self._pieces(0, 1), None))

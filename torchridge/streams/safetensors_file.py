@@ -29,19 +29,19 @@ _DTYPES = {
 }
 
 
-def safetensors_rows(path: Path, target: Any, features: Any, weight: Any, fold: Any) -> RowSource:
-    """Return the rows of the tensors of a file; `target`, `features`, `weight` and `fold` are their names."""
+def safetensors_rows(path: Path, target: Any, features: Any, sample_weight: Any, fold: Any) -> RowSource:
+    """Return the rows of the tensors of a file; `target`, `features`, `sample_weight` and `fold` are their names."""
     tensors = _tensors(path)
-    taken = [name for name in (target, weight, fold) if name is not None]
+    taken = [name for name in (target, sample_weight, fold) if name is not None]
     if features is None:
         others = [name for name, a in tensors.items() if name not in taken and a.values.ndim == 2]
         if len(others) != 1:
             raise ValueError(f"`source`: {path.name}: `features` should name one of its matrices {others}, got None.")
         features = others[0]
-    for name, key in (("features", features), ("target", target), ("weight", weight), ("fold", fold)):
+    for name, key in (("features", features), ("target", target), ("sample_weight", sample_weight), ("fold", fold)):
         if key is not None and (not isinstance(key, str) or key not in tensors):
             raise ValueError(f"`{name}`={key!r} is no tensor of one or two dimensions in {path.name}: {list(tensors)}.")
-    y, s, ids = (None if key is None else tensors[key] for key in (target, weight, fold))
+    y, s, ids = (None if key is None else tensors[key] for key in (target, sample_weight, fold))
     return ArrayRows(tensors[features], y, s, ids, files=[path])
 
 

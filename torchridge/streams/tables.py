@@ -35,9 +35,9 @@ class TableRows(RowSource):
 
     name: str
 
-    def _choose(self, names: Sequence[str], target: Any, features: Any, weight: Any, fold: Any) -> None:
+    def _choose(self, names: Sequence[str], target: Any, features: Any, sample_weight: Any, fold: Any) -> None:
         """Find the columns by their names."""
-        self._chosen = chosen = select(names, target, features, weight, fold, self.name)
+        self._chosen = chosen = select(names, target, features, sample_weight, fold, self.name)
         self._wanted = [names[i] for i in chosen.wanted]
         self.feature_names = tuple(names[i] for i in chosen.features)
         self.target_names = tuple(names[i] for i in chosen.targets)
@@ -83,10 +83,10 @@ class TableRows(RowSource):
         d, t = len(chosen.features), len(chosen.targets)
         y = None if t == 0 else _table(columns[d : d + t], np.float64)
         vector = y is not None and chosen.vector_target and columns[d].ndim == 1
-        weight = None if chosen.weight is None else torch.from_numpy(columns[d + t].astype(np.float64))
+        sample_weight = None if chosen.sample_weight is None else torch.from_numpy(columns[d + t].astype(np.float64))
         ids = None if chosen.fold is None else torch.from_numpy(columns[-1].astype(np.float64))
         fold = None if ids is None else fold_ids(ids, piece.name)
-        return Batch(_table(columns[:d], self._dtype), y[:, 0] if y is not None and vector else y, weight, fold)
+        return Batch(_table(columns[:d], self._dtype), y[:, 0] if y is not None and vector else y, sample_weight, fold)
 
     def identity(self) -> dict[str, Any]:
         """Add the columns."""

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from torchridge import _check
 from torchridge import _files as files
-from torchridge.linear import curves, saved
+from torchridge.linear import curves, printing, saved
 from torchridge.linear.curves import Curve, Lines
 from torchridge.linear.matrices import kind_of, operator_of
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LogisticSolution:
     """The minimum of `C Σ_i s_i CE(y_i, W x_i + b) + ½‖W‖²`, for one strength or L, for one label vector or h heads.
 
@@ -70,6 +70,21 @@ class LogisticSolution:
     best_score: Tensor | None = None
     scoring: str | None = None
     metrics: dict[str, Tensor] | None = None
+
+    def __repr__(self) -> str:
+        return printing.listed(
+            f"LogisticSolution{' (path)' if self.C.ndim else ''}",
+            {
+                "weight": printing.shaped(self.weight),
+                "bias": printing.shaped(self.bias),
+                "classes": f"{len(self.classes)}" + (f", heads {self.weight.shape[-3]}" if self.heads else ""),
+                "C": printing.figures(self.C),
+                "score": printing.chosen_by(self.Cs, self.fold_scores, self.best_score, self.scoring),
+                "objective": printing.figures(self.objective),
+                "converged": printing.count_true(self.converged),
+                "separated": printing.count_true(self.separated),
+            },
+        )
 
     def at(self, index: int) -> LogisticSolution:
         """Return strength `index` of a path; a negative one counts from the last.

@@ -32,6 +32,11 @@ class Diagnosis:
                 self._known[name] = self._compute[name]()
         return self._known[name]
 
+    @property
+    def known(self) -> dict[str, Any]:
+        """The values that have been read already."""
+        return dict(self._known)
+
     def keys(self) -> list[str]:
         """Return the names of all values."""
         return [*{**self._compute, **self._known}]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from torchridge import _check
 from torchridge.exceptions import IllConditionedWarning, warn
-from torchridge.linear.arguments import Options, check_strengths, needs_torch
+from torchridge.linear.arguments import Options, check_one_strength, check_strengths, needs_torch
 from torchridge.linear.ridge.choose import CAREFUL
 from torchridge.linear.ridge.diagnosis import Diagnosis, once
 from torchridge.linear.ridge.solution import RidgeSolution
@@ -184,7 +184,7 @@ def _strengths(alpha: Any, name: str, batch: tuple[int, ...], t: int, like: Tens
             raise ValueError(f"`alphas` should have shape (L,), got {tuple(values.shape)}.")
         return values.reshape(-1), weakest, False
     shapes = [(), (1,), batch, (*batch, 1), (t,), (*batch, t)]
-    _check.shape(values, list(dict.fromkeys(shapes)), "alpha")
+    check_one_strength(tuple(values.shape), list(dict.fromkeys(shapes)))
     shape = tuple(values.shape)
     if shape in ((), (1,), (*batch, 1)):
         return values.reshape(-1) if values.ndim < 2 else values, weakest, False

@@ -10,12 +10,14 @@ scikit-learn's; `convert_strength` turns others into it.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from torchridge.linear.arguments import Options
+from torchridge._ranks import Group
+from torchridge.linear.arguments import Options, alpha_of, one_of
 from torchridge.linear.ridge import by_metric, differentiable
 from torchridge.linear.ridge.cross_validation import cross_validate
 from torchridge.linear.ridge.over_ranks import cross_validate_over_ranks, pooled
@@ -33,6 +35,7 @@ def ridge(
     y: Tensor | None = None,
     alpha: float | Tensor | None = None,
     *,
+    strength: float | Tensor | None = None,
     sample_weight: Tensor | None = None,
     fit_intercept: bool = True,
     standardize: bool = False,
@@ -44,7 +47,7 @@ def ridge(
     max_iter: int | None = None,
     rank: int | None = None,
     kernel: str | None = None,
-    process_group: Any = None,
+    process_group: Group | None = None,
 ) -> RidgeSolution:
     r"""Minimize Σ s ‖y − Wx − b‖² + α Σ p (W − prior)² at one strength.
 
@@ -67,6 +70,7 @@ def ridge(
             tensor (CSR, CSC, COO), a scipy.sparse matrix, a `LinearOperator`, or that of scipy.sparse.linalg.
         y: (n,) or (n, t); for a batch (\*b, n) or (\*b, n, t). None with `Moments`.
         alpha: α ≥ 0: a number; (t,) a strength for each target; for a batch also (\*b,) or (\*b, t).
+        strength: instead of alpha, λ against the mean loss: α = λ Σ s.
         sample_weight: (n,) or (\*b, n), s ≥ 0.
         fit_intercept: whether b is fitted; if not, it is zero.
         standardize: multiply p by the variance of each feature (ddof 0), which is ridge on standardized features,
@@ -115,12 +119,14 @@ def ridge(
         >>> solution.weight, solution.bias
         (tensor([[ 2., -1.]]), tensor([3.]))
     """
+    given = one_of(alpha, strength, "alpha")
     options = Options(
         fit_intercept, standardize, penalty_factors, prior, solver, moments_dtype, tol, max_iter, rank, kernel
     )
     if process_group is not None:
-        X, y, alpha = pooled(X, y, alpha, "alpha", sample_weight, options, process_group)
+        X, y, given = pooled(X, y, given, "alpha", sample_weight, options, process_group)
         sample_weight = None
+    alpha = alpha_of(given, strength is not None, X, sample_weight)
     X, choice = route(X, y, alpha, options)
     if choice is not None:
         return solve_by_products(X, y, alpha, "alpha", sample_weight, options, choice)
@@ -133,8 +139,9 @@ def ridge(
 def ridge_path(
     X: Tensor | Moments | LinearOperator | Any,
     y: Tensor | None = None,
-    alphas: Tensor | list[float] | None = None,
+    alphas: Tensor | Sequence[float] | None = None,
     *,
+    strength: Tensor | Sequence[float] | None = None,
     sample_weight: Tensor | None = None,
     fit_intercept: bool = True,
     standardize: bool = False,
@@ -146,7 +153,7 @@ def ridge_path(
     max_iter: int | None = None,
     rank: int | None = None,
     kernel: str | None = None,
-    process_group: Any = None,
+    process_group: Group | None = None,
 ) -> RidgeSolution:
     r"""Minimize Σ s ‖y − Wx − b‖² + α Σ p (W − prior)² at many strengths, from one eigendecomposition.
 
@@ -156,6 +163,7 @@ def ridge_path(
         X: as in `ridge`.
         y: as in `ridge`.
         alphas: (L,) strengths, in any order.
+        strength: instead of alphas, (L,) λ against the mean loss: α = λ Σ s.
         sample_weight: as in `ridge`.
         fit_intercept: as in `ridge`.
         standardize: as in `ridge`.
@@ -185,12 +193,14 @@ def ridge_path(
         >>> ridge_path(X, y, [0.0, 2.0, 6.0]).weight[:, 0, 0]
         tensor([1.0000, 0.5000, 0.2500])
     """
+    given = one_of(alphas, strength, "alphas")
     options = Options(
         fit_intercept, standardize, penalty_factors, prior, solver, moments_dtype, tol, max_iter, rank, kernel
     )
     if process_group is not None:
-        X, y, alphas = pooled(X, y, alphas, "alphas", sample_weight, options, process_group)
+        X, y, given = pooled(X, y, given, "alphas", sample_weight, options, process_group)
         sample_weight = None
+    alphas = alpha_of(given, strength is not None, X, sample_weight, path=True)
     X, choice = route(X, y, alphas, options)
     if choice is not None:
         return solve_by_products(X, y, alphas, "alphas", sample_weight, options, choice)
@@ -203,7 +213,7 @@ def ridge_path(
 def ridge_cv(
     X: Tensor | Moments | LinearOperator | Any,
     y: Tensor | None = None,
-    alphas: Tensor | list[float] | str = "auto",
+    alphas: Tensor | Sequence[float] | Literal["auto"] = "auto",
     cv: Any = None,
     *,
     groups: Any = None,
@@ -221,7 +231,7 @@ def ridge_cv(
     rank: int | None = None,
     kernel: str | None = None,
     max_bytes: int | None = None,
-    process_group: Any = None,
+    process_group: Group | None = None,
 ) -> RidgeSolution:
     r"""Choose the strength by cross-validation in closed form, and fit at it.
 

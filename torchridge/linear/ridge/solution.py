@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from torchridge import _check
 from torchridge import _files as files
-from torchridge.linear import curves, matrices, saved
+from torchridge.linear import curves, matrices, printing, saved
 from torchridge.linear.curves import Curve, Lines
 from torchridge.linear.ridge.diagnosis import Diagnosis
 from torchridge.linear.ridge.dual_solution import DualForm, MadeWhenRead, weight_of
 from torchridge.linear.ridge.score import score
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class RidgeSolution:
     """Weights that minimize Σ s (y − Wx − b)² + α Σ p (W − prior)², and what is known about them.
 
@@ -103,12 +103,6 @@ class RidgeSolution:
         if self.dual is not None and self.__dict__["weight"] is None:
             object.__setattr__(self, "weight", weight_of(self.dual, self.is_path))
 
-    def __repr__(self) -> str:
-        hidden = {"weight": f"<{self.shape} made when read>"} if callable(self.__dict__["weight"]) else {}
-        shown = [f for f in fields(self) if f.repr]
-        values = (f"{f.name}={hidden[f.name] if f.name in hidden else repr(getattr(self, f.name))}" for f in shown)
-        return f"RidgeSolution({', '.join(values)})"
-
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of `weight`, which is not made for it."""
@@ -138,6 +132,23 @@ class RidgeSolution:
             )
         coef = self.dual.coef.movedim(1, 0)
         return coef if self.is_path else coef[0]
+
+    def __repr__(self) -> str:
+        known = self.diagnosis.known
+        return printing.listed(
+            f"RidgeSolution{' (path)' if self.is_path else ''}",
+            {
+                "weight": printing.shaped(self.weight) if self.dual is None else f"{self.shape}, made when read",
+                "bias": printing.shaped(self.bias) if self.fit_intercept else "none",
+                "alpha": printing.figures(self.alpha),
+                "score": printing.chosen_by(self.alphas, self.fold_scores, self.best_score, self.scoring),
+                "dof": printing.figures(torch.as_tensor(known["dof"])) if "dof" in known else None,
+                "condition": f"{known['condition']:.3g}" if isinstance(known.get("condition"), float) else None,
+                "n_samples": str(self.n_samples),
+                "converged": printing.count_true(self.converged),
+                "solver": f"{self.solver}: {self.reason}",
+            },
+        )
 
     @property
     def dof(self) -> Tensor:

@@ -57,6 +57,10 @@ class Reader:
             _check.non_negative(weight, "sample_weight")
         return Batch(inputs, labels, groups, weight)
 
+    def labels_of(self, batch: Any) -> Tensor:
+        """Return the labels of one batch."""
+        return self._target(self._parts(batch)[1])
+
     def _parts(self, batch: Any) -> tuple[Any, Any, Any]:
         if isinstance(batch, Mapping):
             key = self.target if isinstance(self.target, str) else next((k for k in _LABELS if k in batch), None)
@@ -104,6 +108,15 @@ def as_tensor(values: Any, name: str) -> Tensor:
         return torch.as_tensor(values).detach().cpu()
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"`{name}` should be a tensor or numbers, got {type(values).__name__}.") from None
+
+
+def check_batches(batches: Any) -> None:
+    """Raise unless `batches` can be gone over."""
+    if not hasattr(batches, "__iter__") and not hasattr(batches, "__getitem__"):
+        raise TypeError(
+            f"`batches` should be an iterable of (inputs, labels), got {type(batches).__name__}. Pass a DataLoader or "
+            f"list."
+        )
 
 
 def numbered(groups: Any) -> list[Any]:

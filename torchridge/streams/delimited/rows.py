@@ -47,7 +47,7 @@ class CsvRows(RowSource):
         source: Path | BinaryIO,
         target: Any = None,
         features: Any = None,
-        weight: Any = None,
+        sample_weight: Any = None,
         fold: Any = None,
         *,
         delimiter: str = ",",
@@ -59,7 +59,7 @@ class CsvRows(RowSource):
         self._pipe = None if isinstance(source, Path) else self._blocks(source)
         self._first = next(self._pipe if self._pipe is not None else self._file_blocks(), b"")
         self._names, self._header_bytes = self._head(header)
-        self._chosen = select(self._names, target, features, weight, fold, self.name)
+        self._chosen = select(self._names, target, features, sample_weight, fold, self.name)
         self._wanted = self._chosen.wanted
         self._numbers = Numbers(len(self._names), self._wanted, delimiter)
         self.feature_names = tuple(self._names[i] for i in self._chosen.features)
@@ -168,7 +168,7 @@ class CsvRows(RowSource):
         all_of = torch.from_numpy(values)
         d, t = len(self._chosen.features), len(self._chosen.targets)
         y = None if t == 0 else all_of[:, d] if self._chosen.vector_target else all_of[:, d : d + t]
-        weight = None if self._chosen.weight is None else all_of[:, d + t]
+        weight = None if self._chosen.sample_weight is None else all_of[:, d + t]
         return Batch(all_of[:, :d], y, weight, None if not self.has_folds else fold_ids(all_of[:, -1], self.name))
 
     def identity(self) -> dict[str, Any]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from torchridge import _check
 from torchridge.training.parameters.decisions import DecayRules, Decision, Inert, decide
 from torchridge.training.parameters.inert import inert_weights, warn_inert
+from torchridge.training.weight_decay.gather import gathered
 from torchridge.training.weight_decay.optimizers import check_optimizer
 from torchridge.training.weight_decay.table import DecayRow, DecayTable
 
@@ -84,7 +84,7 @@ def weight_decay_groups(
         raise ValueError("`model` has no trainable parameter; expected one at least. Is all of it frozen?")
     if inert == "warn":
         warn_inert(model, [d.judgement for d in chosen if d.decay and d.weight_decay > 0])
-    groups = groups_of(chosen, lr, param_names)
+    groups = gathered(chosen, lr, param_names)
     if optimizer is not None:
         check_optimizer(optimizer, groups=groups, model=model)
     return groups
@@ -114,7 +114,7 @@ def explain_weight_decay(
         inert: As for :func:`weight_decay_groups`, but for warnings.
 
     Returns:
-        A table to print, iterate over, or turn into JSON.
+        A table to print, iterate over, or turn into JSON; its `groups()` are those of :func:`weight_decay_groups`.
 
     Raises:
         TypeError: As :func:`weight_decay_groups`.
@@ -131,33 +131,8 @@ def explain_weight_decay(
         model, weight_decay, rules=rules, embeddings=embeddings, layer_decay=layer_decay, layer_of=layer_of, inert=inert
     )
     causes = inert_weights(model, [d.judgement for d in decisions if d.decay])
-    return DecayTable(tuple(_row(decision, causes.get(decision.judgement.name)) for decision in decisions))
-
-
-def groups_of(decisions: Sequence[Decision], lr: float | None, param_names: bool) -> list[dict[str, Any]]:
-    """Gather decisions into plain dicts, in an order that depends on the decisions alone."""
-    base = None if lr is None else _check.number(lr, "lr")
-    scaled = any(decision.lr_scale != 1.0 for decision in decisions)
-    if scaled and base is None:
-        raise ValueError(
-            "`lr` is needed to scale learning rates by `layer_decay` or `lr_scale`, got None. "
-            "Pass the base learning rate that you give to the optimizer."
-        )
-    groups: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for d in sorted(decisions, key=_group_key):
-        group = groups.setdefault(_group_key(d), {"params": [], "weight_decay": d.weight_decay, "name": d.group})
-        group["params"].append(d.judgement.parameter)
-        if param_names:
-            group.setdefault("param_names", []).append(d.judgement.name)
-        if base is not None:
-            group["lr"] = base * d.lr_scale
-        if scaled:
-            group["lr_scale"] = d.lr_scale
-    return list(groups.values())
-
-
-def _group_key(decision: Decision) -> tuple[Any, ...]:
-    return (decision.layer or 0, decision.lr_scale, not decision.decay, decision.weight_decay)
+    rows = tuple(_row(decision, causes.get(decision.judgement.name)) for decision in decisions)
+    return DecayTable(rows, tuple(decisions))
 
 
 def _row(decision: Decision, inert: str | None) -> DecayRow:

@@ -12,7 +12,7 @@ from torchridge.training.parameters.classify import Judgement
 from torchridge.training.parameters.decisions import DecayRules, Decision, decide
 from torchridge.training.parameters.layerwise import repeated_blocks
 from torchridge.training.parameters.selectors import Selector, match_rules
-from torchridge.training.weight_decay.groups import groups_of
+from torchridge.training.weight_decay.gather import gathered
 
 
 def muon_groups(
@@ -67,7 +67,7 @@ def muon_groups(
         raise ValueError("`model` has no hidden matrix for Muon; expected a linear layer besides the output layer.")
     taken = {id(decision) for decision in hidden}
     rest: list[Decision] = [decision for decision in trainable if id(decision) not in taken]
-    return groups_of(hidden, lr, param_names), groups_of(rest, adamw_lr, param_names)
+    return gathered(hidden, lr, param_names), gathered(rest, adamw_lr, param_names)
 
 
 def _heads(model: nn.Module, judgements: Sequence[Judgement], head: Selector | None) -> set[int]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from torchridge.training.parameters.decisions import Decision
+from torchridge.training.weight_decay.gather import gathered
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class DecayTable:
 
     Attributes:
         rows: One `DecayRow` for each parameter, in the order of the model.
+        decisions: What the rows tell of, for `groups`.
 
     Example:
         >>> from torch import nn
@@ -58,6 +62,22 @@ class DecayTable:
     """
 
     rows: tuple[DecayRow, ...]
+    decisions: tuple[Decision, ...] = field(default=(), repr=False, compare=False)
+
+    def groups(self, lr: float | None = None, *, param_names: bool = True) -> list[dict[str, Any]]:
+        """The parameter groups that this table explains, as `weight_decay_groups` makes them.
+
+        Args:
+            lr: Base learning rate; put in the groups, and required if any learning rate is scaled.
+            param_names: Whether the groups name their parameters.
+
+        Raises:
+            ValueError: If a learning rate is scaled and `lr` is missing, or the model has no trainable parameter.
+        """
+        chosen = [decision for decision in self.decisions if decision.judgement.trainable]
+        if not chosen:
+            raise ValueError("the model has no trainable parameter; expected at least one. Is all of it frozen?")
+        return gathered(chosen, lr, param_names)
 
     def __iter__(self) -> Iterator[DecayRow]:
         return iter(self.rows)
