@@ -386,7 +386,7 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         ValueError,
         "`scoring`: 'MeanMetric' does not say whether larger is better",
     ),
-    "accuracy of numbers": (lambda: LinearProbe(metrics="accuracy"), ValueError, "task='classification'"),
+    "accuracy of numbers": (lambda: LinearProbe("regression", metrics="accuracy"), ValueError, "task='classification'"),
     "probabilities of ridge": (
         lambda: LinearProbe("classification", metrics="neg_log_loss").fit(X, THREE),
         (ValueError, AttributeError),
