@@ -15,12 +15,15 @@ __all__ = [
     "ConvergenceWarning",
     "DoublePenaltyWarning",
     "GridEdgeWarning",
+    "IgnoredOptionWarning",
     "IllConditionedWarning",
     "InertPenaltyWarning",
     "MissingClassWarning",
     "RankDeficientWarning",
     "RankError",
+    "SeparationWarning",
     "TorchridgeWarning",
+    "UndefinedScoreWarning",
 ]
 
 _INSIDE = tuple(os.path.join(os.path.dirname(str(module.__file__)), "") for module in (sys.modules[__name__], torch))
@@ -49,6 +52,18 @@ class ConvergenceWarning(TorchridgeWarning):
 
 class MissingClassWarning(TorchridgeWarning):
     """A class is missing from the rows that a fold is fitted on: it has probability zero there."""
+
+
+class IgnoredOptionWarning(TorchridgeWarning):
+    """An option of scikit-learn's signature was given that has no effect here."""
+
+
+class SeparationWarning(TorchridgeWarning):
+    """A logistic fit without a penalty has classes that are separable: no optimum exists."""
+
+
+class UndefinedScoreWarning(TorchridgeWarning):
+    """The score of a fold is NaN, which counts as the worst."""
 
 
 class InertPenaltyWarning(TorchridgeWarning):

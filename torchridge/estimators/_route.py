@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from torchridge.estimators._scorers import Scorer, accepts_weight, routing_enabled
+from torchridge.estimators._protocol import routing_enabled
+from torchridge.estimators._scorers import Scorer, accepts_weight
 
 
 class Routed(NamedTuple):
@@ -25,8 +26,8 @@ def route(model: Any, sample_weight: Any, params: dict[str, Any], scorer: Scorer
         return Routed(dict(routed.scorer.score), dict(routed.splitter.split) if method == "fit" else {})
     if params:
         raise ValueError(
-            f"[{', '.join(params)}] are passed to `{method}`, which hands them on only with "
-            f"`sklearn.set_config(enable_metadata_routing=True)`."
+            f"[{', '.join(params)}] passed to `{method}` is only supported if enable_metadata_routing=True, which "
+            f"you can set using `sklearn.set_config(enable_metadata_routing=True)`."
         )
     weighted = sample_weight is not None and accepts_weight(scorer)
     return Routed({"sample_weight": sample_weight} if weighted else {}, {})

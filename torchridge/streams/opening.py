@@ -20,6 +20,7 @@ from torchridge.streams.named import Roles
 from torchridge.streams.parquet import ParquetRows
 from torchridge.streams.safetensors_file import safetensors_rows
 from torchridge.streams.source import RowSource
+from torchridge.streams.sparse import SparseRows, is_sparse
 
 _PARQUET, _ARROW = (".parquet", ".pq"), (".arrow", ".feather")
 
@@ -46,7 +47,9 @@ def open_rows(
     .safetensors               names of tensors
     .npy, arrays, tensors      another file or array; or column numbers of this one
     data frames, Arrow tables  names or numbers of columns; pandas, polars or pyarrow
+    sparse matrices            other arrays; of torch or SciPy, filled a run at a time, of up to 8192 columns
     any iterable               of (X, y) or (X, y, sample_weight); or names of columns, of mappings or frames
+                               (X may be sparse, as HashingVectorizer gives it)
     =========================  ==========================================================================
 
     Mapped arrays (``numpy.load(mmap_mode="r")``, .npy and .safetensors files) do not stay resident: pages are let go
@@ -92,8 +95,12 @@ def open_rows(
     if isinstance(source, (str, Path)):
         return _file(Path(source), named, csv)
     _refuse(csv, "an array or an iterable")
-    if isinstance(source, (np.ndarray, Tensor)):
+    if isinstance(source, (np.ndarray, Tensor)) and not is_sparse(source):
         return array_rows(source, target, features, sample_weight, fold)
+    if is_sparse(source):
+        if features is not None:
+            raise ValueError("`features` has no use for a sparse matrix. Take its columns: `X[:, features]`.")
+        return SparseRows(source, target, sample_weight, fold)
     if is_frame(source):
         return FrameRows(source, **named)
     return IterableRows(source, Roles(**named))
