@@ -17,7 +17,7 @@ from torch import Tensor
 from torchridge.solvers.cross_entropy import newton
 from torchridge.solvers.cross_entropy.descent import Problem
 from torchridge.solvers.cross_entropy.features import DenseFeatures
-from torchridge.solvers.cross_entropy.loss import loss_and_residual
+from torchridge.solvers.cross_entropy.loss import Loss
 from torchridge.solvers.cross_entropy.newton import hessian_of
 
 # Orders of Hessians, and multiply-adds of a step, up to which Newton's method is taken.
@@ -90,7 +90,7 @@ def fit(X: Tensor, labels: Tensor, weight: Tensor, classes: int, *, intercept: b
     theta, loss, gap, count, exists = _newton(F, labels, weight, 1 if classes == 2 else classes, max_iter)
     if exists is False:
         theta = _limit(features, labels, weight, theta, intercept)
-        loss = float(loss_and_residual(theta @ F.mT, labels, weight)[0])
+        loss = float(Loss(labels, weight)(theta @ F.mT)[0])
     coefficients = theta[:, : out.shape[1]] @ out.mT
     bias = theta[:, -1] - coefficients @ mean if intercept else theta.new_zeros(len(theta))
     return Unpenalized(coefficients, bias - bias.mean() if len(bias) > 1 else bias, loss, gap, count, exists)
@@ -110,7 +110,7 @@ def _newton(
     F: Tensor, labels: Tensor, weight: Tensor, c: int, max_iter: int
 ) -> tuple[Tensor, float, float, int, bool | None]:
     theta, moved = F.new_zeros(c, F.shape[1]), torch.inf
-    loss, residual = loss_and_residual(theta @ F.mT, labels, weight)
+    loss, residual = Loss(labels, weight)(theta @ F.mT)
     count, most = 1, min(max_iter, _STEPS)
     while True:
         grad = residual @ F
@@ -134,7 +134,7 @@ def _ahead(
     length, tried, noise = 1.0, 0, _NOISE * float(loss)
     while True:
         trial = theta - length * step
-        value, residual = loss_and_residual(trial @ F.mT, labels, weight)
+        value, residual = Loss(labels, weight)(trial @ F.mT)
         tried += 1
         if float(value) <= float(loss) - _SUFFICIENT * length * decrement + noise or length < _SHORTEST:
             return trial, value, residual, tried
