@@ -28,6 +28,11 @@ def values_visible(*tensors: Tensor | None) -> bool:
     return not any(t is not None and (wrapped(t) or t.is_meta) for t in tensors)
 
 
+def install(package: str, extra: str) -> str:
+    """Return how to get a package that an error misses, by its own name or by an extra of a checkout of torchridge."""
+    return f"Install it: `pip install {package}`, or in a checkout of torchridge `pip install -e '.[{extra}]'`."
+
+
 def is_tensor(value: Any, name: str) -> None:
     """Raise unless `value` is a tensor."""
     if isinstance(value, Tensor):
