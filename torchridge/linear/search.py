@@ -182,6 +182,14 @@ def warn_unless_resolved(known: Precision, weakest: float, best: float, dtype: t
         )
 
 
+def warn_of_nan(table: Tensor) -> None:
+    """Warn if a scorer returned NaN, which is the worst of all scores, and name the folds of (K, L, t)."""
+    undefined = torch.isnan(table).flatten(1).any(1)
+    if bool(undefined.any()):
+        folds = undefined.nonzero()[:, 0].tolist()
+        warn(f"the score is NaN in folds {folds}. A strength with a NaN counts as the worst.", UndefinedScoreWarning)
+
+
 def warn_of_silent(table: Tensor, live: Live) -> None:
     """Warn if R² or a correlation is undefined in some folds, whose targets are constant there; one wait."""
     if live.folds is None:
