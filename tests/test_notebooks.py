@@ -53,3 +53,8 @@ def test_links_lead_to_files_that_are_there(notebook: Path) -> None:
     for cell in cells(notebook, "markdown"):
         for link in re.findall(r"\]\(([^)#]+)\)", "".join(cell["source"])):
             assert link.startswith("https://") or (notebook.parent / link).exists(), link
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_it_opens_with_what_the_reader_will_be_able_to_do(notebook: Path) -> None:
+    assert "**You will be able to**" in "".join(json.loads(notebook.read_text())["cells"][0]["source"])
