@@ -29,6 +29,14 @@ class NestedRidgeCV:
         predictions: (n, t) of every row by the fit that held it out, (n,) where y came as (n,); of a row that is held
             out several times the mean, NaN if it never is. None unless asked for.
         dead_targets: (t,) whether a target is constant over all rows.
+
+    Example:
+        >>> import torch
+        >>> from torchridge import nested_ridge_cv
+        >>> X = torch.arange(12.0)[:, None]
+        >>> found = nested_ridge_cv(X, 2 * X[:, 0] + 1, [0.0], cv=3, outer=4, predictions=True)
+        >>> found.alpha, found.predictions[:3].round(decimals=2)
+        (tensor([0., 0., 0., 0.], dtype=torch.float64), tensor([1., 3., 5.]))
     """
 
     scores: Tensor
@@ -104,7 +112,7 @@ def nested_ridge_cv(
         >>> g = torch.Generator().manual_seed(0)
         >>> X = torch.randn(60, 5, generator=g, dtype=torch.float64)
         >>> y = X.sum(1) + torch.randn(60, generator=g, dtype=torch.float64)
-        >>> found = nested_ridge_cv(X, y, [0.1, 1.0, 10.0, 100.0], cv=5, outer=3)
+        >>> found = nested_ridge_cv(X, y, cv=5, outer=3)
         >>> tuple(found.scores.shape), bool(found.score > 0.5)
         ((3, 1), True)
     """
