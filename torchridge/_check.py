@@ -92,6 +92,21 @@ def finite(value: Tensor, name: str) -> None:
     )
 
 
+def exact_integers(value: Tensor, name: str, dtype: torch.dtype = torch.float64) -> None:
+    """Raise if integers are too large for `dtype` to hold each of them: they would be rounded without a word."""
+    if value.dtype.is_floating_point or value.dtype is torch.bool or value.numel() == 0 or not values_visible(value):
+        return
+    bound = int(2 / torch.finfo(dtype).eps)
+    if torch.iinfo(value.dtype).max <= bound:
+        return
+    low, high = (int(end) for end in torch.aminmax(value))
+    if max(-low, high) > bound:
+        raise ValueError(
+            f"`{name}` holds integers up to {max(-low, high)}, and {dtype} is exact up to {bound} only. Take an offset "
+            f"off first, e.g. `{name} - {name}.min(0).values`, or pass `{name}.double()` to have them rounded."
+        )
+
+
 def not_empty(value: Tensor, name: str) -> None:
     """Raise if `value` has no elements."""
     if value.numel() == 0:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from torchridge.linear.arguments import Strengths
 from torchridge.linear.ridge.choose import CAREFUL, Choice, resolved
+from torchridge.linear.ridge.dense import Dense, Fit, bias_of
 from torchridge.linear.ridge.diagnosis import Diagnosis, once, unchanged
 from torchridge.linear.ridge.dual_solution import DualForm
+from torchridge.linear.ridge.fits_rows import far_apart, far_apart_rows, fit_moments, fit_rows
 from torchridge.solvers import algebra
 from torchridge.solvers.algebra import Factor
 from torchridge.solvers.device import strengths_per_eigh
-from torchridge.solvers.least_squares import dual, spectral
+from torchridge.solvers.least_squares import dual, precision, spectral
+from torchridge.solvers.least_squares.few_rows import free_condition
 from torchridge.solvers.least_squares.objective import Frame, Objective, System, frame, system
 from torchridge.solvers.least_squares.orthogonal import svd_spectrum
 from torchridge.solvers.least_squares.refine import refine
@@ -27,96 +28,13 @@ from torchridge.solvers.moments import blocks
 from torchridge.solvers.moments.blocks import Block
 from torchridge.solvers.moments.rows import Rows
 
-# The condition up to which float64 dual coefficients give predictions to float32's last digit. Weights that are kept
-# as them are refined only above: that makes them.
-_CAREFUL_DUAL = 1e9
-_REFINED_BYTES = 2**30
+# Condition in the metric of the penalty from which even singular values of the rows lose digits to units of columns,
+# and features up to which columns are brought to one size and stacked, a matrix of them squared for each strength.
+SCALED, STACKED = 1e10, 4096
+
 
 # Columns of weights refined in one pass over the rows.
 _REFINED_COLUMNS = 512
-
-
-@dataclass(frozen=True)
-class Dense:
-    """A checked problem that is solved by factors, of its rows or of their moments."""
-
-    objective: Objective
-    strengths: Strengths
-    dtype: torch.dtype  # of the answer
-    moments: Callable[[], Block]
-    rows: Rows | None  # those that count; None for moments alone
-    exact: bool = True  # whether moments are summed in float64, so that going back to the rows is worth it
-
-    @property
-    def summed(self) -> torch.dtype:
-        """The dtype that sums are taken in: float64, or that of the rows where this was asked for."""
-        return torch.float64 if self.exact else torch.float32
-
-    @property
-    def keeps_dual(self) -> bool:
-        """Whether weights (d, L, t) would outweigh the rows, so that dual coefficients are kept in their place."""
-        if self.rows is None or self.objective.precomputed:
-            return self.objective.precomputed
-        (n, d), t = self.rows.X.shape, self.rows.y.shape[1]
-        columns = t if self.strengths.per_target else t * len(self.strengths.alpha)
-        return n < d and columns > n and self.objective.prior is None
-
-    @property
-    def refines(self) -> bool:
-        """Whether going back to rows that are few is worth it, and its weights fit in memory."""
-        if self.rows is None or not self.exact or self.objective.free is not None or self.objective.precomputed:
-            return False
-        columns = self.rows.y.shape[1] * (1 if self.strengths.per_target else len(self.strengths.alpha))
-        return not self.keeps_dual or 8 * self.rows.X.shape[1] * columns <= _REFINED_BYTES
-
-    @property
-    def careful(self) -> float:
-        """The condition from which one goes back to the rows: later if that would make very many weights."""
-        limit = CAREFUL[self.dtype]
-        return max(limit, _CAREFUL_DUAL) if self.keeps_dual else limit
-
-    def checked(self) -> Block:
-        """Return the moments, or raise if they are not finite: the matrix of an eigendecomposition must be."""
-        block = self.moments()
-        if self.rows is not None:
-            blocks.check_finite(block, self.rows)
-        return block
-
-
-class Fit(NamedTuple):
-    """Weights of every strength, with what is known about them."""
-
-    weight: Tensor | None  # (d, L, t); L = 1 if each target has its own strength; None if `dual` stands for them
-    bias: Tensor  # (L, t)
-    lost: float  # estimate of the relative error of the weights
-    rank: int | None  # if the penalty was too weak to decide between solutions, the rank of the rows
-    diagnosis: Diagnosis  # squares (L, t), dof (L,) or (t,), unit_variance (d, L) or (d, t), condition, rank
-    choice: Choice
-    largest: float | None = None  # of the weights and biases, NaN if one is; None if it has not been read
-    dual: DualForm | None = None
-
-    @property
-    def features(self) -> int:
-        """How many features there are."""
-        return self.dual.features if self.weight is None and self.dual is not None else len(self.columns_kept)
-
-    @property
-    def loss_to_tell(self) -> float:
-        """The relative error from which the weights have lost digits that the caller should hear of."""
-        told: float = torch.finfo(self.bias.dtype).eps ** 0.5
-        return told if self.dual is None else max(told, torch.finfo(self.dual.dtype).eps)
-
-    @property
-    def columns_kept(self) -> Tensor:
-        """Return the weights, or the coefficients that stand for them."""
-        given = self.weight if self.dual is None else self.dual.coef
-        assert given is not None
-        return given
-
-
-def bias_of(weight: Tensor, place: Frame) -> Tensor:
-    """Return the biases (L, t) of weights (d, L, t)."""
-    return place.target_center - (place.center @ weight.flatten(1)).reshape(weight.shape[1:])
 
 
 def _settled(condition: Tensor, weight: Tensor, bias: Tensor) -> tuple[float, float]:
@@ -166,21 +84,24 @@ def fit_spectral(problem: Dense, choice: Choice, known: Spectrum | None = None) 
     rows = problem.rows if problem.exact else None
     weakest = problem.strengths.weakest
     if choice.solver == "svd" and rows is not None:
+        if far_apart(equations):
+            return fit_rows(problem, "asked for; columns at one size")
         spec = svd_spectrum(rows, place, equations.cross)
     else:
         spec = spectral.spectrum(equations) if known is None else known
     found = spectral.summary(spec)
-    careful = rows is not None and found.condition(weakest) > CAREFUL[problem.dtype]
+    condition = found.condition(weakest)
+    careful = rows is not None and condition > CAREFUL[problem.dtype]
     # The penalty does not choose between directions that the gram matrix, a square, may have lost: the rows tell.
-    unclear = found.undecided(weakest)
-    if (
-        (careful or unclear)
-        and rows is not None
-        and choice.solver != "svd"
-        and spec.free is None
-        and not resolved(found)
-    ):
-        reason = f"condition {found.condition(weakest):.1e}: the gram matrix does not resolve the rank"
+    unclear = found.undecided(weakest) or (rows is None and condition > CAREFUL[torch.float64])
+    free = precision.free_condition(equations, weakest)
+    if choice.solver != "svd" and problem.exact and (careful or unclear or free > CAREFUL[problem.dtype]):
+        if rows is not None and (spec.free is not None or condition > SCALED or far_apart(equations)):
+            return fit_rows(problem, f"condition {max(condition, free):.1e}: orthogonal factors, columns at one size")
+        if rows is None and (fit := fit_moments(problem, equations, block)) is not None:
+            return fit
+    if (careful or unclear) and rows is not None and choice.solver != "svd" and not resolved(found):
+        reason = f"condition {condition:.1e}: the gram matrix does not resolve the rank"
         choice, spec = Choice("svd", reason), svd_spectrum(rows, place, equations.cross)
         found = spectral.summary(spec)
         careful = found.condition(weakest) > CAREFUL[problem.dtype]
@@ -188,9 +109,17 @@ def fit_spectral(problem: Dense, choice: Choice, known: Spectrum | None = None) 
     if careful and rows is not None:
         weight = refined(rows, place, spec, problem.strengths, weight)
         choice = choice._replace(reason=f"{choice.reason}; refined, as the condition is {found.condition(weakest):.1e}")
-    return _of_spectrum(
+    fit = _of_spectrum(
         spec, found, place, weight, careful, choice, problem.strengths, _diagnosis(lambda: spec, problem, block)
     )
+    eps = torch.finfo(weight.dtype).eps
+    return fit if fit.rank is not None or free <= fit.lost / eps else _as_lossy_as(fit, free, eps * free)
+
+
+def _as_lossy_as(fit: Fit, condition: float, lost: float) -> Fit:
+    """Return the fit with the loss and the condition of its free features."""
+    known = fit.diagnosis.map(condition=lambda own: max(own, condition))
+    return fit._replace(lost=lost, diagnosis=known)
 
 
 def _of_spectrum(
@@ -328,7 +257,15 @@ def fit_from_dual(problem_: dual.Dual, problem: Dense, choice: Choice) -> Fit:
     if problem_.free is not None:  # their weights are fitted to the targets themselves
         problem_ = dual.of_targets(problem_, rows, objective, slice(None))
     careful = found.top + weakest > problem.careful * (found.low + weakest)
+    small = rows.X.shape[1] <= STACKED and not objective.precomputed and problem.exact
+    dependent = problem_.free is not None and (
+        careful or free_condition(problem_, rows, weakest) > CAREFUL[problem.dtype]
+    )
+    if dependent and small:
+        return fit_rows(problem, "free features: orthogonal factors of the rows, columns at one size")
     if careful and problem.refines:
+        if small and far_apart_rows(problem_, rows):
+            return fit_rows(problem, "orthogonal factors of the rows, columns at one size")
         whole = dual.of_targets(problem_, rows, objective, slice(None))
         return _fit_wide_rows(whole, rows, dual_frame(whole, objective), objective, problem.strengths)
     weak = weakest <= found.tolerance

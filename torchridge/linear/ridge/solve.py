@@ -11,8 +11,9 @@ from torch import Tensor
 from torchridge.exceptions import IllConditionedWarning, RankDeficientWarning, warn
 from torchridge.linear.arguments import Options
 from torchridge.linear.ridge.choose import Choice, choose
+from torchridge.linear.ridge.dense import Dense, Fit
 from torchridge.linear.ridge.diagnosis import Diagnosis
-from torchridge.linear.ridge.fits import Dense, Fit, fit_cholesky, fit_dual, fit_spectral
+from torchridge.linear.ridge.fits import fit_cholesky, fit_dual, fit_spectral
 from torchridge.linear.ridge.problem import Problem, of_rows
 from torchridge.linear.ridge.solution import RidgeSolution
 from torchridge.solvers.moments import blocks

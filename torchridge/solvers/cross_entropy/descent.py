@@ -64,7 +64,8 @@ class Problem:
     @cached_property
     def diagonal(self) -> Tensor:
         """What the penalty adds to the diagonal of the Hessian, (q,)."""
-        out = torch.full_like(self.features.square, self.penalty)
+        mean = self.features.mean
+        out = mean.new_full((mean.shape[0] + int(self.features.intercept),), self.penalty)
         if self.features.intercept:
             out[-1] = 0
         return out
@@ -316,7 +317,7 @@ def _along(problem: Problem, state: State, direction: Tensor, descent: float) ->
 def _newton(problem: Problem, state: State, ahead: Tensor, square: float, descent: float) -> float:
     """Return the length of the Newton step along a direction of logits (c, n)."""
     weight, residual = problem.weight, state.residual
-    if len(residual) == 1:
+    if residual.shape[0] == 1:
         wrong = residual[0].abs()
         curvature = torch.where(wrong > 0, wrong - wrong.square() / weight, 0)
         bend = torch.dot(curvature, ahead[0].square())
