@@ -174,3 +174,12 @@ def test_the_source_archive_holds_what_the_commands_of_the_readme_read() -> None
     assert listed is not None
     for name in ("constraints.txt", "examples", "tests", ".ci", "docs"):
         assert f'"{name}"' in listed[1]
+
+
+def test_the_oldest_versions_that_are_claimed_are_those_that_are_tested() -> None:
+    """`.ci/bound` tests those of torch and NumPy; of everything else, what the tests run with."""
+    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split() if "==" in line)
+    claimed = re.findall(r'"([\w-]+)(?:\[\w+\])?>=([\d.]+)"', (ROOT / "pyproject.toml").read_text())
+    for name, bound in claimed:
+        if name in pins and name not in ("torch", "numpy"):
+            assert bound.count(".") and f"{pins[name]}.".startswith(f"{bound}."), name

@@ -53,6 +53,9 @@ ROWS = [
     Row("moments from a memory-mapped file", "stream", ("rate",), "mapped file", "in memory", False),
     Row("one strength, (20000, 50000) float32, residual 1e-8", "large", ("dense",), "ridge(solver='cg')",
         SK + "Ridge(solver='lsqr')"),
+    *(Row("a strength for each of 2,000 targets, (600, 20000) float32, with predictions", "targets", ("small",), ours,
+          "himalaya KernelRidgeCV", False)
+      for ours in ("ridge_cv and predict", "ridge_cv and predict, float32")),
     Row("one strength, sparse, by products", "large", ("sparse",), "ridge(solver='cg')",
         SK + "Ridge(solver='sparse_cg')", False),
 ]  # fmt: skip
