@@ -14,8 +14,7 @@ from torchridge.estimators._folds import make_parts
 from torchridge.estimators._input import Container, Table, as_tensor, filled, fits, too_large
 from torchridge.estimators._judges import FoldJudge
 from torchridge.estimators._linear import LinearModel
-from torchridge.estimators._route import Routed
-from torchridge.estimators._scorers import resolve
+from torchridge.estimators._scorers import Routed, resolve
 from torchridge.estimators._search import (
     Found,
     ScoreRows,

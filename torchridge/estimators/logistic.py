@@ -10,8 +10,7 @@ from torchridge import _check
 from torchridge.estimators._folds import make_parts
 from torchridge.estimators._logistic_model import EVALUATIONS, LogisticModel, Rows
 from torchridge.estimators._logistic_search import Paths, best_of, fold_paths, fold_scores, mean_of_best
-from torchridge.estimators._route import route
-from torchridge.estimators._scorers import resolve
+from torchridge.estimators._scorers import resolve, route
 from torchridge.linear.logistic.logistic import logistic
 
 

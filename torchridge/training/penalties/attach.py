@@ -22,7 +22,8 @@ from torchridge.training.penalties.attachment import (
     detach_all,
 )
 from torchridge.training.penalties.identifiers import get
-from torchridge.training.penalties.regularizers import L2, Penalty, Strength, validate_float_arg
+from torchridge.training.penalties.regularizers import L2, Penalty
+from torchridge.training.penalties.strengths import Strength, validate_float_arg
 from torchridge.training.penalties.weights import (
     attribute_of,
     note_backward,

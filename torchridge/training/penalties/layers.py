@@ -9,7 +9,8 @@ from torch import nn
 
 from torchridge.training.penalties.attachment import attach_activity, attach_weight, attachment, clear_at_forward
 from torchridge.training.penalties.identifiers import get
-from torchridge.training.penalties.regularizers import L2, Penalty, Strength, validate_float_arg
+from torchridge.training.penalties.regularizers import L2, Penalty
+from torchridge.training.penalties.strengths import Strength, validate_float_arg
 
 _DEFAULT = 0.01
 

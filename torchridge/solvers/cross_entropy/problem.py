@@ -1,0 +1,38 @@
+"""One logistic problem that a descent minimizes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from torchridge.solvers.cross_entropy.features import Features
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """One problem: labels (n,), row weights (n,) that sum to one, and the penalty λ.
+
+    Attributes:
+        features: the rows.
+        labels: (n,) class indices, 0 or 1 for a single logit.
+        weight: (n,) in the dtype of the products.
+        penalty: λ.
+        curvature: b above.
+    """
+
+    features: Features
+    labels: Tensor
+    weight: Tensor
+    penalty: float
+    curvature: float
+
+    @cached_property
+    def diagonal(self) -> Tensor:
+        """What the penalty adds to the diagonal of the Hessian, (q,)."""
+        out = torch.full_like(self.features.square, self.penalty)
+        if self.features.intercept:
+            out[-1] = 0
+        return out
