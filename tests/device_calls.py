@@ -629,6 +629,8 @@ class Writer:
     def add_scalar(self, tag: str, value: float, step: int = 0) -> None:
         self.scalars[f"{tag} {step}"] = float(value)
 
+    def add_text(self, tag: str, text: str, step: int = 0) -> None: ...
+
     def add_hparams(self, hparam_dict: Any, metric_dict: Any, run_name: str = "") -> None:
         self.scalars |= {f"{run_name} {k}": float(v) for k, v in {**hparam_dict, **metric_dict}.items()}
 

@@ -41,29 +41,35 @@ def hparams_of(accumulator: EventAccumulator) -> dict[str, Any]:
     return {name: getattr(value, value.WhichOneof("kind")) for name, value in values.items()}
 
 
-def test_every_strength_is_a_trial_with_its_score(tmp_path: Path) -> None:
+def test_a_sweep_is_one_run_with_the_chosen_strength_marked(tmp_path: Path) -> None:
     X, y = data()
     solution = ridge_cv(X, y, ALPHAS, cv=5)
     with SummaryWriter(str(tmp_path)) as writer:
-        assert log_sweep(writer, solution, hparams={"standardize": False}) == 4
-    error = solution.fold_scores[:, :, 0].std(0) / 5**0.5
-    for i, alpha in enumerate(ALPHAS):
-        trial = events(tmp_path / "sweep" / f"{i:03d}")
-        assert hparams_of(trial) == {"alpha": alpha, "standardize": False}
-        assert trial.Scalars("sweep/mse")[0].value == pytest.approx(float(solution.scores[i, 0]), rel=1e-6)
-        assert trial.Scalars("sweep/standard_error")[0].value == pytest.approx(float(error[i]), rel=1e-6)
+        chosen = log_sweep(writer, solution, hparams={"standardize": False})
+    assert solution.fold_scores is not None and solution.scores is not None
+    error, order = solution.fold_scores[:, :, 0].std(0) / 5**0.5, torch.tensor(ALPHAS).argsort()
+    read = events(tmp_path)
+    for tag, values in (("mse", solution.scores[order, 0]), ("standard_error", error[order])):
+        logged = [(event.step, event.value) for event in read.Scalars(f"sweep/{tag}")]
+        assert logged == [(i, pytest.approx(float(v), rel=1e-6)) for i, v in enumerate(values)]
+    alphas = [event.value for event in read.Scalars("sweep/alpha")]
+    assert alphas == pytest.approx(sorted(ALPHAS)) and alphas[chosen] == pytest.approx(float(solution.alpha))
+    table = read.Tensors("sweep/text_summary")[0].tensor_proto.string_val[0].decode().splitlines()
+    assert ["chosen" in line for line in table[2:]] == [i == chosen for i in range(4)]
+    runs = {p.parent.relative_to(tmp_path) for p in tmp_path.rglob("events*")}
+    assert runs == {Path("."), Path("sweep")}
+    assert hparams_of(events(tmp_path / "sweep")) == {"alpha": float(solution.alpha), "standardize": False}
 
 
 def test_a_probe_has_a_sweep_of_its_own(tmp_path: Path) -> None:
     X, y = data()
     probe = LinearProbe("classification", "lda", shrinkages=[0.01, 0.1, 0.5]).fit(X, (y > 0).long()).best
     with SummaryWriter(str(tmp_path)) as writer:
-        assert log_sweep(writer, probe, "lda") == 3
-    trial = events(tmp_path / "lda" / "001")
-    assert hparams_of(trial) == {"shrinkage": 0.1}
-    assert trial.Scalars("lda/log_likelihood")[0].value == pytest.approx(
-        float(probe.strength_scores[:, 1].mean()), rel=1e-6
-    )
+        chosen = log_sweep(writer, probe, "lda")
+    logged = [event.value for event in events(tmp_path).Scalars("lda/log_likelihood")]
+    assert logged == pytest.approx(probe.strength_scores.mean(0).tolist(), rel=1e-6)
+    assert hparams_of(events(tmp_path / "lda")) == {"shrinkage": probe.strength}
+    assert probe.strength == pytest.approx([0.01, 0.1, 0.5][chosen])
 
 
 def test_figures_arrive_as_images_under_their_step(tmp_path: Path) -> None:
@@ -109,16 +115,24 @@ class Silent:
     def add_hparams(self, *args: Any, **kwargs: Any) -> None:
         self.calls += 1
 
+    def add_text(self, *args: Any) -> None:
+        self.calls += 1
+
     def add_figure(self, *args: Any) -> None:
         self.calls += 1
 
 
+class Whole(Silent):
+    def add_scalar(self, *args: Any) -> None:
+        raise AssertionError("written")
+
+
 BAD: list[tuple[Callable[[Any], Any], type[Exception], str]] = [
-    (lambda w: log_sweep(print, ridge_cv(*data(), ALPHAS, cv=5)), TypeError, r"`writer` should have .*`add_hparams`"),
+    (lambda w: log_sweep(print, ridge_cv(*data(), ALPHAS, cv=5)), TypeError, r"`writer` should have .*`add_scalar`"),
     (lambda w: log_path(print, ridge_path(*data(), ALPHAS)), TypeError, r"`writer` should have a method `add_figure`"),
     (lambda w: log_cv(print, ridge_cv(*data(), ALPHAS, cv=5)), TypeError, r"`writer` should have a method `add_fig"),
     (lambda w: log_layers(w, LinearProbe().fit(*data())), TypeError, r"`writer` should have a method `add_scalar`"),
-    (lambda w: log_sweep(w, ridge(*data(), 1.0)), ValueError, r"fitted at given strengths"),
+    (lambda w: log_sweep(Whole(), ridge(*data(), 1.0)), ValueError, r"fitted at given strengths"),
     (lambda w: log_path(w, ridge(*data(), 1.0)), ValueError, r"one strength, expected a path"),
     (lambda w: log_cv(w, [1.0]), TypeError, r"`result` should come from `ridge_cv`"),
 ]

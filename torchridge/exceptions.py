@@ -5,6 +5,8 @@ import functools
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextvars import ContextVar
 from types import FrameType
 
 import torch
@@ -13,12 +15,15 @@ __all__ = [
     "ConvergenceWarning",
     "DoublePenaltyWarning",
     "GridEdgeWarning",
+    "IgnoredOptionWarning",
     "IllConditionedWarning",
     "InertPenaltyWarning",
     "MissingClassWarning",
     "RankDeficientWarning",
     "RankError",
+    "SeparationWarning",
     "TorchridgeWarning",
+    "UndefinedScoreWarning",
 ]
 
 _INSIDE = tuple(os.path.join(os.path.dirname(str(module.__file__)), "") for module in (sys.modules[__name__], torch))
@@ -49,6 +54,18 @@ class MissingClassWarning(TorchridgeWarning):
     """A class is missing from the rows that a fold is fitted on: it has probability zero there."""
 
 
+class IgnoredOptionWarning(TorchridgeWarning):
+    """An option of scikit-learn's signature was given that has no effect here."""
+
+
+class SeparationWarning(TorchridgeWarning):
+    """A logistic fit without a penalty has classes that are separable: no optimum exists."""
+
+
+class UndefinedScoreWarning(TorchridgeWarning):
+    """The score of a fold is NaN, which counts as the worst."""
+
+
 class InertPenaltyWarning(TorchridgeWarning):
     """L2 on a weight whose scale the model divides out again: it changes the learning rate, not the function."""
 
@@ -61,6 +78,19 @@ class RankError(RuntimeError):
     """A rank died, failed, or does not fit the others; raised on every other rank, and names the ranks it knows."""
 
 
+_ABOUT: ContextVar[str] = ContextVar("about", default="")
+
+
+@contextlib.contextmanager
+def about(what: str) -> Iterator[None]:
+    """Name what warnings of this context are about, e.g. one layer of many."""
+    before = _ABOUT.set(what)
+    try:
+        yield
+    finally:
+        _ABOUT.reset(before)
+
+
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
     """Warn at the caller's line: that of the first frame outside torchridge, and outside torch where torch called us.
 
@@ -69,7 +99,8 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
     frame, level = sys._getframe(1), 2
     while _inside(frame) and frame.f_back is not None:
         frame, level = frame.f_back, level + 1
-    warnings.warn(message, category, stacklevel=level)
+    of = _ABOUT.get()
+    warnings.warn(f"{of}: {message}" if of else message, category, stacklevel=level)
 
 
 def _inside(frame: FrameType) -> bool:

@@ -30,8 +30,11 @@ class FigureWriter(Protocol):
         """Write one figure."""
 
 
-class SweepWriter(Protocol):
-    """What trials are written to."""
+class SweepWriter(ScalarWriter, Protocol):
+    """What a sweep is written to."""
+
+    def add_text(self, tag: str, text: str, step: int, /) -> object:
+        """Write Markdown."""
 
     def add_hparams(self, hparams: dict[str, Any], metrics: dict[str, float], /, *, run_name: str) -> object:
         """Write one trial."""
@@ -59,24 +62,25 @@ def log_sweep(
     target: int | None = None,
     hparams: Mapping[str, float | str | bool] | None = None,
 ) -> int:
-    """Write every strength that was tried as one trial of the HParams tab, with its score.
+    """Write the score of every strength that was tried into the writer's own run, and mark the one that was chosen.
 
-    Each trial is a run of its own beneath the writer's, ``{tag}/000`` and on, in the order of the strengths. Its
-    hyperparameter is named "alpha" ("C" of a logistic regression, "shrinkage" of LDA), its metric
-    ``{tag}/{scoring}``; where there are folds, ``{tag}/standard_error`` stands beside it.
+    The strengths are counted from the weakest number up: at step i stand ``{tag}/{scoring}``, the strength itself
+    ``{tag}/alpha`` ("C" of a logistic regression, "shrinkage" of LDA) and, if there are folds,
+    ``{tag}/standard_error``. The text ``{tag}`` is a table with the chosen strength marked; the HParams tab has one
+    trial, the chosen strength with its score, in the run ``{tag}``.
 
     Args:
-        writer: with `add_hparams(hparam_dict, metric_dict, run_name=)`, as torch's `SummaryWriter`.
+        writer: with `add_scalar`, `add_text` and `add_hparams`, as torch's `SummaryWriter`.
         result: of `ridge_cv` or `logistic_cv`, or a probe of a `ProbeReport`.
-        tag: names the runs and the metrics.
+        tag: names the scalars, the table and the trial.
         target: one target of several, as for `plot_cv`.
-        hparams: further hyperparameters, the same for every trial, e.g. ``{"standardize": True}``.
+        hparams: further hyperparameters of the trial, e.g. ``{"standardize": True}``.
 
     Returns:
-        The number of trials.
+        The step of the chosen strength.
 
     Raises:
-        TypeError: on a writer without `add_hparams`, and on a result without scores.
+        TypeError: on a writer without those methods, and on a result without scores.
         ValueError: on a solution that was fitted without a choice.
 
     Example:
@@ -84,24 +88,57 @@ def log_sweep(
         >>> from torchridge import ridge_cv
         >>> from torchridge.tensorboard import log_sweep
         >>> class Printer:
-        ...     def add_hparams(self, hparam_dict, metric_dict, run_name):
-        ...         print(run_name, hparam_dict, {name: round(value, 3) for name, value in metric_dict.items()})
+        ...     def add_scalar(self, tag, value, step):
+        ...         print(step, tag, round(value, 3))
+        ...     def add_text(self, tag, text, step): ...
+        ...     def add_hparams(self, hparams, metrics, run_name):
+        ...         print("chosen:", hparams)
         >>> X = torch.tensor([[-1.0], [0.0], [1.0], [2.0]], dtype=torch.float64)
         >>> log_sweep(Printer(), ridge_cv(X, X[:, 0].exp(), [0.01, 0.1, 1.0], cv="gcv"))
-        sweep/000 {'alpha': 0.01} {'sweep/gcv': 4.243}
-        sweep/001 {'alpha': 0.1} {'sweep/gcv': 4.179}
-        sweep/002 {'alpha': 1.0} {'sweep/gcv': 4.237}
-        3
+        0 sweep/gcv -4.243
+        0 sweep/alpha 0.01
+        1 sweep/gcv -4.179
+        1 sweep/alpha 0.1
+        2 sweep/gcv -4.237
+        2 sweep/alpha 1.0
+        chosen: {'alpha': 0.1}
+        1
     """
-    _has(writer, "add_hparams")
+    for method in ("add_scalar", "add_text", "add_hparams"):
+        _has(writer, method)
     curve = plots.curve_of(result, target)
     name = {"α": "alpha", "γ": "shrinkage"}.get(curve.name, curve.name)
-    for i, strength in enumerate(curve.strengths.tolist()):
-        metrics = {f"{tag}/{curve.scoring.replace(' ', '_')}": float(curve.scores[i])}
-        if curve.folds is not None and len(curve.folds) > 1:
-            metrics[f"{tag}/standard_error"] = float(curve.folds[:, i].std()) / len(curve.folds) ** 0.5
-        writer.add_hparams({name: strength, **(hparams or {})}, metrics, run_name=f"{tag}/{i:03d}")
-    return len(curve.strengths)
+    score = f"{tag}/{curve.scoring.replace(' ', '_')}"
+    trials = _trials(curve, score, f"{tag}/{name}", f"{tag}/standard_error")
+    chosen = int((curve.strengths.sort().values - curve.chosen).abs().argmin())
+    for step, values in enumerate(trials):
+        for key, value in values.items():
+            writer.add_scalar(key, value, step)
+    writer.add_text(tag, _as_markdown(trials, chosen), 0)
+    metrics = {key: value for key, value in trials[chosen].items() if key != f"{tag}/{name}"}
+    writer.add_hparams({name: curve.chosen, **(hparams or {})}, metrics, run_name=tag)
+    return chosen
+
+
+def _trials(curve: Any, score: str, strength: str, error: str) -> list[dict[str, float]]:
+    """Return what is written of every strength, in their order."""
+    order = curve.strengths.argsort()
+    folds = None if curve.folds is None or len(curve.folds) < 2 else curve.folds
+    errors = None if folds is None else folds.std(0) / len(folds) ** 0.5
+    return [
+        {score: float(curve.scores[i]), strength: float(curve.strengths[i])}
+        | ({} if errors is None else {error: float(errors[i])})
+        for i in order.tolist()
+    ]
+
+
+def _as_markdown(trials: list[dict[str, float]], chosen: int) -> str:
+    names = list(trials[0])
+    lines = ["| step | " + " | ".join(names) + " | |", "|---" * (len(names) + 2) + "|"]
+    for step, values in enumerate(trials):
+        cells = " | ".join(f"{values[name]:.6g}" for name in names)
+        lines.append(f"| {step} | {cells} | {'**chosen**' if step == chosen else ''} |")
+    return "\n".join(lines)
 
 
 def log_path(
@@ -177,7 +214,7 @@ def log_cv(
         ...         print(tag, figure.axes[0].get_ylabel())
         >>> X = torch.tensor([[-1.0], [0.0], [1.0], [2.0]], dtype=torch.float64)
         >>> log_cv(Printer(), ridge_cv(X, X[:, 0].exp(), [0.01, 0.1, 1.0], cv="gcv"))
-        cross_validation generalized cross-validation
+        cross_validation − generalized cross-validation
     """
     _has(writer, "add_figure")
     ax = _axes()

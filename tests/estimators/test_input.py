@@ -91,10 +91,10 @@ BAD: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
     (RidgeClassifier(class_weight={7: 1.0}), {"X": X, "y": C}, ValueError, r"names the classes \[7\]"),
     (RidgeClassifierCV(cv=20), {"X": X, "y": C}, ValueError, "members in each class"),
     (LogisticRegression(), {"X": X, "y": C * 0}, ValueError, "only one class"),
-    (LogisticRegression(C=0.0), {"X": X, "y": C}, ValueError, "`C` should be finite and above 0"),
+    (LogisticRegression(C=0.0), {"X": X, "y": C}, ValueError, "`C` should be above 0"),
     (LogisticRegression(penalty="l1"), {"X": X, "y": C}, ValueError, "`penalty` should be one of"),
     (LogisticRegression(l1_ratio=0.5), {"X": X, "y": C}, ValueError, "L1 penalty is not offered"),
-    (LogisticRegressionCV(Cs=[-1.0]), {"X": X, "y": C}, ValueError, "`C` should be finite and above 0"),
+    (LogisticRegressionCV(Cs=[-1.0]), {"X": X, "y": C}, ValueError, "`C` should be above 0"),
 ]
 
 

@@ -116,7 +116,7 @@ def test_sparse(container: Any, intercept: bool) -> None:
 
 def test_sparse_rows_that_would_not_fit_when_dense(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torchridge.estimators._input.DENSE_BYTES", 1000)
-    monkeypatch.setattr("torchridge.estimators._solve._RUN_BYTES", 500)
+    monkeypatch.setattr("torchridge.streams.sparse._RUN_BYTES", 500)
     X, y, s = rows(60, 8, None)
     X[np.abs(X) < 0.7] = 0
     for options in ({}, {"positive": True}):
@@ -126,7 +126,7 @@ def test_sparse_rows_that_would_not_fit_when_dense(monkeypatch: pytest.MonkeyPat
         np.testing.assert_allclose(ours.predict(sparse.csr_matrix(X)), dense.predict(X), rtol=1e-10)
     chosen = RidgeCV().fit(sparse.csr_matrix(X), y)
     assert chosen.alpha_ == linear_model.RidgeCV().fit(X, y).alpha_
-    monkeypatch.setattr("torchridge.estimators._solve._MOMENTS_COLUMNS", 5)
+    monkeypatch.setattr("torchridge.estimators._solve.COLUMNS", 5)
     ours = Ridge().fit(sparse.csr_matrix(X), y, s)
     np.testing.assert_allclose(ours.coef_, Ridge().fit(X, y, s).coef_, rtol=1e-6, atol=1e-7)
     assert ours.solver_ == "cg"
@@ -165,7 +165,7 @@ def test_sparse_tensors_that_would_not_fit_when_dense(
     dense, chosen = Ridge().fit(X, y, s), RidgeCV([0.1, 1.0, 10.0], cv="gcv").fit(X, y)
     monkeypatch.setattr("torchridge.estimators._input.DENSE_BYTES", 1000)
     for columns in (8192, 5):  # by moments, by products
-        monkeypatch.setattr("torchridge.estimators._solve._MOMENTS_COLUMNS", columns)
+        monkeypatch.setattr("torchridge.estimators._solve.COLUMNS", columns)
         ours = Ridge().fit(of, y, s)
         predicted = ours.predict(of)
         assert isinstance(predicted, torch.Tensor) and predicted.dtype is ours.coef_.dtype is dtype

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 from torch import Tensor
 
@@ -189,3 +190,55 @@ def test_the_moments_of_a_stream_are_moments() -> None:
     model = Ridge().partial_fit(X, y)
     assert isinstance(model.moments_, Moments)
     torch.testing.assert_close(model.moments_.mean, X.mean(0))
+
+
+SPARSE = {
+    "csr": scipy.sparse.csr_matrix,
+    "coo": scipy.sparse.coo_array,
+    "torch": lambda X: torch.from_numpy(X).to_sparse(),
+    "torch csr": lambda X: torch.from_numpy(X).to_sparse_csr(),
+}
+
+
+def counts() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    X = rng.poisson(0.3, (90, 12)).astype(float)
+    return X, (X @ rng.standard_normal(12) + rng.standard_normal(90) > 0).astype(int), rng.uniform(0.1, 2, 90)
+
+
+@pytest.mark.parametrize("kind", SPARSE)
+@pytest.mark.parametrize("run_bytes", [2**26, 8 * 12 * 4])
+def test_sparse_batches_equal_dense_ones(kind: str, run_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torchridge.streams.sparse._RUN_BYTES", run_bytes)
+    X, y, s = counts()
+    ours, dense = RidgeClassifier(0.5), RidgeClassifier(0.5).fit(X, y, s)
+    numbers, folds = Ridge(0.5), RidgeCV([0.1, 1.0, 10.0])
+    for k, index in enumerate(np.array_split(np.arange(90), 3)):
+        batch = SPARSE[kind](X[index])
+        ours.partial_fit(batch, y[index], classes=[0, 1], sample_weight=s[index])
+        numbers.partial_fit(batch, y[index].astype(float), s[index])
+        folds.partial_fit(batch, y[index].astype(float), fold=torch.full((30,), k))
+    np.testing.assert_allclose(host(ours.coef_), dense.coef_, rtol=1e-10)
+    np.testing.assert_allclose(host(numbers.coef_), Ridge(0.5).fit(X, y.astype(float), s).coef_, rtol=1e-10)
+    assert (host(ours.predict(SPARSE[kind](X))) == dense.predict(X)).all()
+    expected = ridge_cv(torch.from_numpy(X), torch.from_numpy(y).double(), [0.1, 1.0, 10.0], torch.arange(90) // 30)
+    np.testing.assert_allclose(host(folds.coef_), expected.weight[0], rtol=1e-9)
+
+
+def test_a_sparse_batch_that_is_refused_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torchridge.streams.sparse._RUN_BYTES", 8 * 12 * 4)
+    X, y, _ = counts()
+    model = Ridge().partial_fit(scipy.sparse.csr_matrix(X), y.astype(float))
+    before = model.coef_.copy()
+    X[80, 3] = np.nan
+    with pytest.raises(ValueError, match="NaN, first in row 80"):
+        model.partial_fit(scipy.sparse.csr_matrix(X), y.astype(float))
+    with pytest.raises(ValueError, match="expecting 12 features"):
+        model.partial_fit(scipy.sparse.csr_matrix((3, 13)), y[:3].astype(float))
+    np.testing.assert_array_equal(model.coef_, before)
+    wide = scipy.sparse.csr_matrix((3, 2**18))
+    for call in (Ridge().partial_fit, RidgeCV().partial_fit):
+        with pytest.raises(ValueError, match=r"262144 sparse columns.*512\.0 GiB.*n_features=4096"):
+            call(wide, y[:3].astype(float))
+    with pytest.raises(ValueError, match="262144 sparse columns"):
+        RidgeClassifier().partial_fit(wide, y[:3], classes=[0, 1])

@@ -124,7 +124,6 @@ BAD = {
     "task": ({"task": "both"}, torch.ones(9, 2), torch.ones(9), ValueError, "`task` should be one of"),
     "option": ({"alpha": 1}, torch.ones(9, 2), torch.ones(9), TypeError, "unexpected keyword argument"),
     "cv": ({"cv": 1}, torch.ones(9, 2), torch.ones(9), ValueError, "`cv` should be an integer of at least 2"),
-    "keep": ({"keep": "memory"}, torch.ones(9, 2), torch.ones(9), ValueError, "`keep` needs a bound"),
     "alphas": ({"alphas": [-1.0]}, torch.ones(9, 2), torch.ones(9), ValueError, "`alphas` should not be negative"),
     "metric": ({"metrics": "accuracy"}, torch.ones(9, 2), torch.ones(9), ValueError, "'accuracy' needs task="),
     "float classes": ({"task": "classification"}, torch.ones(9, 2), torch.ones(9), TypeError, "integers or booleans"),
@@ -157,4 +156,4 @@ def test_a_class_that_a_fold_never_sees_is_said_aloud() -> None:
 def test_features_that_overflow_half_precision_are_refused() -> None:
     X = torch.full((40, 3), 1e5) + torch.randn(40, 3)
     with pytest.raises(ValueError, match="`keep_dtype`: features of layer features overflow float16"):
-        LinearProbe(keep="memory", keep_bytes=2**20).fit(X, X[:, 0])
+        LinearProbe(keep="memory", keep_dtype=torch.float16).fit(X, X[:, 0])

@@ -27,7 +27,7 @@ from torchridge.estimators._search import (
 from torchridge.linear.ridge.ridge import ridge_cv
 from torchridge.linear.ridge.solution import RidgeSolution
 from torchridge.solvers.iterative import sparse_gram
-from torchridge.solvers.iterative.sparse_ridge import gram_pays, pays
+from torchridge.solvers.iterative.sparse_ridge import folds_pay, gram_pays, pays
 
 # Scores of folds that products give from squared errors.
 _SQUARES = (None, "r2", "neg_mean_squared_error")
@@ -140,10 +140,12 @@ class RidgeCVModel(LinearModel):
         if parts is None:  # leave-one-out needs the Gram matrix of the rows: from products, or filled
             few = n <= sparse_gram.ROWS and gram_pays(n, d, entries)
             return table if few and not isinstance(alphas, str) else filled(table)
-        folds = len(parts) if isinstance(parts, list) else 1
-        strengths = 4 if isinstance(alphas, str) else min(len(alphas), 4)  # they share their products
         above = isinstance(alphas, str) or bool((alphas > 0).all())
-        return table if above and pays(n, d, entries, folds * targets * strengths) else filled(table)
+        if isinstance(parts, list):
+            cheaper = folds_pay(n, d, entries, targets, 40 if isinstance(alphas, str) else len(alphas))
+        else:
+            cheaper = pays(n, d, entries, targets * (4 if isinstance(alphas, str) else min(len(alphas), 4)))
+        return table if above and cheaper else filled(table)
 
     def _criterion(self, problem: Problem, alphas: Any, cv: Any, per_target: bool) -> Found:
         """Choose by what the front door has beside scikit-learn: a grid of its own, GCV, the evidence."""

@@ -32,6 +32,10 @@ class Container(NamedTuple):
         value = value.detach().to(self.device, self.dtype)
         return value if self.tensor else value.numpy()
 
+    def kind(self, value: Any) -> Any:
+        """Return an array of counts or float64 numbers as this kind, in its own dtype."""
+        return torch.as_tensor(np.ascontiguousarray(value), device=self.device) if self.tensor else value
+
 
 class Table(NamedTuple):
     """Features as they were read."""
@@ -148,7 +152,7 @@ def as_array(values: Any, name: str) -> Any:
     """Return real numbers as a numpy array of float32 or float64."""
     if hasattr(values, "to_numpy") and hasattr(values, "columns"):  # a data frame, of pandas or polars
         array = values.to_numpy()
-        array = np.asarray(values, dtype=np.float64) if array.dtype == object else array
+        array = _from_objects(array, name, values.columns) if array.dtype == object else array
     else:
         array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
     return _real(array, name)
@@ -159,7 +163,30 @@ def _real(array: Any, name: str) -> Any:
         raise ValueError(f"Complex data not supported: `{name}` is {array.dtype}.")
     if array.dtype.kind in "USmM":
         raise ValueError(f"`{name}` should be numbers, got an array of {array.dtype}. Encode its columns first.")
+    if array.dtype == object:
+        return _from_objects(array, name)
     return array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a label or a number is None, NaN or pandas' NA."""
+    return value is None or type(value).__name__ in ("NAType", "NaTType") or bool(value != value)
+
+
+def _from_objects(array: Any, name: str, columns: Any = None) -> Any:
+    """Return objects as float64, or raise, for pandas' NA with its place."""
+    try:
+        return array.astype(np.float64)
+    except TypeError:
+        missing = [i for i, v in enumerate(array.reshape(-1)) if type(v).__name__ in ("NAType", "NaTType")]
+        if not missing:
+            raise
+    place = np.unravel_index(missing[0], array.shape)
+    column = f", column {place[1] if columns is None else columns[place[1]]!r}" if array.ndim == 2 else ""
+    raise ValueError(
+        f"`{name}` holds a missing value (NA), first in row {place[0]}{column} ({len(missing)} such values); expected "
+        f"finite numbers. Drop or impute these rows."
+    )
 
 
 def as_tensor(array: Any) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from torchridge.estimators._input import Container, Table, take
 from torchridge.estimators._labels import Labels
-from torchridge.estimators._scorers import Predicted, Scorer
+from torchridge.estimators._scorers import Predicted, Scorer, told
 from torchridge.estimators._search import ScoreRows
 from torchridge.estimators.ridge import Ridge, RidgeClassifier
 from torchridge.solvers.moments.folds import Split
@@ -34,9 +34,13 @@ def judge_rows(scorer: Scorer, params: Mapping[str, Any], vector: bool, per_targ
 
 
 def judge_classes(scorer: Scorer, params: Mapping[str, Any], labels: Labels) -> ScoreRows:
-    """Return a judge of leave-one-out scores (n, t) of classes, which it is told by number."""
-    true = labels.codes.cpu().numpy()
-    estimator = Predicted("classifier", np.arange(max(2, len(labels.classes))), labels.multilabel)
+    """Return a judge of leave-one-out scores (n, t) of classes, which are called by their labels."""
+    if labels.multilabel:
+        true, classes = labels.codes.cpu().numpy(), np.arange(labels.codes.shape[1])
+    else:
+        true, classes = _names(labels), _plain_classes(labels)
+        scorer = told(scorer, classes, labels=False)
+    estimator = Predicted("classifier", classes, labels.multilabel)
     return lambda predicted, _: scorer(estimator, predicted.cpu().numpy(), true, **params)
 
 
@@ -93,6 +97,8 @@ def judge_class_folds(
 ) -> FoldJudge:
     """Return a judge of folds of classes; a fold that was trained without one of them is fitted by itself."""
     y = labels.codes if scorer is None or labels.multilabel else _names(labels)
+    if scorer is not None and not labels.multilabel:
+        scorer = told(scorer, _plain_classes(labels), labels=False)
     k_classes = 0 if labels.multilabel else len(labels.classes)
     complete = [labels.multilabel or len(torch.unique(labels.codes[train])) == k_classes for train, _ in parts]
 
@@ -115,10 +121,12 @@ def judge_class_folds(
     )
 
 
+def _plain_classes(labels: Labels) -> Any:
+    return labels.classes.cpu().numpy() if isinstance(labels.classes, Tensor) else labels.classes
+
+
 def _names(labels: Labels) -> Any:
-    if isinstance(labels.classes, Tensor):
-        return labels.classes[labels.codes].cpu().numpy()
-    return labels.classes[labels.codes.cpu().numpy()]
+    return _plain_classes(labels)[labels.codes.cpu().numpy()]
 
 
 def _container(table: Table, scorer: Scorer | None) -> Container:

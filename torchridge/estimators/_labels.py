@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from torchridge import _check
-from torchridge.estimators._input import same_length
+from torchridge.estimators._input import is_missing, same_length
 from torchridge.estimators._protocol import sklearn_class
 from torchridge.exceptions import warn
 
@@ -63,7 +63,7 @@ def _check_discrete(values: Any) -> None:
                 "classes on a regression target with continuous values: `y` should hold labels."
             )
     elif not isinstance(values, Tensor) and values.dtype == object:
-        missing = [i for i, v in enumerate(values.reshape(-1)) if v is None or v != v]
+        missing = [i for i, v in enumerate(values.reshape(-1)) if is_missing(v)]
         if missing:
             raise ValueError(f"`y` contains NaN or None, first in row {missing[0]}; expected a label in every row.")
 
@@ -126,8 +126,12 @@ def class_weights(
     if not hasattr(class_weight, "get") or labels.multilabel:
         raise ValueError(f"`class_weight` should be a dict by label, 'balanced' or None, got {class_weight!r}.")
     names = [c.item() if hasattr(c, "item") else c for c in labels.classes]
-    if extra := [c for c in class_weight if c not in names]:
-        raise ValueError(f"`class_weight` names the classes {extra}, which `y` does not hold; it holds {names}.")
+    extra, unnamed = [c for c in class_weight if c not in names], [c for c in names if c not in class_weight]
+    if extra and unnamed:  # as in scikit-learn: a part of the rows may lack a class, a typing error leaves one unnamed
+        raise ValueError(
+            f"`class_weight` names the classes {extra}, which `y` does not hold, and not {unnamed}, which it does. "
+            f"Name every class, or only classes of `y`."
+        )
     table = torch.tensor([float(class_weight.get(c, 1.0)) for c in names], dtype=torch.float64)
     return table.to(labels.codes.device)[labels.codes]
 

@@ -16,6 +16,7 @@ from torchridge.estimators._protocol import Estimator, not_fitted
 from torchridge.estimators._ranks import add_ranks, own_moments
 from torchridge.exceptions import warn
 from torchridge.solvers.moments.moments import Moments
+from torchridge.streams.sparse import check_width, filled_runs
 
 _Self = TypeVar("_Self", bound="LinearModel")
 
@@ -118,8 +119,10 @@ class LinearModel(Estimator):
         """Add checked rows to the moments; the next look at the weights solves anew."""
         first = "moments_" not in self.__dict__
         moments = Moments() if first else own_moments(self)
-        X = table.X if isinstance(table.X, Tensor) else as_tensor(table.X.toarray())
-        moments.update(X, y, weight, fold)
+        if table.sparse:
+            moments = with_sparse_rows(moments, table.X, y, weight, fold)
+        else:
+            moments.update(table.X, y, weight, fold)
         if first:
             self._forget()
             self.moments_, self._container = moments, table.container
@@ -146,7 +149,9 @@ class LinearModel(Estimator):
         return self
 
     def _read_batch(self, X: Any) -> Table:
-        return self._read(X) if "moments_" in self.__dict__ else read_table(X, self.device)
+        if "moments_" in self.__dict__:
+            return self._read(X, sparse=True)
+        return read_table(X, self.device, sparse=True)
 
     def _fit_stream(self: _Self, stream: Any, sample_weight: Any) -> _Self:
         """Fit to an iterable of batches; a refused batch leaves the model as it was."""
@@ -196,6 +201,23 @@ class LinearModel(Estimator):
             self.feature_names_in_ = np.asarray(state["feature_names"], dtype=object)
 
     _container: Container
+
+
+def with_sparse_rows(moments: Moments, X: Any, y: Tensor, weight: Tensor | None, fold: Any = None) -> Moments:
+    """Return moments with sparse rows added, which are filled a run at a time; those given stay as they are.
+
+    Raises:
+        ValueError: on more columns than moments are gathered of, NaN or infinity.
+    """
+    check_width(int(X.shape[1]))
+    check_entries(X)
+    if isinstance(fold, Tensor):
+        _check.shape(fold, [(X.shape[0],)], "fold")
+    result = moments.clone()
+    for part, rows in filled_runs(X):
+        ids = fold[part] if isinstance(fold, Tensor) else fold
+        result.update(rows, y[part], None if weight is None else weight[part], ids)
+    return result
 
 
 def _plain(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,11 @@ from torchridge import _check
 from torchridge.estimators._input import Container, Table, beside, read_table, read_weight
 from torchridge.estimators._kinds import Classifier
 from torchridge.estimators._labels import Labels, class_weights, joined_weights, read_labels
-from torchridge.exceptions import warn
+from torchridge.estimators._protocol import convergence_warning
+from torchridge.exceptions import IgnoredOptionWarning, SeparationWarning, warn
+from torchridge.linear.logistic.logistic import solve
+from torchridge.linear.logistic.problem import Settings, check_data, check_settings, check_strengths
+from torchridge.linear.logistic.solution import LogisticSolution
 
 SOLVERS = ("lbfgs", "liblinear", "newton-cg", "newton-cholesky", "sag", "saga")
 
@@ -22,6 +27,8 @@ _GAP, _LITTLE_GAP, _LITTLE = 1e-6, 1e-10, 2**25
 
 # Evaluations of loss and gradient that one of `max_iter` stands for.
 EVALUATIONS = 10
+
+MAX_ELEMENTS = 2**24  # logits held at once
 
 
 class Rows(NamedTuple):
@@ -34,27 +41,81 @@ class Rows(NamedTuple):
     weight: Tensor | None  # (n,) times the weights of the classes
 
 
+def _check_penalty(penalty: Any, l1: Any) -> None:
+    """Raise on an L1 penalty; say that `penalty` is deprecated where it was given."""
+    if isinstance(penalty, str) and penalty in ("l1", "elasticnet"):
+        raise ValueError(f"an L1 penalty is not offered, got `penalty`={penalty!r}. Leave it out: L2 it is.")
+    _check.option(penalty, "penalty", ("deprecated", "l2", None))
+    if l1 is not None and np.any(np.asarray(l1, dtype=float) != 0):
+        raise ValueError(f"an L1 penalty is not offered, got an L1 ratio of {l1!r}. Leave it at 0.")
+    if not isinstance(penalty, str) or penalty != "deprecated":
+        warn(
+            f"'penalty' was deprecated in scikit-learn 1.8, got {penalty!r}. Leave it out for L2; C=np.inf is no "
+            f"penalty.",
+            FutureWarning,
+        )
+
+
 class LogisticModel(Classifier):
     """A classifier of which the scores are logits."""
 
     C: Any
     penalty: Any
     solver: str
+    dual: bool
+    verbose: Any
+    intercept_scaling: Any
     tol: float
     max_iter: int
     class_weight: Any
     n_iter_: Any
 
     def _check_options(self, l1: Any) -> None:
-        _check.option(self.penalty, "penalty", ("deprecated", "l2"))
+        _check_penalty(self.penalty, l1)
         _check.option(self.solver, "solver", SOLVERS)
         _check.option(self.fit_intercept, "fit_intercept", (True, False))
+        _check.option(self.dual, "dual", (True, False))
         _check.number(self.tol, "tol")
         _check.integer(self.max_iter, "max_iter", minimum=1)
-        if l1 is not None and np.any(np.asarray(l1) != 0):
-            raise ValueError(f"an L1 penalty is not offered, got an L1 ratio of {l1!r}. Leave it at 0.")
-        if self.penalty == "l2":
-            warn("`penalty` is deprecated in scikit-learn; leave it out: L2 it is.", FutureWarning)
+        if self.dual and self.solver != "liblinear":
+            raise ValueError(f"Solver {self.solver} supports only dual=False, got `dual`=True. Leave `dual` out.")
+
+    def _say_ignored(self, n_jobs: Any = None, warm_start: Any = False) -> None:
+        """Warn of options that were given and have no effect."""
+        said = []
+        if self.solver == "liblinear":
+            said.append("`solver`='liblinear' penalizes the intercept in scikit-learn; here no solver does")
+        if self.intercept_scaling != 1:
+            said.append(
+                f"`intercept_scaling`={self.intercept_scaling} has no effect, as the intercept is not penalized"
+            )
+        if warm_start:
+            said.append("`warm_start`=True has no effect, as every fit starts anew; `torchridge.logistic` has paths")
+        if self.verbose:
+            said.append(f"`verbose`={self.verbose} has no effect; nothing is printed")
+        for message in said:
+            warn(f"{message}. Leave it out.", IgnoredOptionWarning)
+        if n_jobs is not None:
+            warn(
+                f"'n_jobs' has no effect, got {n_jobs!r}: torch's threads serve one fit. Leave it out.",
+                FutureWarning,
+            )
+
+    def _settings(self, rows: Rows) -> Settings:
+        settings = check_settings(
+            rows.table.X,
+            fit_intercept=self.fit_intercept,
+            tol=self._tolerance(rows),
+            max_iter=EVALUATIONS * self.max_iter,
+            max_elements=MAX_ELEMENTS,
+            dtype=None,
+        )
+        return replace(settings, unconverged=convergence_warning(), separable=convergence_warning(SeparationWarning))
+
+    def _solved(self, rows: Rows, C: Any) -> LogisticSolution:
+        """Return all rows fitted at C."""
+        data = check_data(rows.table.X, rows.codes, rows.weight)
+        return solve(data, check_strengths(C, None, data).reshape(()), self._settings(rows))
 
     def _rows(self, X: Any, y: Any, sample_weight: Any) -> Rows:
         table = read_table(X, self.device, sparse=True)

@@ -12,13 +12,22 @@ from torch import Tensor
 from torchridge.estimators import _metrics
 from torchridge.estimators._judges import of_rows
 from torchridge.estimators._logistic_model import LogisticModel, Rows
-from torchridge.estimators._scorers import Scorer
+from torchridge.estimators._scorers import Scorer, told
 from torchridge.estimators._search import best_places
-from torchridge.linear.logistic.cross_validation import fit_folds, training_weight
-from torchridge.linear.logistic.problem import check_data, check_settings, check_strengths, warn_unless_converged
+from torchridge.exceptions import UndefinedScoreWarning, warn
+from torchridge.linear.logistic.cross_validation import Folds, fit_folds, training_weight, warn_of_missing
+from torchridge.linear.logistic.problem import (
+    Settings,
+    check_data,
+    check_strengths,
+    class_counts,
+    warn_unless_converged,
+)
+from torchridge.linear.search import CS, warn_of_edge
 from torchridge.solvers.moments.folds import Split
 
-_MAX_ELEMENTS = 2**24
+# The logit of a class that training rows hold alone, −log(eps): the objective has its infimum at infinity.
+_SURE = 36.04365338911715
 
 
 class Paths(NamedTuple):
@@ -36,17 +45,33 @@ class Paths(NamedTuple):
         return both.cpu().numpy()
 
 
-def fold_paths(rows: Rows, parts: list[Split], Cs: Any, options: dict[str, Any]) -> Paths:
+def fold_paths(rows: Rows, parts: list[Split], Cs: Any, settings: Settings) -> Paths:
     """Fit every fold at every strength; a fold is a set of row weights."""
     data = check_data(rows.table.X, rows.codes, rows.weight)
-    settings = check_settings(rows.table.X, max_elements=_MAX_ELEMENTS, dtype=None, **options)
     grid = np.logspace(-4, 4, Cs) if isinstance(Cs, int) else np.asarray(Cs, dtype=np.float64)
     strengths = check_strengths(grid, None, data).reshape(-1)
-    found = fit_folds(data, training_weight(data, parts), strengths, settings)
+    weight = training_weight(data, parts)
+    seen = class_counts(data, weight)[0]  # (K, k)
+    warn_of_missing(seen, len(data.classes))
+    alone = (seen > 0).sum(1) < 2
+    alone = alone & (settings.intercept or len(data.classes) > 2)
+    found = fit_folds(data, torch.where(alone[:, None], data.weight, weight), strengths, settings)
+    _certain(found, seen, alone)
     warn_unless_converged(found.converged, found.gap, settings)
     names = [c.item() if hasattr(c, "item") else c for c in rows.labels.classes]
     n_iter = found.n_iter.cpu().numpy().astype(np.int32)
     return Paths(grid.reshape(-1), found.weight, found.bias, n_iter, names)
+
+
+def _certain(found: Folds, seen: Tensor, alone: Tensor) -> None:
+    """Have the folds that were trained on one class predict it, with a probability of one to rounding."""
+    found.weight[alone] = 0
+    open_ = seen[alone] > 0  # (a, k), which is one class each
+    if found.bias.shape[-1] == 1:
+        bias = (2 * open_[:, 1:].to(found.bias) - 1) * _SURE
+    else:
+        bias = torch.where(open_, 0.0, -torch.inf)
+    found.bias[alone] = bias[:, None].to(found.bias)
 
 
 def fold_scores(paths: Paths, rows: Rows, parts: list[Split], scorer: Scorer | None, params: Mapping[str, Any]) -> Any:
@@ -54,6 +79,7 @@ def fold_scores(paths: Paths, rows: Rows, parts: list[Split], scorer: Scorer | N
     scores = np.empty((len(parts), len(paths.Cs)))
     names = rows.labels.classes
     names = names.cpu().numpy() if isinstance(names, Tensor) else names
+    scorer = None if scorer is None else told(scorer, names)
     for k, (_, test) in enumerate(parts):
         index = test.to(rows.codes.device)
         X = rows.table.X[test.numpy()] if rows.table.sparse else rows.table.X[index]
@@ -90,9 +116,22 @@ def _member(paths: Paths, k: int, i: int, names: Any) -> LogisticModel:
     return model
 
 
-def best_of(scores: Any) -> int:
-    """Return the index of the best of scores (L,); of equal ones the first."""
-    return int(best_places(scores))
+def best_of(Cs: Any, scores: Any) -> int:
+    """Return the index of the best of scores (K, L), summed over folds; of equal ones the first, and NaN last.
+
+    Folds whose score is NaN at every strength compare none, and are left out. Warns at the edge of the strengths.
+    """
+    undefined = np.isnan(scores)
+    if undefined.any():
+        warn(
+            f"the score is NaN in the folds {undefined.any(1).nonzero()[0].tolist()}, which counts as the worst; a "
+            f"fold that is NaN at every strength is left out. Use fewer folds, or another `scoring`.",
+            UndefinedScoreWarning,
+        )
+    compared = scores[~undefined.all(1)]
+    best = int(best_places(compared.sum(0) if len(compared) else scores.sum(0)))
+    warn_of_edge(torch.as_tensor(Cs), torch.tensor([best]), CS)
+    return best
 
 
 def mean_of_best(paths: Paths, scores: Any) -> tuple[float, Tensor, Tensor]:

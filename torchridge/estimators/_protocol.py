@@ -7,6 +7,7 @@ picture in a notebook. What only its users can ask for (tags, routing, its excep
 from __future__ import annotations
 
 import copy
+import html
 import inspect
 import sys
 from typing import Any, ClassVar, TypeVar
@@ -34,14 +35,23 @@ def sklearn_class(module: str, name: str, own: Any) -> Any:
     return getattr(loaded, name)
 
 
-def _both(own: type, name: str) -> Any:
+def routing_enabled() -> bool:
+    """Whether the program has asked scikit-learn to route metadata."""
+    if sys.modules.get("sklearn") is None:
+        return False
+    from sklearn import get_config
+
+    return bool(get_config()["enable_metadata_routing"])
+
+
+def _both(own: type, name: str, shown: str | None = None) -> Any:
     theirs = sklearn_class("exceptions", name, None)
-    return own if theirs is None else type(name, (own, theirs), {})
+    return own if theirs is None else type(shown or name, (own, theirs), {})
 
 
-def convergence_warning() -> Any:
-    """Return a class that is our `ConvergenceWarning`, and scikit-learn's too where the program has imported it."""
-    return _both(exceptions.ConvergenceWarning, "ConvergenceWarning")
+def convergence_warning(own: type[Warning] = exceptions.ConvergenceWarning) -> Any:
+    """Return a class that is our own, and scikit-learn's `ConvergenceWarning` too where the program has imported it."""
+    return _both(own, "ConvergenceWarning", own.__name__)
 
 
 def not_fitted(message: str) -> Exception:
@@ -129,7 +139,22 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
                 getattr(requests, method).add_request(param=name, alias=None)
         return requests
 
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: scikit-learn's diagram where the program has imported it, else the text."""
+        diagram = sklearn_class("utils", "estimator_html_repr", None)
+        return f"<pre>{html.escape(repr(self))}</pre>" if diagram is None else str(diagram(self))
+
     def _set_request(self: _Self, method: str, **aliases: Any) -> _Self:
+        known = self._requests.get(method, ())
+        if unknown := sorted(set(aliases) - set(known)):
+            raise TypeError(
+                f"Unexpected args: {unknown} in `set_{method}_request`. Accepted arguments are: {list(known)}."
+            )
+        if not routing_enabled():
+            raise RuntimeError(
+                "This method is only available when metadata routing is enabled. You can enable it using "
+                "`sklearn.set_config(enable_metadata_routing=True)`."
+            )
         requests = self._metadata_requests()
         for name, alias in aliases.items():
             getattr(requests, method).add_request(param=name, alias=alias)

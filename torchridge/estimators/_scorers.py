@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -11,20 +11,11 @@ import torch
 from torch import Tensor
 
 from torchridge.estimators._input import tensor_of
-from torchridge.estimators._protocol import Estimator
+from torchridge.estimators._protocol import Estimator, routing_enabled
 from torchridge.linear import metrics
 from torchridge.linear.metrics import Held, Metric
 
 Scorer = Callable[..., float]
-
-
-def routing_enabled() -> bool:
-    """Whether the program has asked scikit-learn to route metadata."""
-    if sys.modules.get("sklearn") is None:
-        return False
-    from sklearn import get_config
-
-    return bool(get_config()["enable_metadata_routing"])
 
 
 def resolve(scoring: Any) -> Scorer | None:
@@ -71,6 +62,30 @@ def _held(estimator: Any, X: Any, y: Any) -> Held:
 def accepts_weight(scorer: Scorer | None) -> bool:
     """Whether a scorer takes `sample_weight`; without one, R² and accuracy do."""
     return scorer is None or metrics.accepts_weight(scorer)
+
+
+def told(scorer: Scorer, classes: Any, *, labels: bool = True) -> Scorer:
+    """Return a scorer of scikit-learn that is told what a held-out part may lack: all classes, and which is positive.
+
+    As scikit-learn's `LogisticRegressionCV` does: a measure that takes `labels` is given the classes, and, for two of
+    them, `pos_label` the second. So it is without `labels` if the 1 that measures assume is not a class. What the user
+    has set stays, and another callable is returned as it is.
+    """
+    measure, given = getattr(scorer, "_score_func", None), dict(getattr(scorer, "_kwargs", None) or {})
+    if measure is None:
+        return scorer
+    takes = inspect.signature(measure).parameters
+    known = {"labels": classes} if labels and "labels" in takes else {}
+    if len(classes) <= 2 and "pos_label" in takes and (known or 1 not in list(classes)):
+        known["pos_label"] = classes[-1]
+    if not known.keys() - given.keys():
+        return scorer
+    from sklearn.metrics import make_scorer
+
+    method = getattr(scorer, "_response_method", "predict")
+    larger = getattr(scorer, "_sign", 1) == 1
+    wrapped: Scorer = make_scorer(measure, response_method=method, greater_is_better=larger, **{**known, **given})
+    return wrapped
 
 
 def _own(scoring: Any) -> Scorer:
@@ -132,7 +147,9 @@ class Predicted(Estimator):
         if self._estimator_type != "classifier":
             return X
         scores = self.decision_function(X)
-        return (scores > 0).astype(int) if scores.ndim == 1 or self.multilabel_ else scores.argmax(1)
+        if self.multilabel_:
+            return (scores > 0).astype(int)
+        return self.classes_[(scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(1)]
 
 
 class Routed(NamedTuple):
@@ -152,8 +169,8 @@ def route(model: Any, sample_weight: Any, params: dict[str, Any], scorer: Scorer
         return Routed(dict(routed.scorer.score), dict(routed.splitter.split) if method == "fit" else {})
     if params:
         raise ValueError(
-            f"[{', '.join(params)}] are passed to `{method}`, which hands them on only with "
-            f"`sklearn.set_config(enable_metadata_routing=True)`."
+            f"[{', '.join(params)}] passed to `{method}` is only supported if enable_metadata_routing=True, which "
+            f"you can set using `sklearn.set_config(enable_metadata_routing=True)`."
         )
     weighted = sample_weight is not None and accepts_weight(scorer)
     return Routed({"sample_weight": sample_weight} if weighted else {}, {})

@@ -17,8 +17,8 @@ from torchridge.linear.matrices import operator_of
 from torchridge.linear.ridge.cross_validation import Prepared, prepare_rows
 from torchridge.linear.ridge.ridge import ridge, ridge_path
 from torchridge.linear.ridge.solution import RidgeSolution
-from torchridge.linear.search import first_best
-from torchridge.solvers.iterative.sparse_gram import equivalent
+from torchridge.linear.search import first_best, warn_of_edge
+from torchridge.solvers.iterative.sparse_gram import LeaveOneOut, gram
 from torchridge.solvers.least_squares.few_rows import WholeDual
 from torchridge.solvers.least_squares.scorers import FoldMoments, Whole, fold_weights, leave_one_out_errors
 from torchridge.solvers.moments.folds import Split
@@ -66,6 +66,7 @@ def by_sparse_folds(
         scores[k] = [score(k, path.weight[i], path.bias[i], float(alphas[i])) for i in range(len(alphas))]
     mean = scores.mean(0)
     best = int(best_places(mean))
+    warn_of_edge(alphas, torch.tensor([best]))
     alpha = float(alphas[best])
     return Found(alpha, float(mean[best]), ridge(X, y, alpha, sample_weight=weight, **options))
 
@@ -73,15 +74,21 @@ def by_sparse_folds(
 def sparse_leave_one_out(
     X: Any, y: Tensor, weight: Tensor | None, alphas: Tensor, *, intercept: bool, **asked: Any
 ) -> Found:
-    """Choose by exact leave-one-out of sparse rows, from their Gram matrix (n, n). Cost: its products, and 10·n³."""
-    rows = operator_of(X, "sparse")
-    share = torch.ones_like(y[:, 0]) if weight is None else weight
-    center = rows.rmatmul((share / share.sum())[:, None].double())[:, 0]
-    center = center if intercept else torch.zeros_like(center)
-    found = leave_one_out(equivalent(rows, center), y, weight, alphas, intercept=intercept, **asked)
-    alpha = torch.as_tensor(found.alpha, dtype=torch.float64)
-    solution = ridge(X, y, alpha, sample_weight=weight, fit_intercept=intercept, solver="cg")
-    return found._replace(solution=solution)
+    """Choose by exact leave-one-out of sparse rows, from their Gram matrix (n, n). Cost: n³ for each of few strengths.
+
+    More than a few share an eigendecomposition.
+    """
+    rows, target = operator_of(X, "sparse"), y.double()
+    share = torch.ones_like(target[:, :1]) if weight is None else weight[:, None]
+    center = rows.rmatmul((share / share.sum()) * float(intercept))[:, 0]
+    known = LeaveOneOut(gram(rows, center), target, weight, intercept=intercept)
+    scores, results = _judged(known.errors, target, weight, alphas, **asked)
+    best = best_places(scores)
+    values, score = alphas.cpu().numpy()[best], np.take_along_axis(scores, best[None], 0)[0]
+    if best.ndim == 0:
+        values, score = float(values), float(score)
+    options: dict[str, Any] = {"sample_weight": weight, "fit_intercept": intercept, "solver": "cg"}
+    return Found(values, score, ridge(X, y, torch.as_tensor(values, dtype=torch.float64), **options), results)
 
 
 def _options(intercept: bool) -> Options:
@@ -103,6 +110,7 @@ def _fit(prepared: Prepared, alphas: Tensor, best: Any, intercept: bool) -> Ridg
 
 def _found(prepared: Prepared, alphas: Tensor, scores: Any, intercept: bool, results: Tensor | None) -> Found:
     best = best_places(scores)
+    warn_of_edge(alphas, torch.as_tensor(best).reshape(-1))
     values = alphas.cpu().numpy()[best]
     score = np.take_along_axis(scores, best[None], 0)[0]
     single = best.ndim == 0
@@ -134,9 +142,21 @@ def leave_one_out(
         table = -prepared.scorer.squares(alphas)[0] * (total / n)
         scores = (table if per_target else table.mean(1)).cpu().numpy()
         return _found(prepared, alphas, scores, intercept, None)
-    columns, each = [], []
+    scores, results = _judged(
+        lambda some: leave_one_out_errors(prepared.scorer, rows, some),  # type: ignore[arg-type]
+        y, weight, alphas, score=score, store=store, per_target=per_target,
+    )  # fmt: skip
+    return _found(prepared, alphas, scores, intercept, results)
+
+
+def _judged(
+    errors_at: Callable[[Tensor], Tensor], y: Tensor, weight: Tensor | None, alphas: Tensor, *,
+    score: ScoreRows | None = None, store: bool = False, per_target: bool = False,
+) -> tuple[Any, Tensor | None]:  # fmt: skip
+    """Return the score of every strength, by target if asked for, and (n, t, L) of what is kept with `store`."""
+    columns, each, per_target = [], [], per_target and y.shape[1] > 1
     for some in torch.tensor_split(alphas, math.ceil(len(alphas) * y.numel() / _ERRORS)):
-        for errors in leave_one_out_errors(prepared.scorer, rows, some).unbind(1):  # (n, t)
+        for errors in errors_at(some).unbind(1):  # (n, t)
             if score is None:
                 column = errors**2 if weight is None else errors**2 * weight[:, None]
                 each.append((-column.mean(0) if per_target else -column.mean()).cpu().numpy())
@@ -145,8 +165,7 @@ def leave_one_out(
                 each.append(np.asarray(score(column, y)))
             if store:
                 columns.append(column)
-    results = torch.stack(columns, -1) if store else None
-    return _found(prepared, alphas, np.stack(each), intercept, results)
+    return np.stack(each), torch.stack(columns, -1) if store else None
 
 
 def by_folds(

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from torchridge import _check
-from torchridge.estimators._input import Table, as_tensor, filled, fits, too_large
+from torchridge.estimators._input import Table, filled, fits, too_large
+from torchridge.estimators._linear import with_sparse_rows
 from torchridge.estimators._protocol import convergence_warning
 from torchridge.exceptions import warn
 from torchridge.linear.ridge.ridge import ridge
@@ -20,13 +21,9 @@ from torchridge.solvers.least_squares.objective import Objective, frame, system
 from torchridge.solvers.moments import blocks
 from torchridge.solvers.moments.blocks import Block
 from torchridge.solvers.moments.moments import Moments
+from torchridge.streams.sparse import COLUMNS
 
 SOLVERS = ("auto", "svd", "cholesky", "lsqr", "sparse_cg", "sag", "saga", "lbfgs")
-
-# Sparse rows of up to this many columns are gathered into moments, a run of rows at a time; of more, they are only
-# multiplied with.
-_MOMENTS_COLUMNS = 8192
-_RUN_BYTES = 2**26
 
 
 class Fitted(NamedTuple):
@@ -95,7 +92,7 @@ def solve_rows(table: Table, y: Tensor, weight: Tensor | None, request: Request)
         if _by_products(table, y.shape[1] if y.ndim == 2 else 1, request):
             return _solve_products(table, y, weight, request)
         if not fits(table):
-            if request.positive or table.X.shape[1] <= _MOMENTS_COLUMNS:
+            if request.positive or table.X.shape[1] <= COLUMNS:
                 return solve_moments(sparse_moments(table.X, y, weight), request)
             return _solve_products(table, y, weight, request)
         table = filled(table)
@@ -165,13 +162,7 @@ def _positive(block: Block, alpha: Tensor, request: Request) -> Fitted:
 
 
 def sparse_moments(X: Any, y: Tensor, weight: Tensor | None) -> Moments:
-    """Return the moments of sparse rows, made dense a run at a time."""
-    n, d = X.shape
-    if d > _MOMENTS_COLUMNS:
+    """Return the moments of sparse rows, filled a run at a time."""
+    if X.shape[1] > COLUMNS:
         raise ValueError(too_large(X.shape))
-    moments, size = Moments(), max(1, _RUN_BYTES // (8 * d))
-    for start in range(0, n, size):
-        part = slice(start, start + size)
-        rows = as_tensor(X[part].toarray())
-        moments.update(rows, y[part], None if weight is None else weight[part])
-    return moments
+    return with_sparse_rows(Moments(), X, y, weight)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from torchridge import _check
 from torchridge.estimators._folds import make_parts
-from torchridge.estimators._logistic_model import EVALUATIONS, LogisticModel, Rows
+from torchridge.estimators._input import Container
+from torchridge.estimators._logistic_model import LogisticModel
 from torchridge.estimators._logistic_search import Paths, best_of, fold_paths, fold_scores, mean_of_best
 from torchridge.estimators._scorers import resolve, route
-from torchridge.linear.logistic.logistic import logistic
+from torchridge.exceptions import IgnoredOptionWarning, warn
 
 
 class LogisticRegression(LogisticModel):
@@ -22,21 +23,24 @@ class LogisticRegression(LogisticModel):
     stands in for all its names, and stops on the relative gap of the objective. Sparse rows are only multiplied with.
 
     Args:
-        penalty: kept for scikit-learn's signature; L2.
-        C: strength, C = 1 / (2 λ Σ s) for λ beside the mean loss. Finite.
+        penalty: kept for scikit-learn's signature: "l2", or None as C = ∞. Deprecated there, and warns.
+        C: strength, C = 1 / (2 λ Σ s) for λ beside the mean loss; `np.inf` is no penalty.
         l1_ratio: kept for scikit-learn's signature; 0.
-        dual: kept for scikit-learn's signature.
+        dual: kept for scikit-learn's signature, which takes True with solver="liblinear" only.
         tol: stops at a relative gap of the objective of 100 tol², at most 1e-6, which is at least as exact as
             scikit-learn's bound on the gradient; at most 1e-10 where an evaluation takes milliseconds.
         fit_intercept: whether to fit b.
-        intercept_scaling: kept for scikit-learn's signature.
-        class_weight: weights by label that multiply the sample weights, or "balanced".
+        intercept_scaling: kept for scikit-learn's signature; another value than 1 warns that it has no effect.
+        class_weight: weights by label that multiply the sample weights, or "balanced". It may name classes that the
+            rows lack, if it names all that they have.
         random_state: kept for scikit-learn's signature; nothing is random.
-        solver: a name of scikit-learn's.
+        solver: a name of scikit-learn's, all of which minimize the objective above; "liblinear", which penalizes the
+            intercept there, warns.
         max_iter: iterations; ten evaluations of loss and gradient are allowed for each.
-        verbose: kept for scikit-learn's signature.
-        warm_start: kept for scikit-learn's signature; a path is cheaper by `torchridge.logistic`.
-        n_jobs: kept for scikit-learn's signature.
+        verbose: kept for scikit-learn's signature; warns that nothing is printed.
+        warm_start: kept for scikit-learn's signature; warns, as fits start anew. A path is cheaper by
+            `torchridge.logistic`.
+        n_jobs: kept for scikit-learn's signature; warns that it has no effect.
         device: where to compute; by default where X is.
 
     Attributes:
@@ -108,25 +112,30 @@ class LogisticRegression(LogisticModel):
 
         Warns:
             ConvergenceWarning: where `max_iter` came before the tolerance.
+            SeparationWarning: without a penalty, where classes are separable, so that no optimum exists.
+            IgnoredOptionWarning: on options that have no effect.
         """
         self._check_options(self.l1_ratio)
+        self._say_ignored(n_jobs=self.n_jobs, warm_start=self.warm_start)
         rows = self._rows(X, y, sample_weight)
-        solution = logistic(
-            rows.table.X,
-            rows.codes,
-            self.C,
-            sample_weight=rows.weight,
-            fit_intercept=self.fit_intercept,
-            tol=self._tolerance(rows),
-            max_iter=EVALUATIONS * self.max_iter,
-        )
+        solution = self._solved(rows, self._strength())
         self._forget()
         self._note_features(rows.table)
         self._keep_labels(rows.labels)
         self._keep_logits(solution.weight, solution.bias, rows.table.container)
-        self.n_iter_ = np.asarray([int(solution.n_iter)], dtype=np.int32)
+        self.n_iter_ = rows.table.container.kind(np.asarray([int(solution.n_iter)], dtype=np.int32))
         self.solution_ = solution
         return self
+
+    def _strength(self) -> Any:
+        if self.penalty is not None:
+            return self.C
+        if self.C != 1.0:
+            warn(
+                f"Setting penalty=None will ignore the C and l1_ratio parameters, got `C`={self.C!r}. Leave it out.",
+                IgnoredOptionWarning,
+            )
+        return np.inf
 
 
 class LogisticRegressionCV(LogisticModel):
@@ -136,14 +145,15 @@ class LogisticRegressionCV(LogisticModel):
     `sklearn.linear_model.LogisticRegressionCV`: of equal scores the first C wins. See `LogisticRegression`.
 
     Args:
-        Cs: (L,) strengths, or how many between 1e-4 and 1e4.
-        l1_ratios: kept for scikit-learn's signature; (0,).
+        Cs: (L,) strengths, or how many between 1e-4 and 1e4; `np.inf` is no penalty.
+        l1_ratios: kept for scikit-learn's signature; zeros, which give the legacy attributes their last axis but one.
         fit_intercept: as in `LogisticRegression`.
         cv: a number of stratified folds (5 by default), a splitter, or (train, test) row numbers.
         dual: as in `LogisticRegression`.
         penalty: as in `LogisticRegression`.
         scoring: None or "warn" for accuracy, or what `RidgeCV` takes, a metric of probabilities; weighted by
-            `sample_weight`.
+            `sample_weight`. A scorer of scikit-learn is told all classes, as a held-out part may lack one. A score of
+            NaN is the worst, and warns; a fold of nothing else is left out.
         solver: as in `LogisticRegression`.
         tol: as in `LogisticRegression`.
         max_iter: as in `LogisticRegression`.
@@ -159,9 +169,9 @@ class LogisticRegressionCV(LogisticModel):
     Attributes:
         C_: the best strength; (1,) or (k,) with the legacy attributes.
         Cs_: (L,).
-        scores_: (K, 1, L); legacy, a dict by class of (K, L).
-        coefs_paths_: (K, 1, L, c, d + 1), the intercept last; legacy, a dict by class of (K, L, d + 1).
-        n_iter_: (K, 1, L); legacy (1, K, L).
+        scores_: (K, m, L) for m values of `l1_ratios`; legacy, a dict by class of (K, L, m).
+        coefs_paths_: (K, m, L, c, d + 1), the intercept last; legacy, a dict by class of (K, L, m, d + 1).
+        n_iter_: (K, m, L); legacy (1, K, L, m). Without `l1_ratios` m is 1, and the legacy attributes lack it.
         coef_: as in `LogisticRegression`.
         intercept_: as in `LogisticRegression`.
         classes_: as in `LogisticRegression`.
@@ -177,6 +187,7 @@ class LogisticRegressionCV(LogisticModel):
         0.001
     """
 
+    _requests: ClassVar[dict[str, tuple[str, ...]]] = {"fit": ("sample_weight",)}  # `score` hands all to the scorer
     C_: Any
     l1_ratio_: Any
 
@@ -235,35 +246,34 @@ class LogisticRegressionCV(LogisticModel):
 
         Warns:
             ConvergenceWarning: where `max_iter` came before the tolerance.
+            UndefinedScoreWarning: where a score is NaN.
+            GridEdgeWarning: where the best strength is the first or last of several.
+            SeparationWarning: as `LogisticRegression.fit`.
+            IgnoredOptionWarning: as `LogisticRegression.fit`.
         """
         self._check_options(None if isinstance(self.l1_ratios, str) else self.l1_ratios)
+        self._say_ignored()
         scorer = self._scorer()
         routed = route(self, sample_weight, params, scorer)
         rows = self._rows(X, y, sample_weight)
         n = rows.codes.shape[0]
         parts = make_parts(5 if self.cv is None else self.cv, X, y, n, rows.labels.codes, dict(routed.split))
-        paths = fold_paths(rows, parts, self.Cs, self._settings(rows))
+        Cs = np.inf if self.penalty is None else self.Cs
+        paths = fold_paths(rows, parts, Cs, self._settings(rows))
         scores = fold_scores(paths, rows, parts, scorer, routed.score)
-        best = best_of(scores.sum(0))
+        best = best_of(paths.Cs, scores)
         self._forget()
         self._note_features(rows.table)
         self._keep_labels(rows.labels)
         if self.refit:
             C = float(paths.Cs[best])
-            solution = logistic(rows.table.X, rows.codes, C, sample_weight=rows.weight, **self._settings(rows))
+            solution = self._solved(rows, C)
             self._keep_logits(solution.weight, solution.bias, rows.table.container)
         else:
             C, weight, bias = mean_of_best(paths, scores)
             self._keep_logits(weight, bias, rows.table.container)
-        self._keep_paths(paths, scores, C)
+        self._keep_paths(paths, scores, C, rows.table.container)
         return self
-
-    def _settings(self, rows: Rows) -> dict[str, Any]:
-        return {
-            "fit_intercept": self.fit_intercept,
-            "tol": self._tolerance(rows),
-            "max_iter": EVALUATIONS * self.max_iter,
-        }
 
     def _scorer(self) -> Any:
         return None if _check.one_of(self.scoring, None, "warn", "accuracy") else resolve(self.scoring)
@@ -286,16 +296,22 @@ class LogisticRegressionCV(LogisticModel):
         router.add(scorer=self._scorer() or get_scorer("accuracy"), method_mapping=to_scorer)
         return router.add(splitter=self.cv, method_mapping=MethodMapping().add(caller="fit", callee="split"))
 
-    def _keep_paths(self, paths: Paths, scores: Any, C: float) -> None:
+    def _keep_paths(self, paths: Paths, scores: Any, C: float, container: Container) -> None:
         """Take over the paths of all folds in the shapes that `use_legacy_attributes` asks for."""
-        flat = paths.flat(self.fit_intercept)  # (K, L, c, d + 1)
-        self.Cs_, self.l1_ratios_ = paths.Cs, np.asarray([0.0])
+        kind, given = container.kind, self.l1_ratios is not None and not isinstance(self.l1_ratios, str)
+        m = len(self.l1_ratios) if given else 1
+        flat = np.repeat(paths.flat(self.fit_intercept)[:, None], m, 1)  # (K, m, L, c, d + 1)
+        scores, n_iter = np.repeat(scores[:, None], m, 1), np.repeat(paths.n_iter[:, None], m, 1)  # (K, m, L)
+        self.Cs_, self.l1_ratios_ = kind(paths.Cs), kind(np.zeros(m))
         if not self.use_legacy_attributes:
             self.C_, self.l1_ratio_ = C, 0.0
-            self.scores_, self.n_iter_, self.coefs_paths_ = scores[:, None], paths.n_iter[:, None], flat[:, None]
+            self.scores_, self.n_iter_, self.coefs_paths_ = kind(scores), kind(n_iter), kind(flat)
             return
-        classes = paths.names[1:] if flat.shape[2] == 1 else paths.names
-        self.C_, self.l1_ratio_ = np.full(flat.shape[2], C), np.zeros(flat.shape[2])
-        self.scores_ = {c: scores.copy() for c in classes}
-        self.coefs_paths_ = {c: flat[:, :, i] for i, c in enumerate(classes)}
-        self.n_iter_ = paths.n_iter[None]
+        classes = paths.names[1:] if flat.shape[3] == 1 else paths.names
+        self.C_, self.l1_ratio_ = kind(np.full(flat.shape[3], C)), kind(np.zeros(flat.shape[3]))
+        scores, n_iter, flat = scores.swapaxes(1, 2), n_iter.swapaxes(1, 2), flat.swapaxes(1, 2)
+        if not given:
+            scores, n_iter, flat = scores[:, :, 0], n_iter[:, :, 0], flat[:, :, 0]
+        self.scores_ = {c: kind(scores.copy()) for c in classes}
+        self.coefs_paths_ = {c: kind(flat[..., i, :]) for i, c in enumerate(classes)}
+        self.n_iter_ = kind(n_iter[None])

@@ -35,7 +35,7 @@ class _RidgeModel(LinearModel):
         self.solver_, self.solution_, self.n_iter_ = fitted.solver, fitted.solution, None
         if self.solver in ("auto", "sag", "saga", "lsqr"):
             steps = 1 if fitted.solution is None else fitted.solution.n_iter or 1  # one direct solve
-            self.n_iter_ = np.full(fitted.weight.shape[0], steps, dtype=np.int32)
+            self.n_iter_ = container.kind(np.full(fitted.weight.shape[0], steps, dtype=np.int32))
 
     def _solve_moments(self) -> None:
         fitted = solve_moments(self.moments_, self._request())

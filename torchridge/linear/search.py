@@ -28,7 +28,7 @@ class Kind(NamedTuple):
 
     def preference(self, grid: Tensor) -> Tensor:
         """Return what of equal scores is preferred where it is larger: the stronger penalty."""
-        return -grid if self.weaker else grid
+        return 1 / grid if self.weaker else grid
 
 
 ALPHAS = Kind("alphas", "Widen `alphas`, or pass alphas='auto'.")
@@ -132,7 +132,7 @@ def warn_of_edge(grid: Tensor, best: Tensor, kind: Kind = ALPHAS) -> None:
         return
     grid = grid.detach().cpu()
     chosen = grid[best]
-    at_edge = (chosen == grid.min()) | (chosen == grid.max())
+    at_edge = ((chosen == grid.min()) | (chosen == grid.max())) & torch.isfinite(chosen)  # nothing is beyond C = ∞
     if bool(at_edge.any()):
         count = f" for {int(at_edge.sum())} of {len(best)} targets" if len(best) > 1 else ""
         edge = float(chosen[at_edge][0])

@@ -15,7 +15,7 @@ from torchridge.probing.features.batches import Batch, Column, Reader, check_bat
 from torchridge.probing.features.frozen import call, frozen
 from torchridge.probing.report import Probe
 from torchridge.probing.session import Session
-from torchridge.probing.settings import KEEP_DTYPE, Metrics, Settings, Task
+from torchridge.probing.settings import Metrics, Settings, Task
 from torchridge.probing.tasks import task_of_batches
 
 
@@ -39,7 +39,7 @@ def fit_head_(
     control: bool = False,
     bootstrap: int = 0,
     keep: str | Path | None = None,
-    keep_dtype: torch.dtype | None = KEEP_DTYPE,
+    keep_dtype: torch.dtype | None = None,
     keep_bytes: int | None = None,
     moments_device: torch.device | str | None = None,
     max_memory: int | None = None,

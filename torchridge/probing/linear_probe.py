@@ -16,7 +16,7 @@ from torchridge._ranks import Group
 from torchridge.probing.features.batches import Reader, as_tensor, numbered
 from torchridge.probing.report import ProbeReport
 from torchridge.probing.session import Session
-from torchridge.probing.settings import KEEP_DTYPE, Metrics, Settings, Task
+from torchridge.probing.settings import Metrics, Settings, Task
 from torchridge.probing.tasks import task_of
 from torchridge.solvers.moments.folds import fold_ids
 from torchridge.solvers.moments.stratified import stratified_folds
@@ -41,14 +41,19 @@ class LinearProbe:
         Cs: strengths of logistic; "auto": 25 from 1e-4 to 1e4.
         standardize: penalize the weights of features in units of their standard deviation, anew in every training
             part (logistic: over all rows). Weights come back in the units of the features.
-        metrics: what needs predictions: "accuracy", a callable of (y_true, y_score), an object with `update` and
-            `compute` (predictions first, as in torchmetrics), or several by name.
+        metrics: what needs predictions: "accuracy"; a callable of (y_true, y_score), which is given the scores of
+            classes; an object with `update` and `compute` (predictions first, as in torchmetrics), which is given
+            probabilities (of ridge, the softmax of its scores) and the places of the labels among the sorted classes,
+            fresh for every fold; a scorer of scikit-learn or its name; or several, a collection, or a mapping of names
+            to them. Each is reported as it is, the mean over folds.
         control: fit shuffled labels too; their scores should be those of chance. Labels are shuffled within chunks of
             rows (`chunk_rows`), so a stream sorted by label needs shuffling first.
         bootstrap: number of draws of rows, or of groups, for a 95 % interval of accuracy or R².
-        keep: "memory" or a folder: keep features for predictions and the logistic readout.
-        keep_dtype: of the kept features, which all readouts then use; float16 by default, None for their own.
-        keep_bytes: the bound on what is kept.
+        keep: "memory" or a folder: keep features for predictions and the logistic readout, for which they are kept
+            in memory by default.
+        keep_dtype: of the kept features, which all readouts then use; their own by default. torch.float16 takes half
+            the room of float32.
+        keep_bytes: the bound on what is kept; by default half of the memory, or of the disk, that is free.
         moments_device: where moments are summed; that of the features by default.
         max_memory: bytes that the moments may take; what is free by default.
         chunk_rows: rows that are gathered for one update; by default what fits 64 MiB.
@@ -89,7 +94,7 @@ class LinearProbe:
         control: bool = False,
         bootstrap: int = 0,
         keep: str | Path | None = None,
-        keep_dtype: torch.dtype | None = KEEP_DTYPE,
+        keep_dtype: torch.dtype | None = None,
         keep_bytes: int | None = None,
         moments_device: torch.device | str | None = None,
         max_memory: int | None = None,
@@ -102,7 +107,6 @@ class LinearProbe:
         if "logistic" in names and keep is None:
             # The features are in memory anyway: kept as they are, they are views.
             keep, keep_bytes = "memory", keep_bytes or 2**62
-            keep_dtype = None if keep_dtype is KEEP_DTYPE else keep_dtype
         self.settings = Settings(
             task=task,
             readout=readout,

@@ -19,7 +19,7 @@ from torchridge.probing.features.layers import find_layers
 from torchridge.probing.features.pooling import Pool, check_pool
 from torchridge.probing.report import ProbeReport
 from torchridge.probing.session import Session
-from torchridge.probing.settings import KEEP_DTYPE, Metrics, Settings, Task
+from torchridge.probing.settings import Metrics, Settings, Task
 from torchridge.probing.tasks import task_of_batches
 
 
@@ -46,7 +46,7 @@ def probe_layers(
     control: bool = False,
     bootstrap: int = 0,
     keep: str | Path | None = None,
-    keep_dtype: torch.dtype | None = KEEP_DTYPE,
+    keep_dtype: torch.dtype | None = None,
     keep_bytes: int | None = None,
     moments_device: torch.device | str | None = None,
     max_memory: int | None = None,

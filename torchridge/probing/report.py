@@ -18,6 +18,9 @@ from torchridge.probing import curves
 
 KIND = "torchridge.probe-report/2"
 
+# Errors and losses, which carry a minus sign.
+_MINUS = ("mse", "log_loss", "control mse", "control log_loss")
+
 # The strength of each readout in the field's letters.
 _LETTERS = {"ridge": "α", "lda": "γ", "logistic": "C"}
 
@@ -219,12 +222,17 @@ class ProbeReport:
         ]
 
     def table(self) -> str:
-        """Return the records as a table, the best probe marked."""
+        """Return the records as a table, the best probe marked.
+
+        Scores are means over folds ± their standard error. Larger is better: what carries a minus sign for it is headed
+        by one.
+        """
         records, best = self.rows(), self.best
         names = list(dict.fromkeys(name for r in records for name in r))
-        lines = [[*names, ""]]
+        lines = [[*(f"−{n}" if n in _MINUS else n for n in names), ""]]
         for record, probe in zip(records, self.probes, strict=True):
-            lines.append([_cell(record.get(name)) for name in names] + ["best" if probe is best else ""])
+            cells = [_cell(record.get(name), probe.fold_scores.get(name)) for name in names]
+            lines.append([*cells, "best" if probe is best else ""])
         widths = [max(len(line[i]) for line in lines) for i in range(len(names) + 1)]
         return "\n".join("  ".join(c.ljust(w) for c, w in zip(x, widths, strict=True)).rstrip() for x in lines)
 
@@ -289,5 +297,9 @@ def _probe(index: int, record: dict[str, Any], tensors: dict[str, Tensor]) -> Pr
     return Probe(**{**record, **parts, "fold_scores": scores, "dtype": dtype, "interval": interval})
 
 
-def _cell(value: Any) -> str:
-    return "" if value is None else value if isinstance(value, str) else f"{value:.4g}"
+def _cell(value: Any, folds: Tensor | None = None) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
+    if folds is None or len(folds) < 2:
+        return f"{value:.4g}"
+    return f"{value:.4g} ± {float(folds.std()) / len(folds) ** 0.5:.2g}"

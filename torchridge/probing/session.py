@@ -15,7 +15,7 @@ from torch import Tensor
 
 from torchridge import _files
 from torchridge._ranks import Ranks
-from torchridge.exceptions import MissingClassWarning, warn
+from torchridge.exceptions import MissingClassWarning, about, warn
 from torchridge.probing import over_ranks
 from torchridge.probing.features import checkpoint
 from torchridge.probing.features.batches import Reader, as_tensor, check_batches
@@ -63,15 +63,16 @@ class Session:
         """Return the report."""
         settings, self.kept = self.settings, None
         self._check_source()
-        again = settings.needs_predictions and settings.keep is None
+        again = settings.needs_predictions and settings.where_kept is None
         if again and isinstance(self.batches, Iterator):
             raise ValueError(
                 f"{sorted(settings.named_metrics) or 'bootstrap'} need a second pass, but `batches` can be gone over "
-                f"only once. Pass a list or a DataLoader, or keep the features: keep='memory', keep_bytes=..."
+                f"only once. Pass a list or a DataLoader, or keep the features: keep='memory'."
             )
         self._ranks = None if settings.process_group is None else Ranks(settings.process_group)
-        if settings.keep is not None:
-            where = settings.keep if self._ranks is None else over_ranks.folder(settings.keep, self._ranks)
+        if settings.where_kept is not None:
+            where = settings.where_kept
+            where = where if self._ranks is None else over_ranks.folder(where, self._ranks)
             self.kept = Kept(where, settings.keep_dtype, settings.keep_bytes)
         gatherer, table = self._gather_all()
         probes, heldout = self._fit(gatherer, table)
@@ -198,16 +199,23 @@ class Session:
 
     def _readouts(self, layer: str, parts: Parts, gatherer: Gatherer, control: bool) -> Iterator[tuple[str, Fitted]]:
         settings = self.settings
+        labels = " of shuffled labels" if control else ""
         for readout in settings.readouts:
+            told = f"layer {layer!r}, readout {readout!r}{labels}"
             if readout == "ridge":
                 coded = linear.coded(parts) if settings.classification else parts
-                yield readout, linear.ridge(coded, settings.grid("alphas"), settings.standardize)
+                with about(told):
+                    fitted = linear.ridge(coded, settings.grid("alphas"), settings.standardize)
+                yield readout, fitted
             elif readout == "lda":
-                yield readout, linear.lda(parts, settings.grid("shrinkages"), settings.standardize)
+                with about(told):
+                    fitted = linear.lda(parts, settings.grid("shrinkages"), settings.standardize)
+                yield readout, fitted
         if "logistic" in settings.readouts and self.kept is not None:
             empty = parts.whole.gram.new_empty(0, len(parts.whole.gram), dtype=gatherer.dtypes[layer])
             codes, ranks = gatherer.labeler.codes, self._ranks
-            fitted = logistic_readout.fit(self.kept, layer, codes, settings, control, empty=empty, ranks=ranks)
+            with about(f"layer {layer!r}, readout 'logistic'{labels}"):
+                fitted = logistic_readout.fit(self.kept, layer, codes, settings, control, empty=empty, ranks=ranks)
             yield "logistic", fitted
 
     def _heldout(self, fitted: Fitted, codes: ClassCodes, control: bool) -> HeldOut:
@@ -242,7 +250,7 @@ class Session:
         if self._second_digest != gatherer.labeler.folds.digest:
             raise ValueError(
                 "`batches` gave other labels, or another order, in the second pass, so that folds no longer hold. Use "
-                "a loader without shuffle, or keep the features: keep='memory', keep_bytes=..."
+                "a loader without shuffle, or keep the features: keep='memory'."
             )
 
     def _probe(self, layer: str, readout: str, fitted: Fitted, gatherer: Gatherer) -> Probe:

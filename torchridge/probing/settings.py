@@ -20,7 +20,6 @@ READOUTS = ("ridge", "lda", "logistic")
 _KEPT = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 Metrics = str | Callable[..., Any] | Sequence[Any] | Mapping[str, Any]
 Task = Literal["auto", "regression", "classification"]
-KEEP_DTYPE = torch.float16
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Settings:
     control: bool = False
     bootstrap: int = 0
     keep: str | Path | None = None
-    keep_dtype: torch.dtype | None = KEEP_DTYPE
+    keep_dtype: torch.dtype | None = None
     keep_bytes: int | None = None
     moments_device: torch.device | str | None = None
     max_memory: int | None = None
@@ -76,15 +75,16 @@ class Settings:
             raise ValueError(f"`class_weight` should be 'balanced' or a mapping, got {self.class_weight!r}.")
 
     def _check_kept(self) -> None:
-        if self.keep is not None and self.keep_bytes is None:
-            raise ValueError("`keep` needs a bound in `keep_bytes`, e.g. keep_bytes=2**30.")
-        if "logistic" in self.readouts and self.keep is None:
-            raise ValueError(
-                "`readout`='logistic' needs the features, which moments do not hold. Pass keep='memory' or a folder, "
-                "with a bound in `keep_bytes`."
-            )
-        if self.keep is not None and self.checkpoint is not None:
-            raise ValueError("`checkpoint` keeps moments, not features. Leave out `keep`, or `checkpoint`.")
+        if self.keep_bytes is not None:
+            _check.integer(self.keep_bytes, "keep_bytes", minimum=1)
+        if self.where_kept is not None and self.checkpoint is not None:
+            what = "leave out `keep`" if self.keep is not None else "leave out `readout`='logistic', which needs them"
+            raise ValueError(f"`checkpoint` keeps moments, not features. Leave out `checkpoint`, or {what}.")
+
+    @property
+    def where_kept(self) -> str | Path | None:
+        """Where features are kept: the logistic readout needs them, in memory unless a folder was named."""
+        return "memory" if self.keep is None and "logistic" in self.readouts else self.keep
 
     @property
     def classification(self) -> bool:
@@ -107,7 +107,7 @@ class Settings:
             if metric.own in always and name != metric.own:
                 raise ValueError(f"`metrics`: {metric.own!r} is always there, under its own name; got {name!r} for it.")
         found = {name: metric for name, metric in found.items() if metric.own not in always}
-        if self.classification and (self.keep is not None or self.bootstrap):
+        if self.classification and (self.where_kept is not None or self.bootstrap):
             # Features are at hand, or a second pass is made anyway.
             found = {**named("accuracy", "metrics", {"accuracy": 1}), **found}
         return found

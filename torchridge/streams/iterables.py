@@ -13,13 +13,14 @@ from torchridge._files import content as _content
 from torchridge.streams.frames import FrameRows, is_frame, rows_of
 from torchridge.streams.named import Roles, batch_of
 from torchridge.streams.source import Batch, RowSource
+from torchridge.streams.sparse import filled_runs, is_sparse
 
 # What the parts of a batch are called, so that a mapping of them needs no names.
 _FIELDS = frozenset(Batch._fields)
 
 
 class IterableRows(RowSource):
-    """Rows of batches: (X, y) or (X, y, sample_weight), tensors or arrays; or mappings and frames, with their roles."""
+    """Rows of (X, y) or (X, y, sample_weight), tensors, arrays or sparse X; or of mappings and frames, with roles."""
 
     def __init__(self, source: Iterable[Any], roles: Roles | None = None) -> None:
         if not isinstance(source, Iterable) or isinstance(source, (str, bytes, Tensor, np.ndarray)):
@@ -63,10 +64,24 @@ class IterableRows(RowSource):
         self._used = True
         at = 0
         for number, given in enumerate(self._source):
-            batch = self._batch(given, number)
-            skip, at = max(0, start - at), at + len(batch.X)
-            if skip < len(batch.X):
-                yield batch.cut(skip, len(batch.X)) if skip else batch
+            for batch in self._filled(given, number):
+                skip, at = max(0, start - at), at + len(batch.X)
+                if skip < len(batch.X):
+                    yield batch.cut(skip, len(batch.X)) if skip else batch
+
+    def _filled(self, given: Any, number: int) -> Iterator[Batch]:
+        """Yield a batch, of sparse rows in runs that are filled."""
+        first = given.get("X") if isinstance(given, Mapping) else given[0] if isinstance(given, (tuple, list)) else None
+        if not is_sparse(first):
+            yield self._batch(given, number)
+            return
+        names = list(given) if isinstance(given, Mapping) else list(Batch._fields)[: len(given)]
+        values = dict(zip(names, given.values() if isinstance(given, Mapping) else given, strict=True))
+        if first.shape[0] != len(values.get("y", ())):
+            raise ValueError(f"`X` of batch {number} has {first.shape[0]} rows, `y` {len(values.get('y', ()))}.")
+        for part, X in filled_runs(first):
+            rest = {name: None if v is None else v[part] for name, v in values.items() if name != "X"}
+            yield self._batch({"X": X, **rest} if isinstance(given, Mapping) else (X, *rest.values()), number)
 
     def _batch(self, given: Any, number: int) -> Batch:
         self._check_named(given)
@@ -94,7 +109,7 @@ def _length(batch: Any) -> int:
     if is_frame(batch):
         return rows_of(batch)
     first = next(iter(batch.values()), ()) if isinstance(batch, Mapping) else batch[0]
-    return len(first)
+    return int(first.shape[0]) if is_sparse(first) else len(first)
 
 
 def _tensor(value: Any, name: str, number: int) -> Any:

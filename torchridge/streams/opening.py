@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import glob
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -20,8 +21,9 @@ from torchridge.streams.named import Roles
 from torchridge.streams.parquet import ParquetRows
 from torchridge.streams.safetensors_file import safetensors_rows
 from torchridge.streams.source import RowSource
+from torchridge.streams.sparse import SparseRows, is_sparse
 
-_PARQUET, _ARROW = (".parquet", ".pq"), (".arrow", ".feather")
+_PARQUET = (".parquet", ".pq")
 
 
 def open_rows(
@@ -46,7 +48,9 @@ def open_rows(
     .safetensors               names of tensors
     .npy, arrays, tensors      another file or array; or column numbers of this one
     data frames, Arrow tables  names or numbers of columns; pandas, polars or pyarrow
+    sparse matrices            other arrays; of torch or SciPy, filled a run at a time, of up to 8192 columns
     any iterable               of (X, y) or (X, y, sample_weight); or names of columns, of mappings or frames
+                               (X may be sparse, as HashingVectorizer gives it)
     =========================  ==========================================================================
 
     Mapped arrays (``numpy.load(mmap_mode="r")``, .npy and .safetensors files) do not stay resident: pages are let go
@@ -92,15 +96,15 @@ def open_rows(
     if isinstance(source, (str, Path)):
         return _file(Path(source), named, csv)
     _refuse(csv, "an array or an iterable")
-    if isinstance(source, (np.ndarray, Tensor)):
+    if isinstance(source, (np.ndarray, Tensor)) and not is_sparse(source):
         return array_rows(source, target, features, sample_weight, fold)
+    if is_sparse(source):
+        if features is not None:
+            raise ValueError("`features` has no use for a sparse matrix. Take its columns: `X[:, features]`.")
+        return SparseRows(source, target, sample_weight, fold)
     if is_frame(source):
         return FrameRows(source, **named)
     return IterableRows(source, Roles(**named))
-
-
-def _is_parquet(path: Path) -> bool:
-    return path.is_dir() or path.suffix in _PARQUET
 
 
 def _of_this_rank(source: Any, named: dict[str, Any], csv: dict[str, Any], process_group: Any) -> RowSource:
@@ -130,22 +134,36 @@ def _file(path: Path, named: dict[str, Any], csv: dict[str, Any]) -> RowSource:
     if not (path.is_file() or path.is_dir() or pattern):
         raise FileNotFoundError(f"`source`: there is no file {str(path)!r}.")
     suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
-    if suffix in (".csv", ".tsv", ".txt") and not path.is_dir():
-        delimiter = _delimiter(csv, "\t" if suffix == ".tsv" else ",")
-        return CsvRows(path, **named, delimiter=delimiter, header=csv["header"])
+    format_ = FORMATS.get(".parquet" if path.is_dir() or pattern else suffix)
+    if format_ is None or (path.suffix == ".gz" and not format_.text):
+        raise ValueError(f"`source`: {path.name} should end in {', '.join(FORMATS)}; text also with .gz.")
+    if format_.text:
+        return format_.opened(path, {**named, "delimiter": _delimiter(csv, format_.delimiter), "header": csv["header"]})
     _refuse(csv, f"a {suffix} file")
-    if _is_parquet(path):
-        return ParquetRows(path, **named)
-    if suffix in _ARROW:
-        return ArrowRows(path, **named)
-    if suffix == ".safetensors":
-        return safetensors_rows(path, **named)
-    if suffix == ".npy":
-        return array_rows(path, **named)
-    tables = ", ".join((*_PARQUET, *_ARROW))
-    raise ValueError(
-        f"`source`: {path.name} should end in .csv, .tsv, .txt (or with .gz), .npy, .safetensors, {tables}."
-    )
+    return format_.opened(path, named)
+
+
+class Format(NamedTuple):
+    """How files of one suffix are opened."""
+
+    opened: Callable[[Path, dict[str, Any]], RowSource]  # of the file and of the names of its columns
+    text: bool = False  # whether it has a delimiter and perhaps a header, and may be compressed
+    delimiter: str = ","
+
+
+def _opens(kind: Callable[..., RowSource]) -> Callable[[Path, dict[str, Any]], RowSource]:
+    return lambda path, named: kind(path, **named)
+
+
+# A new format is a reader of its own file, a `RowSource`, and a line here.
+FORMATS: dict[str, Format] = {
+    **dict.fromkeys((".csv", ".txt"), Format(_opens(CsvRows), text=True)),
+    ".tsv": Format(_opens(CsvRows), text=True, delimiter="\t"),
+    **dict.fromkeys(_PARQUET, Format(_opens(ParquetRows))),
+    **dict.fromkeys((".arrow", ".feather"), Format(_opens(ArrowRows))),
+    ".safetensors": Format(_opens(safetensors_rows)),
+    ".npy": Format(_opens(array_rows)),
+}
 
 
 def _delimiter(csv: dict[str, Any], default: str) -> str:

@@ -18,6 +18,7 @@ from torchridge.linear.logistic.problem import (
     folds_that_fit,
     warn_unless_converged,
 )
+from torchridge.linear.logistic.unpenalized import fit_unpenalized, joined
 from torchridge.linear.metrics import Held, Metric, first
 from torchridge.linear.search import CS, Found, itself, search
 from torchridge.solvers.cross_entropy.fit import Fit, fit, fit_sparse
@@ -37,7 +38,7 @@ def cross_validate(
     sign = chooser.chosen_by()
     parts = make_splits(data, cv, groups) if data.ranks is None else _parts(*rank_folds(data, cv, groups))
     weight = training_weight(data, parts)
-    _check_folds(data, weight)
+    check_folds(data, weight)
     fits = fit_folds(data, weight, C, settings)
     warn_unless_converged(fits.converged, fits.gap, settings)
     tables = dict(zip(metrics, _scores(data, parts, fits.weight, fits.bias, list(metrics.values())), strict=True))
@@ -71,7 +72,16 @@ def fit_folds(data: Data, weight: Tensor, C: Tensor, settings: Settings) -> Fold
 
 
 def fit_data(data: Data, weight: Tensor, C: Tensor, settings: Settings) -> Fit:
-    """Fit all rows under every row weight (g, n) at strengths that rise."""
+    """Fit all rows under every row weight (g, n) at strengths that rise; the last ones may be infinite."""
+    finite = int(torch.isfinite(C).sum())
+    if finite == len(C):
+        return _penalized(data, weight, C, settings)
+    last = fit_unpenalized(data, weight, settings, lambda data, C: _penalized(data, weight, C, settings))
+    last = joined(*(last,) * (len(C) - finite))
+    return joined(_penalized(data, weight, C[:finite], settings), last) if finite else last
+
+
+def _penalized(data: Data, weight: Tensor, C: Tensor, settings: Settings) -> Fit:
     of = (data.labels, len(data.classes), weight, C)
     options: dict[str, Any] = {"intercept": settings.intercept, "tol": settings.tol, "max_iter": settings.max_iter}
     if isinstance(data.X, Tensor):
@@ -109,12 +119,17 @@ def training_weight(data: Data, parts: list[Split]) -> Tensor:
     return weight
 
 
-def _check_folds(data: Data, weight: Tensor) -> None:
+def check_folds(data: Data, weight: Tensor) -> None:
+    """Raise if a fold, by its row weights (K, n), is fitted on one class; warn if it lacks one of several."""
     seen = class_counts(data, torch.cat([data.weight[None], weight]))  # (1, 1 + K, k)
     for fold in range(len(weight)):
         check_two_classes(seen[:, fold + 1], data.classes, f"y[training rows of fold {fold}]")
-    classes = (seen[0] > 0).sum(1)
-    missing = (classes[1:] < classes[0]).nonzero()[:, 0].tolist()
+    warn_of_missing(seen[0, 1:], int((seen[0, 0] > 0).sum()))
+
+
+def warn_of_missing(seen: Tensor, classes: int) -> None:
+    """Warn if folds lack classes, from the weight (K, k) of each in their training rows."""
+    missing = ((seen > 0).sum(1) < classes).nonzero()[:, 0].tolist()
     if missing:
         warn(
             f"folds {missing} are fitted without one of the classes, which has probability zero there. Use fewer "

@@ -54,8 +54,8 @@ def logistic(
         X: (n, d) features. Scales may differ; the penalty is in the units given. Also a sparse tensor (CSR, CSC, COO)
             or a scipy.sparse matrix, which is only multiplied with, and centred in its products alone.
         y: (n,) labels, integers or booleans; or (n, h) for h independent heads over the same rows.
-        C: strength as scikit-learn counts it: a number, or (L,) in any order. 1 by default.
-        strength: instead of C, λ beside the mean loss: C = 1 / (2 λ Σ_i s_i).
+        C: strength as scikit-learn counts it: a number, or (L,) in any order. 1 by default; infinity is no penalty.
+        strength: instead of C, λ beside the mean loss: C = 1 / (2 λ Σ_i s_i); 0 is no penalty.
         sample_weight: (n,), s ≥ 0.
         fit_intercept: whether b is fitted; if not, it is zero.
         tol: the relative gap of the objective to stop at; 1e-6 for float32 results, 1e-10 for float64. At 1e-7 and
@@ -79,6 +79,11 @@ def logistic(
 
     Warns:
         ConvergenceWarning: where `max_iter` came before `tol`; the solution says which in `converged`.
+        SeparationWarning: without a penalty, where classes are separable, wholly or in part: no optimum exists, as the
+            weights would grow without bound. Those of a very weak penalty are returned, with an infinite `gap`.
+
+    Without a penalty the objective is Σ_i s_i CE. Small problems are solved by Newton's method to rounding, whatever
+    `tol`; what is large or over ranks at λ = 1e-12 of the features' variances, whose answer is the same to about 1e-7.
 
     Cost: 3·n·d² + 9·d³ flops once for a path, then 4·n·d·c flops for each evaluation, of which a strength takes about
     1 to 20. For a sparse X two products with c columns an evaluation, and 20 vectors of (c, d) in memory.
@@ -103,7 +108,7 @@ def logistic(
         given = {**asked, "dtype": dtype}
         data, settings = check_ranks(X, y, sample_weight, given, "logistic", process_group, C=C, strength=strength)
     strengths = check_strengths(C, strength, data)
-    return _solve(data, strengths, settings)
+    return solve(data, strengths, settings)
 
 
 def logistic_cv(
@@ -200,7 +205,7 @@ def choose_strength(
     found, folds, name, metrics = cross_validate(data, strengths, settings, cv=cv, groups=groups, scoring=scoring)
     i = int(found.place)
     solution = replace(
-        _solve(data, strengths[i], settings),
+        solve(data, strengths[i], settings),
         Cs=strengths,
         scores=found.scores,
         fold_scores=found.table,
@@ -211,7 +216,8 @@ def choose_strength(
     return solution, Chosen(i, folds.weight[:, i], folds.bias[:, i])
 
 
-def _solve(data: Data, C: Tensor, settings: Settings) -> LogisticSolution:
+def solve(data: Data, C: Tensor, settings: Settings) -> LogisticSolution:
+    """Return the fits of checked rows at strengths () or (L,), with a warning where they are not optima."""
     order = C.reshape(-1).argsort()
     found = fit_data(data, data.weight[None], C.reshape(-1)[order], settings)
     warn_unless_converged(found.converged, found.gap, settings)

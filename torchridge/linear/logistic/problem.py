@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torchridge import _check
 from torchridge._ranks import Ranks
-from torchridge.exceptions import ConvergenceWarning, warn
+from torchridge.exceptions import ConvergenceWarning, SeparationWarning, warn
 from torchridge.linear.matrices import dense_of, kind_of, operator_of, shape_of
 from torchridge.solvers.cross_entropy.fit import class_weight
 from torchridge.solvers.cross_entropy.over_ranks import summed
@@ -45,6 +45,8 @@ class Settings:
     max_iter: int
     max_elements: int
     dtype: torch.dtype
+    unconverged: type[Warning] = ConvergenceWarning
+    separable: type[Warning] = SeparationWarning
 
 
 def check_data(X: Any, y: Any, sample_weight: Any) -> Data:
@@ -149,11 +151,9 @@ def check_strengths(C: Any, strength: Any, data: Data) -> Tensor:
         raise TypeError(f"`{name}` should be a number or a sequence of numbers, got {value!r}.") from None
     if values.ndim > 1 or values.numel() == 0:
         raise ValueError(f"`{name}` should be a number or have shape (L,), got shape {tuple(values.shape)}.")
-    if not bool((torch.isfinite(values) & (values > 0)).all()):
-        raise ValueError(
-            f"`{name}` should be finite and above 0, got {values.tolist()}. Without a penalty, separable classes have "
-            "no solution; take a very weak one."
-        )
+    if not bool(((values >= 0) & torch.isfinite(values) if name == "strength" else values > 0).all()):
+        bound = "finite and at least 0" if name == "strength" else "above 0 (infinity is no penalty)"
+        raise ValueError(f"`{name}` should be {bound}, got {values.tolist()}.")
     return values if name == "C" else 0.5 / (values * data.total)
 
 
@@ -186,11 +186,20 @@ def check_settings(
 
 
 def warn_unless_converged(converged: Tensor, gap: Tensor, settings: Settings) -> None:
-    """Warn if a fit stopped before its tolerance."""
+    """Warn if a fit stopped before its tolerance, or, of infinite gap, has no optimum to reach."""
+    endless = torch.isposinf(gap)
+    if bool(endless.any()):
+        warn(
+            f"{int(endless.sum())} of {endless.numel()} logistic fits have no penalty and classes that are separable: "
+            f"no optimum exists, as their weights would grow without bound. Those of a very weak penalty are returned. "
+            f"Take a finite `C`.",
+            settings.separable,
+        )
+    converged, gap = converged | endless, torch.where(endless, 0, gap)
     if not bool(converged.all()):
         warn(
             f"{int((~converged).sum())} of {converged.numel()} logistic fits stopped before the relative gap of their "
             f"objective was {settings.tol:g}: the largest is about {float(gap.max()):.1e}. Raise `max_iter` "
             f"(now {settings.max_iter}) or `tol`, strengthen the penalty, or standardize the features.",
-            ConvergenceWarning,
+            settings.unconverged,
         )

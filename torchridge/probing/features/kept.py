@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from torchridge.probing.features.chunks import Chunk
+from torchridge.probing.features.table import available_bytes
 
 
 class Kept:
@@ -19,17 +21,18 @@ class Kept:
     Args:
         where: "memory" or a folder.
         dtype: of the kept features; None for their own.
-        limit: bytes of features that may be kept.
+        limit: bytes of features that may be kept; half of what is free, if None.
     """
 
     def __init__(self, where: str | Path, dtype: torch.dtype | None, limit: int | None) -> None:
         self.folder = None if where == "memory" else Path(where)
-        self.dtype, self.limit = dtype, limit
+        self.dtype = dtype
         self.bytes = 0
         self.dtypes: dict[str, torch.dtype] = {}
         self.chunks: list[Chunk] = []
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
+        self.limit = self._free() if limit is None else limit
 
     def add(self, chunk: Chunk) -> Chunk:
         """Keep a chunk, and return it as it will be read again."""
@@ -49,6 +52,13 @@ class Kept:
                 np.save(self._file(len(self.chunks), i), _storable(rows), allow_pickle=False)
         self.chunks.append(replace(chunk, features=features if self.folder is None else dict.fromkeys(features, _GONE)))
         return replace(chunk, features={layer: _computable(rows) for layer, rows in features.items()})
+
+    def _free(self) -> int | None:
+        """Return what may be kept if the caller names no bound: half of the free memory, or of the free disk."""
+        if self.folder is not None:
+            return shutil.disk_usage(self.folder).free // 2
+        free = available_bytes(torch.device("cpu"))
+        return None if free is None else free // 2
 
     def _file(self, chunk: int, layer: int) -> Path:
         assert self.folder is not None

@@ -20,11 +20,11 @@ from __future__ import annotations
 import math
 import statistics
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from torchridge.solvers.cross_entropy.loss import loss_and_residual
 from torchridge.solvers.cross_entropy.problem import Problem
 from torchridge.solvers.cross_entropy.scaling import Scaling
 
@@ -50,9 +50,9 @@ class Pairs:
     """
 
     def __init__(self, like: Tensor) -> None:
-        self.both = like.new_empty(MEMORY, 2, like.numel())  # (s, y) of every pair
-        self.cross = like.new_zeros(MEMORY, MEMORY)  # Sᵀ Y
-        self.squares = torch.zeros_like(self.cross)  # Yᵀ Y
+        self.both = like.new_empty(2 * MEMORY, like.numel())  # (s, y) of every pair
+        self.cross = [[0.0] * MEMORY for _ in range(MEMORY)]  # Sᵀ Y, on the host, as what follows are a few numbers
+        self.squares = [[0.0] * MEMORY for _ in range(MEMORY)]  # Yᵀ Y
         self.order: list[int] = []  # places, oldest first
         self.scale = 1.0  # γ
 
@@ -63,31 +63,38 @@ class Pairs:
             return
         at = self.order.pop(0) if len(self.order) == MEMORY else len(self.order)
         self.order.append(at)
-        self.both[at, 0], self.both[at, 1] = step, change
-        m = len(self.order)
-        products = self.both[:m] @ change  # (m, 2)
-        self.cross[:m, at] = products[:, 0]
-        self.squares[:m, at] = self.squares[at, :m] = products[:, 1]
-        self.scale = inner / float(products[at, 1])
+        self.both[2 * at], self.both[2 * at + 1] = step, change
+        products = torch.mv(self.both[: 2 * len(self.order)], change).tolist()
+        for i in range(len(self.order)):
+            self.cross[i][at] = products[2 * i]
+            self.squares[i][at] = self.squares[at][i] = products[2 * i + 1]
+        self.scale = inner / products[2 * at + 1]
 
     def ahead(self, grad: Tensor) -> Tensor:
         """Return H grad."""
-        m = len(self.order)
-        if not m:
+        if not self.order:
             return grad.clone()
-        both = self.both[:m].view(2 * m, -1)
-        products, upper, squares = (both @ grad).view(m, 2), self.cross[:m, :m], self.squares[:m, :m]
-        wrapped = self.order[0] != 0
-        if wrapped:
-            at = torch.tensor(self.order, device=grad.device)
-            products, upper, squares = products[at], upper[at][:, at], squares[at][:, at]
-        inner = torch.linalg.solve_triangular(upper, products[:, :1], upper=True)
-        middle = torch.addcmul(self.scale * (squares @ inner - products[:, 1:]), upper.diagonal()[:, None], inner)
-        outer = torch.linalg.solve_triangular(upper.mT, middle, upper=False)
-        back = torch.cat([outer, -self.scale * inner], 1)  # (m, 2)
-        if wrapped:
-            back = torch.empty_like(back).index_copy_(0, at, back)
-        return torch.addmv(grad, both.mT, back.view(-1), beta=self.scale)
+        both = self.both[: 2 * len(self.order)]
+        back = torch.tensor(self._back(torch.mv(both, grad).tolist()), dtype=grad.dtype, device=grad.device)
+        return torch.addmv(grad, both.mT, back, beta=self.scale)
+
+    def _back(self, products: list[float]) -> list[float]:
+        """Return what (s, y) of every pair are multiplied with, from their products with the gradient."""
+        order, cross, scale = self.order, self.cross, self.scale
+        m = len(order)
+        inner, out = [0.0] * m, [0.0] * (2 * m)
+        for i in range(m - 1, -1, -1):  # R inner = Sᵀ g
+            row = cross[order[i]]
+            left = sum(row[order[j]] * inner[j] for j in range(i + 1, m))
+            inner[i] = (products[2 * order[i]] - left) / row[order[i]]
+        outer = [0.0] * m
+        for i, at in enumerate(order):  # Rᵀ outer = D inner + γ (Yᵀ Y inner − Yᵀ g)
+            square = sum(self.squares[at][order[j]] * inner[j] for j in range(m))
+            right = cross[at][at] * inner[i] + scale * (square - products[2 * at + 1])
+            left = sum(cross[order[j]][at] * outer[j] for j in range(i))
+            outer[i] = (right - left) / cross[at][at]
+            out[2 * at], out[2 * at + 1] = outer[i], -scale * inner[i]
+        return out
 
 
 @dataclass(eq=False)
@@ -99,6 +106,7 @@ class State:
         logits: (c, n), in the dtype of the products.
         residual: (c, n), the derivative of the mean loss by the logits.
         loss: mean loss without the penalty.
+        shrunk: the penalty, ½ λ ‖θ‖².
         grad: (c, q), gradient of the mean loss without the penalty.
         pairs: what the steps so far say of the Hessian of f.
         n_iter: evaluations under this penalty.
@@ -111,6 +119,7 @@ class State:
     logits: Tensor
     residual: Tensor
     loss: float
+    shrunk: float
     grad: Tensor
     pairs: Pairs | None = None
     n_iter: int = 1
@@ -122,8 +131,12 @@ class State:
 def start(problem: Problem, theta: Tensor) -> State:
     """Evaluate θ."""
     logits = problem.features.logits(theta)
-    loss, residual = loss_and_residual(logits, problem.labels, problem.weight)
-    return State(theta, logits, residual, float(loss), problem.features.gradient(residual))
+    loss, residual = problem.loss(logits)
+    return State(theta, logits, residual, float(loss), _shrunk(problem, theta), problem.features.gradient(residual))
+
+
+def _shrunk(problem: Problem, theta: Tensor) -> float:
+    return 0.5 * float(_inner(theta * problem.diagonal, theta))
 
 
 def repenalized(problem: Problem, state: State, penalty: float) -> tuple[Problem, State]:
@@ -131,19 +144,32 @@ def repenalized(problem: Problem, state: State, penalty: float) -> tuple[Problem
 
     The pairs are forgotten: they are in coordinates of the penalty before.
     """
-    return replace(problem, penalty=penalty), replace(
-        state, pairs=None, n_iter=0, decrements=[], gap=math.inf, moving=True
+    problem = replace(problem, penalty=penalty)
+    return problem, replace(
+        state,
+        shrunk=_shrunk(problem, state.theta),
+        pairs=None,
+        n_iter=0,
+        decrements=[],
+        gap=math.inf,
+        moving=True,
     )
 
 
-def value(problem: Problem, state: State) -> float:
+def value(state: State) -> float:
     """Return f."""
-    return state.loss + 0.5 * float(_inner(state.theta * problem.diagonal, state.theta))
+    return state.loss + state.shrunk
 
 
-def converged(problem: Problem, state: State, tol: float) -> bool:
+def converged(state: State, tol: float) -> bool:
     """Return whether the gap is at most tol·f."""
-    return state.gap <= tol * value(problem, state)
+    return state.gap <= tol * value(state)
+
+
+def _gap(decrements: list[float]) -> float:
+    """Return the estimate of the gap: from fewer steps where convergence is fast, and they do not swing."""
+    fast = len(decrements) >= 3 and all(10 * b <= a for a, b in pairwise(decrements[-3:]))
+    return 0.5 * SAFETY * statistics.geometric_mean(decrements[-2 if fast else -_WINDOW :])
 
 
 def solve(problem: Problem, state: State, scaling: Scaling, *, tol: float, max_iter: int) -> State:
@@ -154,8 +180,8 @@ def solve(problem: Problem, state: State, scaling: Scaling, *, tol: float, max_i
         ahead = state.pairs.ahead(full)
         slope = float(torch.dot(full, ahead))
         state.decrements.append(max(slope, torch.finfo(torch.float64).tiny))
-        state.gap = 0.5 * SAFETY * statistics.geometric_mean(state.decrements[-_WINDOW:])
-        now = value(problem, state)
+        state.gap = _gap(state.decrements)
+        now = value(state)
         if state.gap <= tol * now or not state.moving or state.n_iter >= max_iter:
             return state
         length = _along(problem, state, scaling.outside(ahead.neg_(), state.theta), slope)
@@ -175,7 +201,7 @@ def _along(problem: Problem, state: State, direction: Tensor, descent: float) ->
     noise = torch.finfo(problem.weight.dtype).eps * (1 + state.loss + abs(linear))
     for _ in range(_TRIALS):
         logits = torch.add(state.logits, ahead, alpha=length)
-        loss, residual = loss_and_residual(logits, problem.labels, problem.weight)
+        loss, residual = problem.loss(logits)
         rise = float(loss) - state.loss + length * (linear + 0.5 * length * square)
         slope = float(_inner(residual, ahead)) + linear + length * square
         enough = rise <= -_SUFFICIENT * length * descent + noise
@@ -188,6 +214,7 @@ def _along(problem: Problem, state: State, direction: Tensor, descent: float) ->
         return 0.0
     state.theta = torch.add(state.theta, direction, alpha=length)
     state.logits, state.residual, state.loss = logits, residual, float(loss)
+    state.shrunk += length * (linear + 0.5 * length * square)
     state.grad = problem.features.gradient(residual)
     state.n_iter += 1
     return length

@@ -49,14 +49,19 @@ class DenseFeatures:
         self.intercept, self.weight = intercept, weight
         self.mean = weight.new_zeros(X.shape[1])
         self._shift: Tensor | None = None
+        self.whole: Tensor | None = None  # f, with the column of ones
         if not intercept:
-            self.X = X.to(dtype)
+            self.X = self.whole = X.to(dtype)
         elif X.numel() <= _COPIED:
-            X = X.double()
-            self.mean = weight @ X
-            self.X = (X - self.mean).to(dtype)
+            self._copy(X.double(), dtype)
         else:
             self._centre(X, dtype)
+
+    def _copy(self, X: Tensor, dtype: torch.dtype) -> None:
+        self.mean = self.weight @ X
+        self.whole = X.new_ones(len(X), X.shape[1] + 1, dtype=dtype)
+        self.X = self.whole[:, :-1]
+        self.X.copy_(X - self.mean)
 
     def _centre(self, X: Tensor, dtype: torch.dtype) -> None:
         self.mean = _sums(X, self.weight, None)
@@ -78,8 +83,8 @@ class DenseFeatures:
     def logits(self, theta: Tensor) -> Tensor:
         """Return θ fᵀ."""
         theta = theta.to(self.X.dtype)
-        if not self.intercept:
-            return theta @ self.X.mT
+        if self.whole is not None:
+            return torch.mm(theta, self.whole.mT)
         weight, bias = theta[:, :-1], theta[:, -1]
         if self._shift is not None:
             bias = bias - weight @ self._shift
@@ -106,9 +111,9 @@ class DenseFeatures:
 
     def gradient(self, residual: Tensor) -> Tensor:
         """Return residual f."""
+        if self.whole is not None:
+            return torch.mm(residual, self.whole).double()
         weight = residual @ self.X
-        if not self.intercept:
-            return weight.double()
         total = residual.sum(1, keepdim=True)
         if self._shift is not None:
             weight.addmm_(total, self._shift[None], alpha=-1)

@@ -138,6 +138,8 @@ def fit(
             return repair(rows, basis, first, penalty, **options)
 
         path = go_on(exact) if ranks is None else led(ranks, exact, go_on)
+    if ranks is None:
+        _finish(path, basis, X, labels, shares, seen, penalty, intercept, tol, max_iter)
     separated = summed(ranks, "separation", (~_separated(rows, path.theta)).double()) == 0
     return _in_units(basis, path, C[:, None, None] * total, seen, separated)
 
@@ -153,6 +155,23 @@ def _alone(
         dtype = working_dtype(tol, len(X), coefficients, 0.5 * spread / penalty, X.device)
     options: dict[str, Any] = {"intercept": intercept, "tol": tol, "max_iter": max_iter}
     return logistic_single.fit(X, labels, shares, seen, penalty, dtype=dtype, **options)
+
+
+def _finish(
+    path: Path, basis: Basis, X: Tensor, labels: Tensor, shares: Tensor, seen: Tensor, penalty: Tensor,
+    intercept: bool, tol: float, max_iter: int,
+) -> None:  # fmt: skip
+    """Solve by themselves, in place, the problems that got stuck, as row weights over many decades may have it."""
+    stuck = ~path.converged & (path.n_iter < max_iter) & (seen > 0).all(-1)
+    for i, h, g in stuck.nonzero().tolist():
+        left = max_iter - int(path.n_iter[i, h, g])
+        value = float(penalty[i, h, g])
+        found = _alone(X, labels[h], shares[g], seen[h, g], value, intercept, tol, left)
+        path.n_iter[i, h, g] += found.n_iter
+        if found.converged or found.objective < float(path.objective[i, h, g]):
+            path.theta[i, h, g] = _rotated(basis, found)[0, 0]
+            path.objective[i, h, g], path.gap[i, h, g] = found.objective, found.gap
+            path.converged[i, h, g] = found.converged
 
 
 def _of_single(found: Single, X: Tensor, labels: Tensor, weight: Tensor, unit: Tensor) -> Fit:

@@ -141,17 +141,24 @@ def _softmax(
     return row_loss, proba.mul_(weight[:, None]).scatter_(1, labels, -wrong * weight[:, None])
 
 
-def loss_and_residual(logits: Tensor, labels: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the weighted loss and its derivative by the logits (c, n), of one problem in which no class is closed.
+class Loss:
+    """The weighted loss of one problem in which no class is closed, and its derivative by the logits (c, n).
 
     A few operations, as small problems are made of nothing else: what `_softmax` does for losses that are tiny beside
     the logits is left out, so that a loss has an absolute error of a few roundings of its logits.
     """
-    if len(logits) == 1:
-        sign = labels.to(logits.dtype).mul_(2).sub_(1)
-        against = (logits[0] * sign).neg_()
-        residual = torch.sigmoid(against).mul_(weight).mul_(sign).neg_()
-        return torch.dot(functional.softplus(against), weight), residual[None]
-    log_proba, index = torch.log_softmax(logits, 0), labels[None]
-    loss = -torch.dot(log_proba.gather(0, index)[0], weight)
-    return loss, log_proba.exp_().mul_(weight).scatter_add_(0, index, -weight[None])
+
+    def __init__(self, labels: Tensor, weight: Tensor) -> None:
+        self.index, self.weight, self.against = labels[None], weight, -weight
+        self.flip = labels.to(weight.dtype).mul_(-2).add_(1)  # 1 for the first class, −1 for the second
+        self.flipped = self.flip * weight
+
+    def __call__(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Return both."""
+        if len(logits) == 1:
+            against = logits[0] * self.flip
+            loss = torch.dot(functional.softplus(against), self.weight)
+            return loss, torch.sigmoid_(against).mul_(self.flipped)[None]
+        log_proba = torch.log_softmax(logits, 0)
+        loss = torch.dot(log_proba.gather(0, self.index)[0], self.against)
+        return loss, log_proba.exp_().mul_(self.weight).scatter_add_(0, self.index, self.against[None])

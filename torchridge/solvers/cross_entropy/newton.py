@@ -17,7 +17,6 @@ from torch import Tensor
 
 from torchridge.solvers.cross_entropy.descent import shorter
 from torchridge.solvers.cross_entropy.features import DenseFeatures
-from torchridge.solvers.cross_entropy.loss import loss_and_residual
 from torchridge.solvers.cross_entropy.problem import Problem
 from torchridge.solvers.cross_entropy.scaling import factor as factor_of
 
@@ -25,6 +24,7 @@ from torchridge.solvers.cross_entropy.scaling import factor as factor_of
 _SAFETY = 24.0
 
 _SUFFICIENT = 1e-4  # Armijo's constant
+_REUSED = 0.1  # of the decrement, that a factor may leave and still give the next step
 _SHORTEST = 1e-6
 
 
@@ -55,13 +55,13 @@ def primal(problem: Problem, features: DenseFeatures, theta: Tensor, *, tol: flo
     F, diagonal, shape = _columns(features), problem.diagonal, theta.shape
 
     def at(x: Tensor) -> Point:
-        loss, residual = loss_and_residual(x @ F.mT, problem.labels, problem.weight)
+        loss, residual = problem.loss(x @ F.mT)
         shrunk = x * diagonal
         value = float(loss + 0.5 * torch.dot(shrunk.view(-1), x.view(-1)))
         return Point(x, value, torch.addmm(shrunk, residual, F), residual)
 
     def factor(point: Point) -> Step:
-        hessian = _hessian(problem, F, point.residual)
+        hessian = hessian_of(F, problem.labels, problem.weight, point.residual, problem.diagonal)
         hessian.diagonal().add_(diagonal.repeat(shape[0]))
         lower = factor_of(hessian)
 
@@ -78,7 +78,7 @@ def primal(problem: Problem, features: DenseFeatures, theta: Tensor, *, tol: flo
 def dual(problem: Problem, features: DenseFeatures, theta: Tensor, *, tol: float, max_iter: int) -> Solved:
     """Solve a single logit for coefficients of the rows, from zero weights and the bias of θ.
 
-    Cost: n²·d multiply-adds once, and n³/3 an iteration.
+    Cost: n²·d multiply-adds once, and n³/6 for a factor.
     """
     F, penalty, intercept = _columns(features), problem.penalty, features.intercept
     X = F[:, :-1] if intercept else F
@@ -86,91 +86,121 @@ def dual(problem: Problem, features: DenseFeatures, theta: Tensor, *, tol: float
     bias = theta[0, -1:] if intercept else theta.new_zeros(1)
 
     def at(x: Tensor) -> Point:
-        image = gram @ x[:n]
-        loss, residual = loss_and_residual((image + x[n])[None], problem.labels, problem.weight)
-        value = float(loss + 0.5 * penalty * torch.dot(x[:n], image))
-        grad = torch.cat([torch.add(residual[0], x[:n], alpha=penalty), residual.sum(1)])
-        return Point(x, value, grad, residual)
+        """Take a, b and K a, which is linear in a and so never multiplied for."""
+        a, image = x[:n], x[n + 1 :]
+        loss, residual = problem.loss((image + x[n])[None])
+        value = float(loss + 0.5 * penalty * torch.dot(a, image))
+        return Point(x, value, torch.add(residual[0], a, alpha=penalty), residual)
 
     def factor(point: Point) -> Step:
-        curvature = _curvature(problem, point.residual)
+        curvature = _curvature(problem.weight, point.residual)
         root = curvature.sqrt()
         inner = root[:, None] * gram * root
         inner.diagonal().add_(penalty)
         lower = factor_of(inner)
 
+        def solved(right: Tensor) -> tuple[Tensor, Tensor]:
+            """Return v = (D K + λ)⁻¹ of a column, and K v."""
+            image = torch.cholesky_solve((root * (gram @ right))[:, None], lower)[:, 0]
+            column = torch.addcmul(right, root, image, value=-1).div_(penalty)
+            return column, gram @ column
+
+        ones, image = solved(curvature) if intercept else (curvature, curvature)
+        total = curvature.sum() - torch.dot(curvature, image)
+
         def step(point: Point) -> tuple[Tensor, float]:
             """(D K + λ) a + D b = g and 1ᵀ (D K a + D b) = 1ᵀ r, by D K + λ's inverse of g and of D."""
-            right = torch.stack([point.grad[:n], curvature], 1)
-            image = gram @ right
-            solved = torch.addcmul(right, root[:, None], torch.cholesky_solve(root[:, None] * image, lower), value=-1)
-            solved = solved / penalty
+            a, along = solved(point.grad)
             if not intercept:
-                ahead = torch.cat([solved[:, 0], bias.new_zeros(1)])
-            else:
-                sums = curvature @ (gram @ solved)  # (2,)
-                shift = (point.grad[n] - sums[0]) / (curvature.sum() - sums[1])
-                ahead = torch.cat([solved[:, 0] - shift * solved[:, 1], shift[None]])
-            slope = torch.dot(gram @ ahead[:n], point.grad[:n]) + ahead[n] * point.grad[n]
-            return ahead, float(slope)
+                return torch.cat([a, bias.new_zeros(1), along]), float(torch.dot(along, point.grad))
+            pull = point.residual.sum()
+            shift = (pull - torch.dot(curvature, along)) / total
+            a, along = torch.addcmul(a, shift, ones, value=-1), torch.addcmul(along, shift, image, value=-1)
+            return torch.cat([a, shift[None], along]), float(torch.dot(along, point.grad) + shift * pull)
 
         return step
 
-    point, gap, count = _iterate(at, factor, torch.cat([bias.new_zeros(n), bias]), tol, max_iter)
+    point, gap, count = _iterate(at, factor, torch.cat([bias.new_zeros(n), bias, bias.new_zeros(n)]), tol, max_iter)
     weight = point.x[:n] @ X
-    theta = torch.cat([weight, point.x[n:]])[None] if intercept else weight[None]
+    theta = torch.cat([weight, point.x[n : n + 1]])[None] if intercept else weight[None]
     return Solved(theta, point.value, gap, count)
 
 
 def _iterate(
     at: Callable[[Tensor], Point], factor: Callable[[Point], Step], x: Tensor, tol: float, max_iter: int
 ) -> tuple[Point, float, int]:
-    """Take damped Newton steps until the gap is at most tol·f; the factor before tells it after a step."""
+    """Take damped Newton steps until the gap is at most tol·f; the factor before tells it after a step.
+
+    While a factor still brings the decrement down, its next step is taken too: it costs no Hessian.
+    """
     point, count = at(x), 1
     while True:
         step = factor(point)
         ahead, decrement = step(point)
-        length, gap = 1.0, decrement
+        gap = decrement
         if gap <= tol * point.value or count >= max_iter:
             return point, gap, count
-        while length >= _SHORTEST:
-            trial = at(torch.sub(point.x, ahead, alpha=length))
-            count += 1
-            noise = torch.finfo(torch.float64).eps * point.value
-            if trial.value <= point.value - _SUFFICIENT * length * decrement + noise or count >= max_iter:
+        found, tried = _along(at, point, ahead, decrement, max_iter - count)
+        count += tried
+        if found is None:
+            return point, gap, count
+        while found is not None:
+            point, before = found, decrement
+            ahead, decrement = step(point)
+            gap = 0.5 * _SAFETY * decrement
+            if gap <= tol * point.value or count >= max_iter:
+                return point, gap, count
+            if decrement > _REUSED * before:
                 break
-            length *= shorter(point.value, trial.value, -length * decrement)
-        if not trial.value <= point.value + noise:
-            return point, gap, count
-        point = trial
-        gap = 0.5 * _SAFETY * step(point)[1]
-        if gap <= tol * point.value:
-            return point, gap, count
+            found, count = _accepted(point, at(point.x - ahead), decrement), count + 1
+
+
+def _accepted(point: Point, trial: Point, decrement: float, length: float = 1.0) -> Point | None:
+    """Return a trial that is low enough."""
+    noise = torch.finfo(torch.float64).eps * point.value
+    return trial if trial.value <= point.value - _SUFFICIENT * length * decrement + noise else None
+
+
+def _along(
+    at: Callable[[Tensor], Point], point: Point, ahead: Tensor, decrement: float, most: int
+) -> tuple[Point | None, int]:
+    """Return a point along the step that is low enough, or None, and how many were tried."""
+    length, tried = 1.0, 0
+    while length >= _SHORTEST and tried < max(most, 1):
+        trial, tried = at(torch.sub(point.x, ahead, alpha=length)), tried + 1
+        if _accepted(point, trial, decrement, length) is not None:
+            return trial, tried
+        length *= shorter(point.value, trial.value, -length * decrement)
+    return None, tried
 
 
 def _columns(features: DenseFeatures) -> Tensor:
+    if features.whole is not None:
+        return features.whole
     X = features.centred()
     return torch.cat([X, X.new_ones(len(X), 1)], 1) if features.intercept else X
 
 
-def _curvature(problem: Problem, residual: Tensor) -> Tensor:
+def _curvature(weight: Tensor, residual: Tensor) -> Tensor:
     """Return w p (1 − p) (n,) from the residuals ±w (1 − p of the class) of a single logit."""
     wrong = residual[0].abs()
-    return torch.where(wrong > 0, wrong - wrong.square() / problem.weight, 0).clamp_min_(0)
+    return torch.where(wrong > 0, wrong - wrong.square() / weight, 0).clamp_min_(0)
 
 
-def _hessian(problem: Problem, F: Tensor, residual: Tensor) -> Tensor:
-    """Return the Hessian of the mean loss, (c·q, c·q), pinned where a shift of all biases changes no probability."""
+def hessian_of(F: Tensor, labels: Tensor, weight: Tensor, residual: Tensor, diagonal: Tensor | None = None) -> Tensor:
+    """Return the Hessian of the mean loss, (c·q, c·q), pinned where a shift of all classes changes no probability.
+
+    That is in the features to which the penalty, (q,), adds nothing; without one, in all of them.
+    """
     if len(residual) == 1:
-        return (F * _curvature(problem, residual)[:, None]).mT @ F
+        return (F * _curvature(weight, residual)[:, None]).mT @ F
     (n, q), c = F.shape, len(residual)
-    weight = problem.weight
-    mass = residual.scatter_add(0, problem.labels[None], weight[None])  # w p, (c, n)
+    mass = residual.scatter_add(0, labels[None], weight[None])  # w p, (c, n)
     root = torch.where(weight > 0, weight.rsqrt(), 0)
     mixed = ((mass * root).mT[:, :, None] * F[:, None]).reshape(n, c * q)
     hessian = torch.mm(mixed.mT, mixed).neg_().view(c, q, c, q)
     blocks = (mass[:, :, None] * F).mT @ F  # (c, q, q)
     hessian.diagonal(dim1=0, dim2=2).add_(blocks.permute(1, 2, 0))
-    if problem.features.intercept:
-        hessian[:, -1, :, -1] += 1 / c**2
+    free = F.new_ones(q) if diagonal is None else (diagonal == 0).to(F)
+    hessian.diagonal(dim1=1, dim2=3).add_(free / c**2)
     return hessian.view(c * q, c * q)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from torchridge.solvers.cross_entropy.features import Features
+from torchridge.solvers.cross_entropy.loss import Loss
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,3 +37,11 @@ class Problem:
         if self.features.intercept:
             out[-1] = 0
         return out
+
+    @cached_property
+    def _loss(self) -> Loss:
+        return Loss(self.labels, self.weight)
+
+    def loss(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean loss of logits (c, n), and its derivative by them."""
+        return self._loss(logits)

@@ -67,7 +67,7 @@ def fit(
         found = solve(problem, features, theta, tol=tol, max_iter=max_iter)
         return _single(problem, found.theta, found.objective, found.gap, found.n_iter, tol)
     state = _descend(problem, features, theta, tol, min(max_iter, _MOST))
-    return _single(problem, state.theta, logistic_descent.value(problem, state), state.gap, state.n_iter, tol)
+    return _single(problem, state.theta, logistic_descent.value(state), state.gap, state.n_iter, tol)
 
 
 def _descend(
@@ -79,7 +79,7 @@ def _descend(
     first = max(_PATIENCE, int(price)) if q <= _LARGEST else max_iter
     state = logistic_descent.start(problem, theta)
     state = logistic_descent.solve(problem, state, Diagonal(problem), tol=tol, max_iter=min(first, max_iter))
-    if logistic_descent.converged(problem, state, tol) or not state.moving or state.n_iter >= max_iter:
+    if logistic_descent.converged(state, tol) or not state.moving or state.n_iter >= max_iter:
         return state
     state.pairs = None
     return logistic_descent.solve(problem, state, Cholesky(problem, features), tol=tol, max_iter=max_iter)

@@ -84,7 +84,7 @@ def _start(seen: Tensor, open_: Tensor, d: int, intercept: bool) -> Tensor:
 
 def _keep(out: Found, i: int, rows: Tensor | slice, problem: Problem, state: State, tol: float) -> None:
     theta, features = state.theta, problem.features
-    now = descent.value(problem, state)
+    now = descent.value(state)
     out.objective[i], out.gap[i] = now, state.gap / max(now, torch.finfo(torch.float64).tiny)
     out.n_iter[i], out.converged[i] = state.n_iter, int(state.gap <= tol * now)
     chosen = (state.logits[0] > 0).long() if len(theta) == 1 else state.logits.argmax(0)

@@ -78,6 +78,13 @@ class SparseArray:
         """Return some columns of X."""
         return torch.from_numpy(self.X[:, index.numpy()].toarray()).double()
 
+    def outer(self, out: Tensor) -> None:
+        """Write X Xᵀ, (n, n), a run of rows at a time."""
+        X = self.double().X
+        step = max(1, _PIECE // self.shape[0])
+        for start in range(0, self.shape[0], step):
+            out[start : start + step] = torch.from_numpy((X[start : start + step] @ X.T).toarray())
+
     def squares(self, weight: Tensor, center: Tensor) -> Tensor:
         """Return Σ s (x − center)², from the entries that are there."""
         out = weight.new_zeros(self.shape[1], weight.shape[1])

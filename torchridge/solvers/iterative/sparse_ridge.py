@@ -53,6 +53,18 @@ def pays(n: int, d: int, entries: int, columns: int) -> bool:
     return 2.0 * _DEARER * _STEPS * columns * (entries + n + d) < direct
 
 
+def folds_pay(n: int, d: int, entries: int, targets: int, strengths: int) -> bool:
+    """Choose whether a fold costs less by products than by an eigendecomposition of the smaller side of filled rows.
+
+    More than a few strengths share one Krylov space, unless it would fill half of all directions.
+    """
+    side = min(n, d)
+    if strengths > _FEW and 2 * targets * _STEPS > side:
+        return pays(n, d, entries, targets * strengths)
+    products = 2.0 * _DEARER * _STEPS * targets * min(strengths, _FEW) * (entries + n + d)
+    return products < n * d * side / 2 + 9.0 * side**3 + 8.0 * n * d
+
+
 def gram_pays(n: int, d: int, entries: int) -> bool:
     """Choose whether the Gram matrix of sparse rows costs less from products than from filled rows."""
     return n < d and 4.0 * _DEARER * entries < n * d
