@@ -11,6 +11,7 @@ from torch import Tensor
 from torchridge import _check
 from torchridge.probing.features.batches import as_tensor
 from torchridge.probing.labelled import Labelled
+from torchridge.probing.readouts.table import names
 from torchridge.probing.report import Probe
 from torchridge.probing.settings import Task
 from torchridge.solvers.moments import targets
@@ -65,7 +66,7 @@ class OnlineProbe:
         tag: str = "probe",
     ) -> None:
         self._held = Labelled(task)
-        _check.option(readout, "readout", ("ridge",) if task == "regression" else ("ridge", "lda"))
+        _check.option(readout, "readout", names(task, at=True))
         self.readout, self.standardize, self.writer, self.tag = readout, standardize, writer, tag
         self.strength = _strength(readout, alpha, shrinkage)
         self.decay = _check.number(decay, "decay")

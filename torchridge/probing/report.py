@@ -15,14 +15,12 @@ from torchridge import _files as files
 from torchridge.linear.curves import Curve, curve
 from torchridge.linear.printing import listed, shaped
 from torchridge.probing import curves
+from torchridge.probing.readouts.table import READOUTS
 
 KIND = "torchridge.probe-report/2"
 
 # Errors and losses, which carry a minus sign.
 _MINUS = ("mse", "log_loss", "control mse", "control log_loss")
-
-# The strength of each readout in the field's letters.
-_LETTERS = {"ridge": "α", "lda": "γ", "logistic": "C"}
 
 _PRINTED = 12  # lines of a report; its table has all
 
@@ -132,7 +130,7 @@ class Probe:
         if not self.strength_scores.shape[0]:
             raise ValueError(f"the strength {self.strength:g} of this probe was given, so nothing was chosen.")
         chosen, folds = torch.tensor(self.strength, dtype=torch.float64), self.strength_scores[..., None]
-        return curve(self.strengths, folds.mean(0), folds, chosen, _LETTERS[self.readout], self.criterion, None)
+        return curve(self.strengths, folds.mean(0), folds, chosen, READOUTS[self.readout].letter, self.criterion, None)
 
     def to_linear(self, dtype: torch.dtype | None = None) -> nn.Linear:
         """Return the readout as `nn.Linear`, in the dtype of the features unless another is named."""
