@@ -10,6 +10,9 @@ from torchridge import regularizers
 from torchridge.exceptions import TorchridgeWarning
 from torchridge.linear.logistic.logistic import logistic, logistic_cv
 from torchridge.linear.logistic.solution import LogisticSolution
+from torchridge.linear.ridge.banded import banded_ridge_cv
+from torchridge.linear.ridge.banded_solution import BandedSolution
+from torchridge.linear.ridge.nested import NestedRidgeCV, nested_ridge_cv
 from torchridge.linear.ridge.ridge import ridge, ridge_cv, ridge_path
 from torchridge.linear.ridge.solution import RidgeSolution
 from torchridge.solvers.iterative.operators import LinearOperator
@@ -56,6 +59,7 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "BandedSolution",
     "ConstantWeightDecay",
     "ContinualProbe",
     "CosineWeightDecay",
@@ -67,11 +71,13 @@ __all__ = [
     "LinearProbe",
     "LogisticSolution",
     "Moments",
+    "NestedRidgeCV",
     "OnlineProbe",
     "ProbeReport",
     "RidgeSolution",
     "TorchridgeWarning",
     "__version__",
+    "banded_ridge_cv",
     "check_optimizer",
     "clear_regularizers",
     "convert_strength",
@@ -80,6 +86,7 @@ __all__ = [
     "logistic",
     "logistic_cv",
     "muon_groups",
+    "nested_ridge_cv",
     "open_rows",
     "penalize_step",
     "penalties",

@@ -45,32 +45,32 @@ def test_batches_equal_dense_rows(kind: str, named: bool) -> None:
     parts = [slice(0, 20), slice(20, 21), slice(21, 50)]
     batches: list[Any] = [(KINDS[kind](X[p]), y[p], s[p]) for p in parts]
     batches = [dict(zip(("X", "y", "sample_weight"), batch, strict=True)) for batch in batches] if named else batches
-    expected = stream_moments([(X, y, s)], fold=3)
-    same(stream_moments(batches, fold=3), expected)
+    expected = stream_moments([(X, y, s)], cv=3)
+    same(stream_moments(batches, cv=3), expected)
     same(
-        stream_moments(open_rows(iter(batches)), fold=3, fold_rows=17),
-        stream_moments([(X, y, s)], fold=3, fold_rows=17),
+        stream_moments(open_rows(iter(batches)), cv=3, fold_rows=17),
+        stream_moments([(X, y, s)], cv=3, fold_rows=17),
     )
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_whole_matrix_is_opened(kind: str, tmp_path: Path) -> None:
     X, y, s = rows()
-    opened = open_rows(KINDS[kind](X), target=y, weight=s)
+    opened = open_rows(KINDS[kind](X), target=y, sample_weight=s)
     assert (opened.n_rows, opened.n_features, opened.n_targets) == (50, 6, 2)
     assert torch.equal(next(iter(open_rows(KINDS[kind](X)))).X, torch.from_numpy(X[:7]))
     ids = np.arange(50) % 4
-    same(stream_moments(opened, fold=5), stream_moments(open_rows(X, target=y, weight=s), fold=5))
+    same(stream_moments(opened, cv=5), stream_moments(open_rows(X, target=y, sample_weight=s), cv=5))
     same(
         stream_moments(open_rows(KINDS[kind](X), target=y, fold=ids)), stream_moments(open_rows(X, target=y, fold=ids))
     )
     file = tmp_path / "pass.safetensors"
-    first = stream_moments(opened, fold=5, checkpoint=file)
-    again = stream_moments(open_rows(KINDS[kind](X), target=y, weight=s), fold=5, checkpoint=file)
+    first = stream_moments(opened, cv=5, checkpoint=file)
+    again = stream_moments(open_rows(KINDS[kind](X), target=y, sample_weight=s), cv=5, checkpoint=file)
     assert torch.equal(first.gram, again.gram)
     X[3, 2] += 1
     with pytest.raises(ValueError, match="checkpoint"):
-        stream_moments(open_rows(KINDS[kind](X), target=y, weight=s), fold=5, checkpoint=file)
+        stream_moments(open_rows(KINDS[kind](X), target=y, sample_weight=s), cv=5, checkpoint=file)
 
 
 def test_hashed_text() -> None:
@@ -79,7 +79,7 @@ def test_hashed_text() -> None:
     y = torch.arange(60.0, dtype=torch.float64) % 7
     batches = ((hashing.transform(texts[i : i + 20]), y[i : i + 20]) for i in range(0, 60, 20))
     grid = [0.01, 0.1, 1.0, 10.0, 100.0]
-    chosen = ridge_cv(stream_moments(batches, fold=3, fold_rows=20), alphas=grid)
+    chosen = ridge_cv(stream_moments(batches, cv=3, fold_rows=20), alphas=grid)
     expected = ridge_cv(torch.from_numpy(hashing.transform(texts).toarray()), y, grid, cv=3)
     torch.testing.assert_close(chosen.weight, expected.weight)
 

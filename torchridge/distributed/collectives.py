@@ -129,6 +129,13 @@ class LeaveOneOut(NamedTuple):
             total = scoring.leave_one_out(self.spectrum, self.block, self.objective, self.rows, alpha)
         return self.ranks.all_sum("the leave-one-out errors", total)[None]
 
+    def correlations(self, alpha: Tensor) -> Tensor:
+        """Raise: ranks add up squared errors alone."""
+        raise ValueError(
+            "`scoring`='correlation' with cv='loo' needs the rows of one process. Over ranks use folds, or "
+            "scoring='r2'."
+        )
+
     def variances(self) -> Tensor:
         """Return the variance of the targets, (1, t)."""
         yy = system(self.block, self.objective._replace(prior=None)).yy

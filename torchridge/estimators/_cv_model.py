@@ -67,16 +67,11 @@ class RidgeCVModel(LinearModel):
             raise ValueError("`alphas` is empty; expected at least one strength.")
         return values
 
-    def _check_options(self, per_target: bool = False) -> None:
+    def _check_options(self) -> None:
         for name in ("fit_intercept", "store_cv_results"):
             _check.option(getattr(self, name), name, (True, False))
         if self.cv is not None and self.store_cv_results:
             raise ValueError("cv!=None and store_cv_results=True are incompatible: leave `cv` out, or the results.")
-        if self.cv is not None and per_target and not self._by_criterion():
-            raise ValueError("cv!=None and alpha_per_target=True are incompatible: leave `cv` out, or one alpha.")
-
-    def _by_criterion(self) -> bool:
-        return isinstance(self.alphas, str) or isinstance(self.cv, str)
 
     def get_metadata_routing(self) -> Any:
         """Return which metadata `fit` hands to the scorer and the splitter, as scikit-learn's `MetadataRouter`."""
@@ -113,7 +108,8 @@ class RidgeCVModel(LinearModel):
         if not isinstance(X, Tensor):
             return self._scored_sparse(problem, grid, parts, rows, fold)
         if parts is not None:
-            return by_folds(X, y, weight, grid, parts, intercept=self.fit_intercept, scoring=self.scoring, score=fold)
+            asked = {"intercept": self.fit_intercept, "scoring": self.scoring, "per_target": per_target}
+            return by_folds(X, y, weight, grid, parts, score=fold, **asked)
         store = self.store_cv_results
         return leave_one_out(
             X, y, weight, grid, intercept=self.fit_intercept, score=rows, store=store, per_target=per_target
@@ -124,6 +120,8 @@ class RidgeCVModel(LinearModel):
     ) -> Found:
         X, y, weight = problem
         if parts is not None:
+            if getattr(self, "alpha_per_target", False):
+                raise ValueError("`alpha_per_target`=True with folds of a sparse `X`: pass a dense one, or cv='gcv'.")
             assert fold is not None
             return by_sparse_folds(X, y, weight, grid, parts, intercept=self.fit_intercept, score=fold)
         if X.shape[0] > sparse_gram.ROWS:

@@ -178,15 +178,21 @@ def by_folds(
     intercept: bool,
     scoring: Any,
     score: ScoreFold | None,
+    per_target: bool = False,
 ) -> Found:
-    """Choose by the mean over folds of a score of held-out rows.
+    """Choose by the mean over folds of a score of held-out rows, for each target by itself with `per_target`.
 
     Without `score`, by a name whose score follows from moments; otherwise by `score` of every fold's weights.
     """
     rows = check_rows(X, y, weight)
     prepared = prepare_rows(rows, parts, None, _options(intercept))
     if score is None:
-        scores = _from_squares(prepared, alphas, scoring, parts)
+        scores = _from_squares(prepared, alphas, scoring, parts, per_target and y.shape[1] > 1)
+    elif per_target:
+        raise ValueError(
+            f"`alpha_per_target`=True with folds needs a score that follows from squared errors, got "
+            f"`scoring`={scoring!r}. Use one of {[name for name in _FROM_SQUARES if name]}."
+        )
     else:
         scores = np.asarray(
             [_score_fold(k, prepared, rows, alphas, parts, score, intercept) for k in range(len(parts))]
@@ -200,10 +206,11 @@ def follows_from_squares(scoring: Any, weight: Tensor | None, given: Mapping[str
     return known and set(given) == (set() if weight is None else {"sample_weight"})
 
 
-def _from_squares(prepared: Prepared, alphas: Tensor, scoring: Any, parts: list[Split]) -> Any:
+def _from_squares(prepared: Prepared, alphas: Tensor, scoring: Any, parts: list[Split], per_target: bool) -> Any:
     squares, variances = prepared.scorer.squares(alphas), prepared.scorer.variances()
     assert variances is not None
-    scores = _FROM_SQUARES[scoring](squares, variances).mean(-1)  # (K, L)
+    scores = _FROM_SQUARES[scoring](squares, variances)
+    scores = scores if per_target else scores.mean(-1)  # (K, L, t) or (K, L)
     if scoring in (None, "r2"):
         scores[torch.tensor([len(test) < 2 for _, test in parts])] = torch.nan
     return scores.cpu().numpy()

@@ -34,7 +34,8 @@ class RidgeCV(RidgeCVModel, Regressor):
         cv: None for exact leave-one-out; a number of folds; a splitter; (train, test) row numbers; "gcv"; "evidence".
         gcv_mode: kept for scikit-learn's signature; one exact method serves them all.
         store_cv_results: keep `cv_results_`.
-        alpha_per_target: choose α for each target (leave-one-out).
+        alpha_per_target: choose α for each target. With folds (which scikit-learn refuses) the score has to follow from
+            squared errors: None, "r2", "neg_mean_squared_error", "neg_root_mean_squared_error".
         device: where to compute; by default where X is.
 
     Attributes:
@@ -97,7 +98,8 @@ class RidgeCV(RidgeCVModel, Regressor):
             ValueError: as `Ridge.fit`; on strengths that are not positive, on folds that cannot be made.
             TypeError: on what is not numbers.
         """
-        self._check_options(self.alpha_per_target)
+        _check.option(self.alpha_per_target, "alpha_per_target", (True, False))
+        self._check_options()
         _check.option(self.gcv_mode, "gcv_mode", (None, "auto", "svd", "eigen"))
         alphas, scorer = self._check_alphas(), resolve(self.scoring)
         routed = route(self, sample_weight, params, scorer)

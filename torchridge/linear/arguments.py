@@ -27,6 +27,8 @@ class Options(NamedTuple):
     tol: Any = None
     max_iter: Any = None
     rank: Any = None
+    kernel: Any = None
+    max_bytes: Any = None
 
     def objective(self, d: int, t: int, like: Tensor, batch: tuple[int, ...] = (), dtype: Any = None) -> Objective:
         """Return the checked objective of a problem with d features and t targets, for tensors on `like`'s device."""
@@ -44,7 +46,9 @@ class Options(NamedTuple):
             _check.shape(prior, list(dict.fromkeys([(d,), (t, d), (*batch, t, d)])), "prior")
             _check.finite(prior, "prior")
             prior = (prior.expand(t, d) if prior.ndim == 1 else prior).mT
-        return Objective(bool(self.fit_intercept), bool(self.standardize), penalty, prior, free)
+        return Objective(
+            bool(self.fit_intercept), bool(self.standardize), penalty, prior, free, self.kernel == "precomputed"
+        )
 
 
 class Strengths(NamedTuple):
@@ -64,6 +68,20 @@ def check_options(options: Options) -> None:
     """Raise on an unknown solver or dtype of moments."""
     _check.option(options.solver, "solver", ("auto", *SOLVERS, "cg"))
     _check.option(options.moments_dtype, "moments_dtype", (torch.float64, torch.float32))
+    _check.option(options.kernel, "kernel", (None, "linear", "precomputed"))
+    if options.max_bytes is not None:
+        _check.integer(options.max_bytes, "max_bytes", minimum=1)
+    if options.kernel == "precomputed":
+        _refuse_of_features(options)
+
+
+def _refuse_of_features(options: Options) -> None:
+    """Raise on what belongs to features, which a kernel that is given does not have."""
+    own = {"standardize": False, "penalty_factors": None, "prior": None, "tol": None, "max_iter": None, "rank": None}
+    for name, absent in own.items():
+        if getattr(options, name) is not absent:
+            raise ValueError(f"`{name}` belongs to features, and kernel='precomputed' has none. Leave it out.")
+    _check.option(options.solver, "solver", ("auto", "dual"))
 
 
 def refuse_beside_moments(**arguments: Any) -> None:

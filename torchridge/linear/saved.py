@@ -36,7 +36,8 @@ def read(path: str | Path, kind: str, device: Any = "cpu", name: str = "path") -
     with _files.understood(path, name):
         values = dict(about.pop("values"))
         values = {key: _value(key, value, tensors, device) for key, value in values.items()}
-        _check(values["weight"], values["bias"])
+        if values.get("form") != "dual":
+            _check(values["weight"], values["bias"])
     return values, about
 
 

@@ -36,6 +36,33 @@ SHRINKAGES = Kind("shrinkages", "Widen `shrinkages`.")
 CS = Kind("Cs", "Widen `Cs`.", weaker=True)
 
 
+class Live(NamedTuple):
+    """Which scores count: a target that is constant has no R² and no correlation, and no say in a shared choice."""
+
+    folds: Tensor | None = None  # (K, t) whether a target varies in a fold; None if that does not matter to the score
+    dead: Tensor | None = None  # (t,) whether it is constant over all rows
+
+    def mean_of_folds(self, table: Tensor) -> Tensor:
+        """Return the mean of scores (K, L, t) over the folds where a target varies: NaN if it never does."""
+        if self.folds is None:
+            return table.mean(0)
+        return torch.where(self.folds[:, None], table, 0).sum(0) / self.folds.sum(0)
+
+    def mean_of_targets(self, scores: Tensor) -> Tensor:
+        """Return the mean of scores (L, t) over the targets that are not dead, (L, 1); over all if none is left."""
+        if self.dead is None or self.dead.shape[0] != scores.shape[1]:
+            return scores.mean(1, keepdim=True)
+        kept = ~self.dead | self.dead.all()
+        return torch.where(kept, scores, 0).sum(1, keepdim=True) / kept.sum()
+
+    def places(self, place: Tensor) -> Tensor:
+        """Return the places of targets that are not dead, on the host."""
+        return place if self.dead is None or len(place) != len(self.dead) else place[~self.dead.cpu()]
+
+
+EVERYTHING = Live()
+
+
 class Found(NamedTuple, Generic[T]):
     """The strengths that were tried, their scores, and the best of them."""
 
@@ -44,11 +71,12 @@ class Found(NamedTuple, Generic[T]):
     table: Tensor  # (K, L, t)
     place: Tensor  # (1,) or, a strength for each target, (t,); on the host
     score: Tensor  # of the best, () or (t,)
+    live: Live = EVERYTHING
 
     @property
     def scores(self) -> Tensor:
         """The mean over folds, (L, t)."""
-        return self.table.mean(0)
+        return self.live.mean_of_folds(self.table)
 
     def strengths(self, per_target: bool) -> Strengths:
         """Return the best strengths, on the device of the scores."""
@@ -83,6 +111,7 @@ def search(
     per_target: bool = False,
     join: Callable[[T, T, Tensor], T] | None = None,
     cells: int = 16,
+    live: Live = EVERYTHING,
 ) -> Found[T]:
     """Score the strengths of a grid, and finer ones around the best; warn if the best ends a `given` grid.
 
@@ -95,16 +124,17 @@ def search(
         per_target: whether each target has its own best; otherwise the mean over targets is compared.
         join: puts together what two grids scored, in an order (L,); without it nothing is refined.
         cells: into which each cell beside the best is divided.
+        live: which scores count.
     """
     scored = score(grid)
     if join is not None:
-        finer = finer_grid(grid, _best(table(scored), grid, kind, per_target), cells)
+        finer = finer_grid(grid, _best(table(scored), grid, kind, per_target, live), cells)
         grid, order = torch.cat([grid, finer]).sort()
         scored = join(scored, score(finer), order)
-    place = _best(table(scored), grid, kind, per_target)
+    place = _best(table(scored), grid, kind, per_target, live)
     if given:
-        warn_of_edge(grid, place, kind)
-    return Found(grid, scored, table(scored), place, _score_at(table(scored), place, per_target))
+        warn_of_edge(grid, live.places(place) if per_target else place, kind)
+    return Found(grid, scored, table(scored), place, _score_at(table(scored), place, per_target, live), live)
 
 
 def itself(table: Tensor) -> Tensor:
@@ -128,7 +158,7 @@ def refuse_one_row(n: int, cv: str, objective: Objective) -> None:
 
 def warn_of_edge(grid: Tensor, best: Tensor, kind: Kind = ALPHAS) -> None:
     """Warn if the best of several strengths is the first or last of the grid."""
-    if len(grid) < 2:
+    if len(grid) < 2 or len(best) == 0:
         return
     grid = grid.detach().cpu()
     chosen = grid[best]
@@ -143,15 +173,15 @@ def warn_of_edge(grid: Tensor, best: Tensor, kind: Kind = ALPHAS) -> None:
         )
 
 
-def _compared(table: Tensor, per_target: bool) -> Tensor:
-    mean = table.mean(0)
-    return mean if per_target else mean.mean(1, keepdim=True)
+def _compared(table: Tensor, per_target: bool, live: Live) -> Tensor:
+    mean = live.mean_of_folds(table)
+    return mean if per_target else live.mean_of_targets(mean)
 
 
-def _best(table: Tensor, grid: Tensor, kind: Kind, per_target: bool) -> Tensor:
-    return best_index(_compared(table, per_target), kind.preference(grid))
+def _best(table: Tensor, grid: Tensor, kind: Kind, per_target: bool, live: Live) -> Tensor:
+    return best_index(_compared(table, per_target, live), kind.preference(grid))
 
 
-def _score_at(table: Tensor, place: Tensor, per_target: bool) -> Tensor:
-    scores = _compared(table, per_target).gather(0, place.to(table.device)[None])[0]
+def _score_at(table: Tensor, place: Tensor, per_target: bool, live: Live) -> Tensor:
+    scores = _compared(table, per_target, live).gather(0, place.to(table.device)[None])[0]
     return scores if per_target else scores[0]

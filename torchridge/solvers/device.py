@@ -5,6 +5,8 @@ None of the numbers for CUDA was measured by this project; each has its source w
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 # Compute capabilities whose float64 units run at half the rate of float32, and from 8.0 on, on tensor cores, at its
@@ -85,3 +87,13 @@ def most_nodes(device: torch.device, d: int) -> int:
     Townsend 2017, doi:10.1137/16M1096426. Found for 1e-10: 20 nodes for two decades, 32 for four, 72 for eight.
     """
     return _MOST_NODES if device.type == "cuda" and d >= _NODE_FEATURES else 0
+
+
+def memory(device: torch.device) -> int | None:
+    """Return the bytes of memory that a device has, in use or not; None if it does not say."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None

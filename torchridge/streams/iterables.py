@@ -71,7 +71,8 @@ class IterableRows(RowSource):
 
     def _filled(self, given: Any, number: int) -> Iterator[Batch]:
         """Yield a batch, of sparse rows in runs that are filled."""
-        first = given.get("X") if isinstance(given, Mapping) else given[0] if isinstance(given, (tuple, list)) else None
+        first: Any = given.get("X") if isinstance(given, Mapping) else None
+        first = given[0] if isinstance(given, (tuple, list)) else first
         if not is_sparse(first):
             yield self._batch(given, number)
             return
@@ -108,7 +109,7 @@ class IterableRows(RowSource):
 def _length(batch: Any) -> int:
     if is_frame(batch):
         return rows_of(batch)
-    first = next(iter(batch.values()), ()) if isinstance(batch, Mapping) else batch[0]
+    first: Any = next(iter(batch.values()), ()) if isinstance(batch, Mapping) else batch[0]
     return int(first.shape[0]) if is_sparse(first) else len(first)
 
 

@@ -68,7 +68,7 @@ def _in_rows(X: Any) -> Any:
     if isinstance(X, Tensor):
         if X.is_complex():
             raise TypeError(f"`X` should hold real numbers, got {X.dtype}.")
-        return X.detach() if X.layout is torch.sparse_coo else X.detach().to_sparse_coo()
+        return X.detach() if X.layout is torch.sparse_coo else X.detach().to_sparse(layout=torch.sparse_coo)
     if X.dtype.kind not in "fiub":
         raise TypeError(f"`X` should hold real numbers, got {X.dtype}.")
     return X.tocsr()
@@ -86,9 +86,10 @@ class SparseRows(RowSource):
         if any(length != X.shape[0] for length in lengths.values()):
             raise ValueError(f"`source` has {X.shape[0]} rows, the others {lengths}; expected as many in each.")
         y = self._parts["target"]
+        self._bytes = 8 * int(X.shape[1])  # of a filled row
         self.n_features = int(X.shape[1])
         self.n_targets = 0 if y is None else 1 if y.values.ndim == 1 else int(y.values.shape[1])
-        self.row_bytes = 8 * self.n_features + sum(p.row_bytes for p in self._parts.values() if p is not None)
+        self.row_bytes = self._bytes + sum(p.row_bytes for p in self._parts.values() if p is not None)
         self.has_folds = fold is not None
 
     @property
@@ -98,7 +99,7 @@ class SparseRows(RowSource):
 
     def batches(self, start: int = 0, rows: int | None = None) -> Iterator[Batch]:
         """Yield the rows from number `start` on, filled, `rows` at a time."""
-        step = rows or max(1, _RUN_BYTES // (8 * self.n_features))
+        step = rows or max(1, _RUN_BYTES // self._bytes)
         for at in range(start, self.n_rows, step):
             part = slice(at, min(self.n_rows, at + step))
             y, weight, fold = (None if p is None else p.read(part.start, part.stop) for p in self._parts.values())
@@ -106,6 +107,6 @@ class SparseRows(RowSource):
 
     def identity(self) -> dict[str, Any]:
         """Add what the matrix and the columns hold."""
-        content = [_content.of_rows(lambda a, b: next(self.batches(a, b - a)).X, self.n_rows, 8 * self.n_features)]
+        content = [_content.of_rows(lambda a, b: next(self.batches(a, b - a)).X, self.n_rows, self._bytes)]
         content += [{} if part is None else part.content() for part in self._parts.values()]
         return super().identity() | {"content": content}

@@ -18,11 +18,12 @@ from torchridge.linear.ridge.cross_validation import prepare_rows
 from torchridge.linear.ridge.solution import RidgeSolution
 from torchridge.solvers.least_squares.few_rows import WholeDual
 from torchridge.solvers.least_squares.scorers import Whole, leave_one_out_errors
+from torchridge.solvers.least_squares.target_scores import measured
 from torchridge.solvers.moments import folds
 from torchridge.solvers.moments.moments import Moments
 from torchridge.solvers.moments.rows import check_rows
 
-OWN = {"mse": -1, "r2": 1}  # of `ridge_cv`, which takes them from moments
+OWN = {"mse": -1, "r2": 1, "correlation": 1}  # of `ridge_cv`, which takes them from moments
 
 # (strengths) → (K, L, m, t) predictions of held-out rows; K pairs of them with the rows' numbers.
 Tables = dict[str, Tensor]
@@ -90,10 +91,9 @@ def cross_validate(
             score, grid, lambda t: sign * t[metric.name], given=given, per_target=per_target, join=join
         )
     chosen = best.strengths(per_target)
-    return dataclasses.replace(
-        fits.one(
-            X, y, chosen.alpha if chosen.per_target else chosen.alpha[0], sample_weight=sample_weight, **data.options
-        ),
+    return fits.one(
+        X, y, chosen.alpha if chosen.per_target else chosen.alpha[0], sample_weight=sample_weight, **data.options
+    ).with_changes(
         alphas=best.grid.to(best.table.device),
         scores=best.scores,
         fold_scores=best.table,
@@ -190,6 +190,9 @@ def _value(metric: Metric, truth: Tensor, predicted: Tensor, weight: Tensor | No
     if metric.own is not None:
         share = torch.ones(len(truth), dtype=torch.float64, device=truth.device) if weight is None else weight.double()
         share = (share / share.sum())[:, None]
+        if metric.own == "correlation":
+            y = truth.double()
+            return float(measured("correlation", y - predicted.double(), y, weight).nanmean())
         y, error = truth.double(), ((truth - predicted).double() ** 2 * share).sum(0)
         spread = (share * (y - (share * y).sum(0)) ** 2).sum(0)
         return float((error if metric.own == "mse" else 1 - error / spread).mean())

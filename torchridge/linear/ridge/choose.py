@@ -46,9 +46,12 @@ def choose(
     device: torch.device,
     free: bool = False,
     rows_at_hand: bool = True,
+    precomputed: bool = False,
 ) -> Choice:
     """Choose the solver of a dense problem of n rows, d features and so many strengths."""
     count, per_target = len(strengths.alpha), strengths.per_target
+    if precomputed:
+        return Choice("dual", "a kernel was given")
     if solver != "auto":
         _refuse_impossible(solver, per_target, free, rows_at_hand)
         return Choice(solver, "asked for")

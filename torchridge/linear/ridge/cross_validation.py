@@ -16,14 +16,16 @@ from torchridge.linear.arguments import Options, Strengths, check_options, grid_
 from torchridge.linear.ridge import differentiable
 from torchridge.linear.ridge.choose import Choice, choose_cross_validation
 from torchridge.linear.ridge.diagnosis import once
+from torchridge.linear.ridge.few_rows import counted_of, kernel_folds, refuse_memory
 from torchridge.linear.ridge.fits import Dense, fit_from_dual, fit_spectral
-from torchridge.linear.ridge.problem import Problem
+from torchridge.linear.ridge.problem import Problem, check_given_kernel
 from torchridge.linear.ridge.solution import RidgeSolution
 from torchridge.linear.ridge.solve import rounded, solve, solve_rows
 from torchridge.linear.search import refuse_one_row
 from torchridge.solvers.grid import coarse_grid
-from torchridge.solvers.least_squares import dual, scorers
-from torchridge.solvers.least_squares.few_rows import DualFolds, WholeDual, dual_splits
+from torchridge.solvers.least_squares import dual, scorers, target_scores
+from torchridge.solvers.least_squares.few_rows import WholeDual
+from torchridge.solvers.least_squares.kernel_folds import KernelFolds
 from torchridge.solvers.least_squares.objective import Objective
 from torchridge.solvers.least_squares.scorers import Scorer, Whole
 from torchridge.solvers.least_squares.scoring import train_spectrum
@@ -61,6 +63,15 @@ class Prepared:
         solver = "spectral" if solver == "cholesky" and strengths.per_target else solver
         return Problem(dense, self.source, solver, n, (d, t), device or torch.device("cpu"))
 
+    @property
+    def dead(self) -> Tensor:
+        """Whether each target is constant over the rows that count, (t,)."""
+        if self.rows is not None:
+            return ~target_scores.varies(self.rows.y)
+        assert self.moments is not None
+        block = self.moments()
+        return block.yy <= block.weight * (10 * torch.finfo(block.yy.dtype).eps * block.mean_y) ** 2
+
     def _summed(self) -> Block:
         assert self.rows is not None
         return blocks.block_of(*self.rows[:3], None, self.options.moments_dtype, self.rows.X.device)
@@ -68,7 +79,7 @@ class Prepared:
     def solution(self, strengths: Strengths) -> RidgeSolution:
         """Fit all rows at the chosen strengths, with what scoring has factored already."""
         problem, scorer = self.problem(strengths), self.scorer
-        if isinstance(scorer, (DualFolds, WholeDual)):
+        if isinstance(scorer, (KernelFolds, WholeDual)) and scorer.problem is not None:
             choice = Choice("dual", "the strength was chosen from the gram matrix of the rows")
             return rounded(fit_from_dual(scorer.problem, problem.dense, choice), problem)
         if isinstance(scorer, Whole):
@@ -91,10 +102,12 @@ def cross_validate(
     """Choose a strength and fit at it."""
     check_options(options)
     _check.option(options.solver, "solver", ("auto", "spectral", "dual", "cg"))
-    _check.option(scoring, "scoring", ("mse", "r2"))
+    _check.option(scoring, "scoring", target_scores.KINDS)
     _check.option(per_target, "alpha_per_target", (True, False))
     if isinstance(X, Moments):
-        refuse_beside_moments(y=y, sample_weight=sample_weight, groups=groups)
+        refuse_beside_moments(
+            y=y, sample_weight=sample_weight, groups=groups, kernel=options.kernel, max_bytes=options.max_bytes
+        )
         prepared = _prepare_moments(X, cv, options._replace(moments_dtype=X.dtype))
         return choose(prepared, alphas, cv, scoring, per_target)
     if y is None:
@@ -109,6 +122,8 @@ def cross_validate(
         raise TypeError(
             "`ridge_cv` compares scores, which a transform or compiler hides. Call it outside, then `ridge`."
         )
+    if options.kernel == "precomputed":
+        check_given_kernel(X, y, sample_weight)
     if X.ndim > 2:
         return _batch(X, y, alphas, cv, groups, scoring, per_target, sample_weight, options)
     if needs_torch(X, y, sample_weight, options.penalty_factors, options.prior):
@@ -125,7 +140,8 @@ def _differentiable(X: Tensor, y: Tensor, *arguments: Any) -> RidgeSolution:
         chosen = cross_validate(X, y, alphas, cv, groups, scoring, per_target, sample_weight, options)
     own = options._replace(solver="auto")
     fitted = differentiable.solve(X, y, chosen.alpha, "alpha", sample_weight, own, solve_rows)
-    scores = {name: getattr(chosen, name) for name in ("alphas", "scores", "fold_scores", "best_score", "scoring")}
+    names = ("alphas", "scores", "fold_scores", "best_score", "scoring", "dead_targets")
+    scores = {name: getattr(chosen, name) for name in names}
     return dataclasses.replace(fitted, **scores)
 
 
@@ -180,6 +196,7 @@ def _prepare_moments(moments: Moments, cv: Any, options: Options) -> Prepared:
 def prepare_rows(rows: Rows, cv: Any, groups: Any, options: Options) -> Prepared:
     """Return what scores the strengths of checked rows by any criterion."""
     objective = options.objective(rows.X.shape[1], rows.y.shape[1], rows.X)
+    options = options._replace(solver="dual") if objective.precomputed else options
     if isinstance(cv, str):
         _check.option(cv, "cv", _CRITERIA)
         if groups is not None:
@@ -201,7 +218,8 @@ def prepare_rows(rows: Rows, cv: Any, groups: Any, options: Options) -> Prepared
 
 def _prepare_whole(rows: Rows, cv: str, objective: Objective, options: Options) -> Prepared:
     n, d = rows.X.shape
-    counted = rows.counted
+    counted = counted_of(rows, objective)
+    refuse_memory(options)
     refuse_one_row(counted.X.shape[0], cv, objective)
     if options.solver == "dual" or (options.solver == "auto" and n < d):
         objective = objective.to(torch.float64)
@@ -221,7 +239,7 @@ def _diagonalized(counted: Rows, objective: Objective, rows: Rows) -> dual.Dual:
 
 def _prepare_folds(rows: Rows, ids: Tensor, objective: Objective, options: Options) -> Prepared:
     """Prepare folds that partition the rows; `ids` (n,) lie on the host."""
-    counted, count = rows.counted, int(ids.max()) + 1
+    counted, count = counted_of(rows, objective), int(ids.max()) + 1
     if counted is not rows and rows.sample_weight is not None:
         ids = ids[rows.sample_weight.cpu() > 0]
     index = [(ids == k).nonzero()[:, 0] for k in range(count)]
@@ -230,26 +248,21 @@ def _prepare_folds(rows: Rows, ids: Tensor, objective: Objective, options: Optio
     n, d = counted.X.shape
     choice = choose_cross_validation(options.solver, n=n, smallest_train=n - max(len(i) for i in index), d=d)
     if choice.solver == "dual":
-        objective = objective.to(torch.float64)
-        if objective.standardize:  # a gram matrix for each fold: its own scales
-            everything = torch.arange(n)
-            parts = [(everything[ids != k], i) for k, i in enumerate(index)]
-            return _dual_splits(counted, parts, objective, rows, options)
-        problem = _diagonalized(counted, objective, rows)
-        on_device = [i.to(counted.X.device) for i in index]
-        return Prepared(DualFolds(problem, counted, on_device, objective), objective, rows, options, None, counted)
+        everything = torch.arange(n)
+        parts = [(everything[ids != k], i) for k, i in enumerate(index)]
+        return _kernel_folds(counted, parts, objective, rows, options)
+    refuse_memory(options)
     held = scorers.fold_blocks(counted, index, options.moments_dtype)
     train = blocks.merge_others(held)
     scorer = scorers.fold_moments(train, held, objective, counted, index)
     return Prepared(scorer, objective, rows, options, once(lambda: blocks.merge(held)), counted)
 
 
-def _dual_splits(
+def _kernel_folds(
     rows: Rows, parts: list[folds.Split], objective: Objective, source: Rows, options: Options
 ) -> Prepared:
-    blocks.check_squares(source)
-    parts = [(a.to(rows.X.device), b.to(rows.X.device)) for a, b in parts]
-    scorer = dual_splits(rows, parts, objective)
+    objective = objective.to(options.moments_dtype)
+    scorer = kernel_folds(rows, parts, objective, source, options)
     return Prepared(scorer, objective, source, options, None, rows)
 
 
@@ -263,8 +276,11 @@ def _prepare_splits(rows: Rows, parts: list[folds.Split], objective: Objective, 
     n, d = rows.X.shape
     choice = choose_cross_validation(options.solver, n=n, smallest_train=min(len(a) for a, _ in parts), d=d)
     if choice.solver == "dual":
-        prepared = _dual_splits(rows, parts, objective.to(torch.float64), rows, options)
-        return dataclasses.replace(prepared, rows=rows.counted)
+        if rows.idle and rows.sample_weight is not None:
+            place = (rows.sample_weight.cpu() > 0).cumsum(0) - 1
+            parts = [(place[a], place[b]) for a, b in parts]
+        return _kernel_folds(counted_of(rows, objective), parts, objective, rows, options)
+    refuse_memory(options)
     blocks.check_squares(rows)
     train = scorers.fold_blocks(rows, [a for a, _ in parts], options.moments_dtype)
     held = scorers.fold_blocks(rows, [b for _, b in parts], options.moments_dtype)
@@ -274,38 +290,47 @@ def _prepare_splits(rows: Rows, parts: list[folds.Split], objective: Objective, 
 
 def choose(prepared: Prepared, alphas: Any, cv: Any, scoring: str, per_target: bool) -> RidgeSolution:
     """Return the fit at the strength that scores best."""
-    scorer = prepared.scorer
-    variances = scorer.variances()
+    variances = prepared.scorer.variances()
     kind = cv if isinstance(cv, str) and cv in ("gcv", "evidence") else "gcv" if variances is None else scoring
-    if kind != scoring and scoring == "r2":
+    if kind != scoring and scoring != "mse":
         raise ValueError(
-            f"`scoring`='r2' needs held-out targets, which `cv`={kind!r} has none of. Use folds or cv='loo'."
+            f"`scoring`={scoring!r} needs held-out targets, which `cv`={kind!r} has none of. Use folds or cv='loo'."
         )
-    found = _search(prepared, alphas, variances if kind == "r2" else None, per_target)
-    return dataclasses.replace(
-        prepared.solution(found.strengths(per_target)),
+    dead = prepared.dead
+    live = None
+    if kind in ("r2", "correlation") and variances is not None:
+        live = (variances > 1e-18 * variances.amax(0)) & ~dead  # below it is what rounding left of a constant
+    found = _search(prepared, alphas, kind, variances, search.Live(live, dead), per_target)
+    return prepared.solution(found.strengths(per_target)).with_changes(
         alphas=found.grid.to(found.table.device),
         scores=found.scores,
         fold_scores=found.table,
         best_score=found.score,
         scoring=kind,
+        dead_targets=dead,
     )
 
 
-def _search(prepared: Prepared, alphas: Any, variances: Tensor | None, per_target: bool) -> search.Found[Tensor]:
+def _search(
+    prepared: Prepared, alphas: Any, kind: str, variances: Tensor | None, live: search.Live, per_target: bool
+) -> search.Found[Tensor]:
     """Return strengths (L,), on the host, their scores (K, L, t), and the best."""
     scorer = prepared.scorer
 
     def score(grid: Tensor) -> Tensor:
+        if kind == "correlation":
+            return scorer.correlations(grid)
         squares = scorer.squares(grid)
-        return -squares if variances is None else 1 - squares / variances[:, None, :]
+        if live.folds is None or variances is None:
+            return -squares
+        return torch.where(live.folds[:, None], 1 - squares / variances[:, None, :], torch.nan)
 
     if not isinstance(alphas, str):
-        return search.search(score, grid_of(alphas), search.itself, given=True, per_target=per_target)
+        return search.search(score, grid_of(alphas), search.itself, given=True, live=live, per_target=per_target)
     if alphas != "auto":
         raise ValueError(f"`alphas` should be 'auto' or strengths, got {alphas!r}.")
     eigvals = scorer.eigvals
     if isinstance(prepared.source, Rows) and not bool(eigvals.any()):
         blocks.check_vanishing(prepared.source, eigvals.dtype)
     grid = coarse_grid(eigvals)
-    return search.search(score, grid, search.itself, given=False, per_target=per_target, join=search.joined)
+    return search.search(score, grid, search.itself, join=search.joined, given=False, live=live, per_target=per_target)

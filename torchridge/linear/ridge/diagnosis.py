@@ -65,15 +65,15 @@ class Diagnosis:
     __hash__ = None  # type: ignore[assignment]
 
 
-def unchanged(X: torch.Tensor) -> Callable[[], None]:
-    """Return a function that raises if X has been changed in place since."""
+def unchanged(X: torch.Tensor, name: str = "X") -> Callable[[], None]:
+    """Return a function that raises if a tensor has been changed in place since."""
     version = None if X.is_inference() else X._version
 
     def check() -> None:
         if version is not None and X._version != version:
             raise ValueError(
-                "`X` was changed in place after the fit, and this value is computed from it when it is read. Read "
-                "it before, or fit a copy, `X.clone()`."
+                f"`{name}` was changed in place after the fit, and this value is computed from it when it is read. "
+                f"Read it before, or fit a copy, `{name}.clone()`."
             )
 
     return check

@@ -229,4 +229,4 @@ def stack(solutions: list[RidgeSolution], batch: tuple[int, ...]) -> RidgeSoluti
 
     names = ("dof", "condition", "rank", "residual_variance", "unit_variance")
     diagnosis = Diagnosis(**{name: joined(name) for name in names})
-    return dataclasses.replace(solutions[0], diagnosis=diagnosis, **fields)
+    return solutions[0].with_changes(diagnosis=diagnosis, dual=None, **fields)

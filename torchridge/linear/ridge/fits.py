@@ -13,6 +13,7 @@ from torch import Tensor
 from torchridge.linear.arguments import Strengths
 from torchridge.linear.ridge.choose import CAREFUL, Choice, resolved
 from torchridge.linear.ridge.diagnosis import Diagnosis, once, unchanged
+from torchridge.linear.ridge.dual_solution import DualForm
 from torchridge.solvers import algebra
 from torchridge.solvers.algebra import Factor
 from torchridge.solvers.device import strengths_per_eigh
@@ -25,6 +26,11 @@ from torchridge.solvers.least_squares.spectral import Spectrum
 from torchridge.solvers.moments import blocks
 from torchridge.solvers.moments.blocks import Block
 from torchridge.solvers.moments.rows import Rows
+
+# The condition up to which float64 dual coefficients give predictions to float32's last digit. Weights that are kept
+# as them are refined only above: that makes them.
+_CAREFUL_DUAL = 1e9
+_REFINED_BYTES = 2**30
 
 # Columns of weights refined in one pass over the rows.
 _REFINED_COLUMNS = 512
@@ -41,6 +47,34 @@ class Dense:
     rows: Rows | None  # those that count; None for moments alone
     exact: bool = True  # whether moments are summed in float64, so that going back to the rows is worth it
 
+    @property
+    def summed(self) -> torch.dtype:
+        """The dtype that sums are taken in: float64, or that of the rows where this was asked for."""
+        return torch.float64 if self.exact else torch.float32
+
+    @property
+    def keeps_dual(self) -> bool:
+        """Whether weights (d, L, t) would outweigh the rows, so that dual coefficients are kept in their place."""
+        if self.rows is None or self.objective.precomputed:
+            return self.objective.precomputed
+        (n, d), t = self.rows.X.shape, self.rows.y.shape[1]
+        columns = t if self.strengths.per_target else t * len(self.strengths.alpha)
+        return n < d and columns > n and self.objective.prior is None
+
+    @property
+    def refines(self) -> bool:
+        """Whether going back to rows that are few is worth it, and its weights fit in memory."""
+        if self.rows is None or not self.exact or self.objective.free is not None or self.objective.precomputed:
+            return False
+        columns = self.rows.y.shape[1] * (1 if self.strengths.per_target else len(self.strengths.alpha))
+        return not self.keeps_dual or 8 * self.rows.X.shape[1] * columns <= _REFINED_BYTES
+
+    @property
+    def careful(self) -> float:
+        """The condition from which one goes back to the rows: later if that would make very many weights."""
+        limit = CAREFUL[self.dtype]
+        return max(limit, _CAREFUL_DUAL) if self.keeps_dual else limit
+
     def checked(self) -> Block:
         """Return the moments, or raise if they are not finite: the matrix of an eigendecomposition must be."""
         block = self.moments()
@@ -52,13 +86,32 @@ class Dense:
 class Fit(NamedTuple):
     """Weights of every strength, with what is known about them."""
 
-    weight: Tensor  # (d, L, t); L = 1 if each target has its own strength
+    weight: Tensor | None  # (d, L, t); L = 1 if each target has its own strength; None if `dual` stands for them
     bias: Tensor  # (L, t)
     lost: float  # estimate of the relative error of the weights
     rank: int | None  # if the penalty was too weak to decide between solutions, the rank of the rows
     diagnosis: Diagnosis  # squares (L, t), dof (L,) or (t,), unit_variance (d, L) or (d, t), condition, rank
     choice: Choice
     largest: float | None = None  # of the weights and biases, NaN if one is; None if it has not been read
+    dual: DualForm | None = None
+
+    @property
+    def features(self) -> int:
+        """How many features there are."""
+        return self.dual.features if self.weight is None and self.dual is not None else len(self.columns_kept)
+
+    @property
+    def loss_to_tell(self) -> float:
+        """The relative error from which the weights have lost digits that the caller should hear of."""
+        told: float = torch.finfo(self.bias.dtype).eps ** 0.5
+        return told if self.dual is None else max(told, torch.finfo(self.dual.dtype).eps)
+
+    @property
+    def columns_kept(self) -> Tensor:
+        """Return the weights, or the coefficients that stand for them."""
+        given = self.weight if self.dual is None else self.dual.coef
+        assert given is not None
+        return given
 
 
 def bias_of(weight: Tensor, place: Frame) -> Tensor:
@@ -192,28 +245,66 @@ def refined(rows: Rows, place: Frame, spec: Spectrum, strengths: Strengths, weig
 def fit_dual(problem: Dense, choice: Choice) -> Fit:
     """Solve from the n × n gram matrix of the rows: by a Cholesky factor for each of few strengths, or its spectrum."""
     assert problem.rows is not None
-    objective, rows, strengths = problem.objective.to(torch.float64), problem.rows, problem.strengths
-    kernel = dual.kernel(rows, objective, torch.float64)
+    dtype = problem.summed
+    objective, rows, strengths = problem.objective.to(dtype), problem.rows, problem.strengths
+    kernel = dual.kernel(rows, objective, dtype)
     few = not strengths.per_target and len(strengths.alpha) <= strengths_per_eigh(rows.X.device)
     if few and strengths.weakest > 0 and objective.free is None:
-        factors = [_shifted(kernel.gram, a) for a in strengths.alpha]
+        factors = [_shifted(kernel.gram, a) for a in strengths.alpha.to(dtype)]
         coef = torch.stack([f.solve(kernel.target) for f in factors], 1)  # (n, L, t)
-        weight = dual.weights(kernel, rows, objective, coef)
-        bias = bias_of(weight, dual_frame(kernel, objective))
-        condition, largest = _settled(_dual_bounds(kernel.gram, factors, strengths), weight, bias)
+        fit = of_coefficients(kernel, problem, coef, choice)
+        condition, largest = _settled(_dual_bounds(kernel.gram, factors, strengths), fit.columns_kept, fit.bias)
         if CAREFUL[problem.dtype] < condition < torch.inf:
             condition = float(_conditions(factors).nan_to_num(torch.inf).amax())
-        if condition <= CAREFUL[problem.dtype]:
+        if condition <= problem.careful:
             solved = once(lambda: dual.diagonalized(kernel, rows))
-            diagnosis = _dual_diagnosis(solved, rows, strengths)
-            lost = torch.finfo(torch.float64).eps * condition
-            return Fit(weight, bias, lost, None, diagnosis, choice, largest)
+            diagnosis = _dual_diagnosis(solved, rows, objective, strengths)
+            lost = torch.finfo(dtype).eps * condition
+            return fit._replace(lost=lost, diagnosis=diagnosis, largest=largest)
     blocks.check_kernel(kernel.gram, kernel.target, rows)
     fit = fit_from_dual(dual.diagonalized(kernel, rows), problem, choice)
     n, d = rows.X.shape
-    if n >= d and fit.choice.solver == "dual" and fit.lost > torch.finfo(torch.float64).eps * CAREFUL[problem.dtype]:
+    lossy = fit.lost > torch.finfo(dtype).eps * CAREFUL[problem.dtype]
+    if n >= d and fit.choice.solver == "dual" and lossy and not objective.precomputed:
         return fit_spectral(problem, Choice("spectral", "the gram matrix of the rows loses digits"))
     return fit
+
+
+def of_coefficients(solved: dual.Dual | dual.Kernel, problem: Dense, coef: Tensor, choice: Choice) -> Fit:
+    """Return the fit of dual coefficients (n, L, t): in place of weights that would outweigh the rows, themselves."""
+    rows, objective = problem.rows, problem.objective.to(coef.dtype)
+    assert rows is not None
+    if problem.keeps_dual:
+        form, bias = dual_form(solved, problem, coef)
+        return Fit(None, bias, 0.0, None, Diagnosis(), choice, dual=form)
+    weight = dual.weights(solved, rows, objective, coef)
+    return Fit(weight, bias_of(weight, dual_frame(solved, objective)), 0.0, None, Diagnosis(), choice)
+
+
+def dual_form(solved: dual.Dual | dual.Kernel, problem: Dense, coef: Tensor) -> tuple[DualForm, Tensor]:
+    """Return the dual form of a solution, and its biases (L, t). Cost n d, and n² t if features are free."""
+    rows, objective = problem.rows, problem.objective
+    assert rows is not None
+    own = None
+    if solved.free is not None:
+        own = dual.free_weights(solved, rows.X.detach(), coef)
+    coef = coef if solved.root is None else coef * solved.root[:, None, None]
+    place = (solved.center, solved.target_center, solved.scale, solved.free, own)
+    kept = None if objective.precomputed else rows.X
+    check = None if kept is None else unchanged(kept)
+    form = DualForm(coef, kept, *place, problem.dtype, check)
+    if not objective.intercept:
+        return form, torch.zeros_like(coef[0])
+    if kept is None:
+        fitted = solved.center @ coef.flatten(1)
+    else:
+        toward = solved.toward
+        toward = dual.seen_from(kept.detach(), solved.center, solved.scale) if toward is None else toward
+        fitted = toward @ coef.flatten(1)
+    fitted = fitted.reshape(coef.shape[1:])
+    if own is not None and solved.free is not None:
+        fitted = fitted + (solved.center[solved.free] @ own.flatten(1)).reshape(fitted.shape)
+    return form, solved.target_center - fitted
 
 
 def _shifted(gram: Tensor, alpha: Tensor) -> Factor:
@@ -229,28 +320,29 @@ def _dual_bounds(gram: Tensor, factors: list[Factor], strengths: Strengths) -> T
 
 
 def fit_from_dual(problem_: dual.Dual, problem: Dense, choice: Choice) -> Fit:
-    """Solve from a problem of the rows that is already diagonalized."""
-    rows, strengths, objective = problem.rows, problem.strengths, problem.objective.to(torch.float64)
+    """Solve from a problem of the rows that is already diagonalized; its targets may be left out."""
+    rows, strengths = problem.rows, problem.strengths.to(problem_.basis.dtype)
+    objective = problem.objective.to(problem_.basis.dtype)
     assert rows is not None
     found, weakest = spectral.bare_summary(problem_.eigvals), strengths.weakest
-    place = dual_frame(problem_, objective)
-    if found.top + weakest > CAREFUL[problem.dtype] * (found.low + weakest) and problem_.free is None:
-        return _fit_wide_rows(problem_, rows, place, objective, strengths)
-    coefficients = dual.coefficients_per_target if strengths.per_target else dual.coefficients
+    if problem_.free is not None:  # their weights are fitted to the targets themselves
+        problem_ = dual.of_targets(problem_, rows, objective, slice(None))
+    careful = found.top + weakest > problem.careful * (found.low + weakest)
+    if careful and problem.refines:
+        whole = dual.of_targets(problem_, rows, objective, slice(None))
+        return _fit_wide_rows(whole, rows, dual_frame(whole, objective), objective, problem.strengths)
     weak = weakest <= found.tolerance
     rank = dual.rank(problem_) if weak else 0
     least_norm = (weak and rank < rows.X.shape[1]) or (
         problem_.free is not None and problem_.unpenalized.shape[1] - problem_.intercept < len(problem_.free)
     )
-    lost = torch.finfo(torch.float64).eps * (found.top + weakest) / max(found.low + weakest, 1e-300)
-    weight = dual.weights(problem_, rows, objective, coefficients(problem_, strengths.alpha))
-    return Fit(
-        weight,
-        bias_of(weight, place),
-        lost,
-        (rank or dual.rank(problem_)) if least_norm else None,
-        _dual_diagnosis(lambda: problem_, rows, strengths),
-        choice,
+    lost = torch.finfo(problem_.basis.dtype).eps * (found.top + weakest) / max(found.low + weakest, 1e-300)
+    problem_, coef = dual.solved(problem_, rows, objective, strengths.alpha, strengths.per_target)
+    fit = of_coefficients(problem_, problem, coef, choice)
+    return fit._replace(
+        lost=lost,
+        rank=(rank or dual.rank(problem_)) if least_norm and not objective.precomputed else None,
+        diagnosis=_dual_diagnosis(lambda: problem_, rows, objective, strengths),
     )
 
 
@@ -261,7 +353,7 @@ def _fit_wide_rows(problem: dual.Dual, rows: Rows, place: Frame, objective: Obje
     weight = refined(rows, place, spec, strengths, _weights(spec, strengths))
     condition = found.condition(strengths.weakest)
     choice = Choice("svd", f"condition {condition:.1e}: the gram matrix of the rows loses digits; refined")
-    dual_known = _dual_diagnosis(lambda: problem, rows, strengths)
+    dual_known = _dual_diagnosis(lambda: problem, rows, objective, strengths)
     diagnosis = Diagnosis(
         squares=lambda: dual_known["squares"],
         dof=lambda: spectral.dof(spec, strengths.alpha),
@@ -272,22 +364,30 @@ def _fit_wide_rows(problem: dual.Dual, rows: Rows, place: Frame, objective: Obje
     return _of_spectrum(spec, found, place, weight, True, choice, strengths, diagnosis)
 
 
-def _dual_diagnosis(solved: Callable[[], dual.Dual], rows: Rows, strengths: Strengths) -> Diagnosis:
-    alpha, weakest, check = strengths.alpha, strengths.weakest, unchanged(rows.X)
-    measure = dual.residual_squares_per_target if strengths.per_target else dual.residual_squares
+def _dual_diagnosis(
+    solved: Callable[[], dual.Dual], rows: Rows, objective: Objective, strengths: Strengths
+) -> Diagnosis:
+    weakest, check, check_targets = strengths.weakest, unchanged(rows.X), unchanged(rows.y, "y")
 
     def condition() -> float:
         found = spectral.bare_summary(solved().eigvals)
         smallest = 0.0 if weakest > found.tolerance else found.least
         return (found.top + weakest) / (smallest + weakest)
 
+    def squares() -> Tensor:
+        if solved().target.shape[1] != rows.y.shape[1]:
+            check_targets()
+        return dual.all_squares(solved(), rows, objective, strengths.alpha, strengths.per_target)
+
     def unit_variance() -> Tensor:
+        if objective.precomputed:
+            return torch.full((rows.X.shape[1], len(strengths.alpha)), torch.nan, device=rows.X.device)
         check()
-        return dual.unit_variance(solved(), rows, alpha)
+        return dual.unit_variance(solved(), rows, strengths.alpha)
 
     return Diagnosis(
-        squares=lambda: measure(solved(), alpha),
-        dof=lambda: dual.dof(solved(), alpha),
+        squares=squares,
+        dof=lambda: dual.dof(solved(), strengths.alpha),
         unit_variance=unit_variance,
         condition=condition,
         rank=lambda: dual.rank(solved()),

@@ -13,6 +13,7 @@ from torchridge.linear.matrices import dense_of, kind_of, shape_of
 from torchridge.linear.ridge.choose import Choice, choose_products
 from torchridge.linear.ridge.diagnosis import once
 from torchridge.linear.ridge.fits import Dense
+from torchridge.solvers.least_squares.target_scores import KINDS
 from torchridge.solvers.moments import blocks
 from torchridge.solvers.moments.moments import Moments
 from torchridge.solvers.moments.rows import Rows, check_rows, result_dtype
@@ -58,6 +59,7 @@ def dense_problem(X: Any, y: Any, alpha: Any, name: str, sample_weight: Any, opt
     Those are batches, and rows that autograd, a transform or a compiler watches.
     """
     if isinstance(X, Moments):
+        refuse_beside_moments(kernel=options.kernel)
         if alpha is None and y is not None:
             y, alpha = None, y  # ridge(moments, 1.0)
         refuse_beside_moments(y=y, sample_weight=sample_weight)
@@ -66,6 +68,9 @@ def dense_problem(X: Any, y: Any, alpha: Any, name: str, sample_weight: Any, opt
         raise TypeError("`y` is missing; pass the targets, or `Moments` in place of `X`.")
     _check.is_tensor(X, "X")
     _check.is_tensor(y, "y")
+    if options.kernel == "precomputed":
+        check_given_kernel(X, y, alpha, sample_weight)
+        return of_rows(check_rows(X, y, sample_weight), alpha, name, options)
     if X.ndim > 2 or needs_torch(X, y, alpha, sample_weight, options.penalty_factors, options.prior):
         return None
     return of_rows(check_rows(X, y, sample_weight), alpha, name, options)
@@ -74,6 +79,8 @@ def dense_problem(X: Any, y: Any, alpha: Any, name: str, sample_weight: Any, opt
 def route(X: Any, y: Any, alpha: Any, options: Options) -> tuple[Any, Choice | None]:
     """Return X and a choice of products, or X as a strided tensor (or `Moments`) and None."""
     check_options(options)
+    if options.kernel == "precomputed":
+        return X, None
     kind = kind_of(X)
     choice = None if kind is None else _choice(X, kind, y, alpha, options)
     if choice is not None:
@@ -82,8 +89,30 @@ def route(X: Any, y: Any, alpha: Any, options: Options) -> tuple[Any, Choice | N
     return (dense_of(X) if kind == "sparse" else X), None
 
 
+def check_given_kernel(X: Any, *others: Any) -> None:
+    """Raise unless a kernel (n, n) is given as a symmetric tensor that nothing watches."""
+    _check.is_tensor(X, "X")
+    _check.is_dense_real(X, "X")
+    if needs_torch(X, *others):
+        raise ValueError("kernel='precomputed' has no gradients and no transforms. Pass `X.detach()`.")
+    if X.ndim != 2 or X.shape[0] != X.shape[1]:
+        raise ValueError(f"`X` should be a kernel of shape (n, n) with kernel='precomputed', got {tuple(X.shape)}.")
+    _check.not_empty(X, "X")
+    _check.finite(X, "X")
+    _check.finite(others[0], "y")
+    largest, apart = torch.stack([X.abs().amax(), (X - X.mT).abs().amax()]).tolist()
+    eps = torch.finfo(X.dtype if X.is_floating_point() else torch.float64).eps
+    if apart > 1e3 * eps * largest:
+        raise ValueError(
+            f"`X` should be a symmetric kernel with kernel='precomputed', got one that differs from its transpose by "
+            f"{apart:.3g} (largest entry {largest:.3g}). Pass k(x_i, x_j) of the rows that are fitted."
+        )
+
+
 def refuse_own(options: Options, over_ranks: bool = False) -> None:
     """Raise on what belongs to products alone."""
+    if over_ranks and (options.kernel is not None or options.max_bytes is not None):
+        raise ValueError("`kernel` and `max_bytes` are of the rows of one process. Leave out `process_group`.")
     if over_ranks and options.solver == "cg":
         raise ValueError("`solver`='cg' multiplies with the rows of one process. Leave out `process_group`.")
     for name, value in (("tol", options.tol), ("max_iter", options.max_iter), ("rank", options.rank)):
@@ -99,7 +128,7 @@ def route_cv(
 ) -> tuple[Any, Choice | None]:
     """Return the same for cross-validation."""
     _check.option(options.solver, "solver", ("auto", "spectral", "dual", "cg"))
-    _check.option(scoring, "scoring", ("mse", "r2"))
+    _check.option(scoring, "scoring", KINDS)
     _check.option(per_target, "alpha_per_target", (True, False))
     if isinstance(X, Moments) and options.solver == "cg":
         raise ValueError("`solver`='cg' needs the rows themselves, got moments. Use 'auto'.")

@@ -46,6 +46,7 @@ def ridge(
     tol: float | None = None,
     max_iter: int | None = None,
     rank: int | None = None,
+    kernel: str | None = None,
     process_group: Group | None = None,
 ) -> RidgeSolution:
     r"""Minimize Σ s ‖y − Wx − b‖² + α Σ p (W − prior)² at one strength.
@@ -83,6 +84,8 @@ def ridge(
         tol: for "cg", the relative residual to reach, by default 1e-8.
         max_iter: for "cg", the most steps, by default 2000.
         rank: for "cg", the rank of the preconditioner, 0 for none; by default it grows for as long as it pays.
+        kernel: "precomputed" if X is a kernel of the rows, (n, n), positive semidefinite: minimize
+            Σ s (y − f(x) − b)² + α ‖f‖² over its functions f. The solution then predicts from kernels (m, n).
         process_group: "world" or a `torch.distributed.ProcessGroup`: X, y and sample_weight are this rank's rows
             (or its `Moments`), uneven and empty ranks, (0, d), included. The moments of all ranks are added, solved on
             each, and the answer is that of one process on all rows. Solved from moments: no "dual" or "svd", no
@@ -101,6 +104,9 @@ def ridge(
     Warns:
         ConvergenceWarning: where "cg" stopped above `tol`.
 
+    With fewer rows than features, and more targets (× strengths) than rows, the solution keeps dual coefficients (n, t)
+    and X itself, not a copy: `weight` is made when it is read, and `predict` and `score` do not need it.
+
     Cost: n·d·min(n, d)/2 multiply-adds for the Gram matrix and min(n, d)³ for the solve. "cg" of rank k in s steps
     takes s·t + k products with X and Xᵀ, and 8·min(n, d)·k bytes. Source: Frangella, Tropp & Udell 2023,
     doi:10.1137/21M1466244.
@@ -114,7 +120,9 @@ def ridge(
         (tensor([[ 2., -1.]]), tensor([3.]))
     """
     given = one_of(alpha, strength, "alpha")
-    options = Options(fit_intercept, standardize, penalty_factors, prior, solver, moments_dtype, tol, max_iter, rank)
+    options = Options(
+        fit_intercept, standardize, penalty_factors, prior, solver, moments_dtype, tol, max_iter, rank, kernel
+    )
     if process_group is not None:
         X, y, given = pooled(X, y, given, "alpha", sample_weight, options, process_group)
         sample_weight = None
@@ -144,6 +152,7 @@ def ridge_path(
     tol: float | None = None,
     max_iter: int | None = None,
     rank: int | None = None,
+    kernel: str | None = None,
     process_group: Group | None = None,
 ) -> RidgeSolution:
     r"""Minimize Σ s ‖y − Wx − b‖² + α Σ p (W − prior)² at many strengths, from one eigendecomposition.
@@ -165,6 +174,7 @@ def ridge_path(
         tol: as in `ridge`.
         max_iter: as in `ridge`.
         rank: as in `ridge`.
+        kernel: as in `ridge`.
         process_group: as in `ridge`.
 
     Returns:
@@ -184,7 +194,9 @@ def ridge_path(
         tensor([1.0000, 0.5000, 0.2500])
     """
     given = one_of(alphas, strength, "alphas")
-    options = Options(fit_intercept, standardize, penalty_factors, prior, solver, moments_dtype, tol, max_iter, rank)
+    options = Options(
+        fit_intercept, standardize, penalty_factors, prior, solver, moments_dtype, tol, max_iter, rank, kernel
+    )
     if process_group is not None:
         X, y, given = pooled(X, y, given, "alphas", sample_weight, options, process_group)
         sample_weight = None
@@ -217,6 +229,8 @@ def ridge_cv(
     tol: float | None = None,
     max_iter: int | None = None,
     rank: int | None = None,
+    kernel: str | None = None,
+    max_bytes: int | None = None,
     process_group: Group | None = None,
 ) -> RidgeSolution:
     r"""Choose the strength by cross-validation in closed form, and fit at it.
@@ -236,11 +250,14 @@ def ridge_cv(
         cv: "gcv" (the default for data), "loo", "evidence", a number of folds K (runs of rows; whole groups where
             `groups` are given), fold ids (n,), a splitter with ``split``, or an iterable of (train, test) row numbers.
         groups: (n,) labels; rows of one group are never on both sides of a split.
-        scoring: "mse", or "r2" for folds; or a metric of the predictions of held-out rows: a callable of (y_true,
-            y_score) that is larger for a better fit, an object with `update` and `compute` such as torchmetrics' (it
-            says which way is better), a scorer of scikit-learn or its name; or several of them, a collection or a
-            mapping, of which the first chooses and all are kept in `metrics`. The score of a strength is the mean over
-            folds; a metric sees all leave-one-out predictions together, and all targets unless `alpha_per_target`.
+        scoring: "mse"; or, for folds and "loo", "r2" or "correlation" (Pearson's); or a metric of the predictions of
+            held-out rows: a callable of (y_true, y_score) that is larger for a better fit, an object with `update` and
+            `compute` such as torchmetrics' (it says which way is better), a scorer of scikit-learn or its name; or
+            several of them, a collection or a mapping, of which the first chooses and all are kept in `metrics`. The
+            score of a strength is the mean over folds; a metric sees all leave-one-out predictions together, and all
+            targets unless `alpha_per_target`. Targets that are constant over all rows (`dead_targets`) have neither R²
+            nor a correlation, and count for nothing in a strength that targets share; a fold in which a target is
+            constant is left out of its mean.
         alpha_per_target: choose a strength for each target; otherwise the best mean over targets.
         sample_weight: as in `ridge`; held-out errors are weighted too.
         fit_intercept: as in `ridge`.
@@ -254,6 +271,9 @@ def ridge_cv(
         tol: as in `ridge`.
         max_iter: as in `ridge`.
         rank: as in `ridge`.
+        kernel: as in `ridge`.
+        max_bytes: for folds of few rows, what scoring may take above X, y and the answer; by default about what the
+            matrices of n × n take and 64 MiB, more than which brings no speed.
         process_group: as in `ridge`. A number of folds then makes runs of the ranks' rows one after the other in the
             order of ranks, or of whole `groups` (integers or strings) wherever their rows are; fold ids come for this
             rank's rows, or for all rows in that order. The folds, and so the answer, are those of one process on
@@ -270,8 +290,10 @@ def ridge_cv(
     Warns:
         GridEdgeWarning: where the best of the given strengths is the first or last of several.
 
-    Cost: the Gram matrix, K eigendecompositions, and K·d²·r·t for the scores, r about 15. A metric costs K paths and
-    the predictions n·d·L·t.
+    Cost: the Gram matrix, K eigendecompositions, and K·d²·r·t for the scores, r about 15. With training parts of fewer
+    rows than features, the Gram matrix of the rows, one eigendecomposition (one more for each split whose training part
+    is not all other rows, and a Gram matrix for each with `standardize`), n²·r·t for the scores and 2·n²·t for the fit;
+    targets are taken in batches. A metric costs K paths and the predictions n·d·L·t.
 
     Example:
         >>> import torch
@@ -283,7 +305,19 @@ def ridge_cv(
         >>> solution.alpha.item(), tuple(solution.scores.shape), tuple(solution.fold_scores.shape)
         (1.0, (4, 1), (5, 4, 1))
     """
-    options = Options(fit_intercept, standardize, penalty_factors, prior, solver, moments_dtype, tol, max_iter, rank)
+    options = Options(
+        fit_intercept,
+        standardize,
+        penalty_factors,
+        prior,
+        solver,
+        moments_dtype,
+        tol,
+        max_iter,
+        rank,
+        kernel,
+        max_bytes,
+    )
     by_predictions = by_metric.is_metric(scoring)
     if process_group is not None:
         refuse_own(options, over_ranks=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,6 +16,8 @@ from torchridge import _files as files
 from torchridge.linear import curves, matrices, printing, saved
 from torchridge.linear.curves import Curve, Lines
 from torchridge.linear.ridge.diagnosis import Diagnosis
+from torchridge.linear.ridge.dual_solution import DualForm, MadeWhenRead, weight_of
+from torchridge.linear.ridge.score import score
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -25,7 +29,7 @@ class RidgeSolution:
     problems leading dimensions of its own, on every field.
 
     Attributes:
-        weight: (t, d); a path (L, t, d).
+        weight: (t, d); a path (L, t, d). Of few rows and many targets it is made when it is first read, from `dual`.
         bias: (t,), zero where no intercept was fitted; a path (L, t).
         alpha: the strength, (); (t,) where each target has its own; a path (L,).
         solver: "cholesky", "spectral", "dual", "svd" or "cg".
@@ -47,14 +51,18 @@ class RidgeSolution:
             and losses carry a minus sign.
         fold_scores: (K, L, t) score in every fold.
         best_score: that of the chosen strength, () or (t,).
-        scoring: what `scores` hold: "mse" (−Σ s (y − ŷ)² / Σ s of held-out rows), "r2", "gcv" (minus the criterion),
-            "evidence" (2/n · log evidence), or the name of a metric (minus it, if smaller is better).
+        scoring: what `scores` hold: "mse" (−Σ s (y − ŷ)² / Σ s of held-out rows), "r2", "correlation", "gcv" (minus the
+            criterion), "evidence" (2/n · log evidence), or the name of a metric (minus it, if smaller is better).
         metrics: (K, L, t) of every metric that was asked for, as it is, by name; (K, L, 1) if of all targets together.
         score_errors: (L, t) standard error of `scores` where they hold a random estimate: "gcv" of "cg".
         n_iter: steps of the iteration, of the column that took most; None for direct solvers.
         residual: (t,) ‖e ∘ (Xᵀ S (y − Xw − b) − αD(w − prior))‖ / ‖e ∘ Xᵀ S (y − ȳ − X prior)‖ of centred X, e = 1/√p,
             computed anew in float64 before the weights are rounded; a path (L, t); None for direct solvers.
         converged: whether `residual` is at most the tolerance, shaped as it.
+        dual: if n < d and there are more targets (× strengths) than rows, or a kernel was given, the `DualForm` that
+            stands for the weights: n numbers for each target, and the rows themselves, not copied.
+        dead_targets: (t,) whether a target is constant over all rows: cross-validation gives it NaN for R² and
+            correlation, and leaves it out where targets share a strength. None without cross-validation.
 
     Example:
         >>> import torch
@@ -88,13 +96,49 @@ class RidgeSolution:
     n_iter: int | None = None
     residual: Tensor | None = None
     converged: Tensor | None = None
+    dual: DualForm | None = field(default=None, repr=False)
+    dead_targets: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.dual is not None and self.__dict__["weight"] is None:
+            object.__setattr__(self, "weight", weight_of(self.dual, self.is_path))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of `weight`, which is not made for it."""
+        if self.dual is None:
+            return tuple(self.weight.shape)
+        _, L, t = self.dual.coef.shape
+        return (L, t, self.dual.features) if self.is_path else (t, self.dual.features)
+
+    def with_changes(self, **changes: Any) -> RidgeSolution:
+        """Return the solution with some fields changed; weights that were not made are not made for it."""
+        changed = copy.copy(self)
+        for name, value in changes.items():
+            object.__setattr__(changed, name, value)
+        return changed
+
+    @property
+    def dual_coef(self) -> Tensor:
+        """Coefficients c of the rows, (n, t), a path (L, n, t): W = cᵀ (X − x̄) D⁻¹ for the rows X that were fitted.
+
+        Raises:
+            ValueError: if the solution was not kept in its dual form.
+        """
+        if self.dual is None:
+            raise ValueError(
+                f"this solution holds weights, solved by {self.solver!r}; dual coefficients are kept if rows are fewer "
+                f"than features and than targets (× strengths). Use `weight`."
+            )
+        coef = self.dual.coef.movedim(1, 0)
+        return coef if self.is_path else coef[0]
 
     def __repr__(self) -> str:
         known = self.diagnosis.known
         return printing.listed(
             f"RidgeSolution{' (path)' if self.is_path else ''}",
             {
-                "weight": printing.shaped(self.weight),
+                "weight": printing.shaped(self.weight) if self.dual is None else f"{self.shape}, made when read",
                 "bias": printing.shaped(self.bias) if self.fit_intercept else "none",
                 "alpha": printing.figures(self.alpha),
                 "score": printing.chosen_by(self.alphas, self.fold_scores, self.best_score, self.scoring),
@@ -149,25 +193,33 @@ class RidgeSolution:
         unit = unit if unit.ndim == self.weight.ndim else unit[..., None, :]
         return (self.residual_variance[..., :, None] * unit).sqrt()
 
-    def predict(self, X: Tensor | Any) -> Tensor:
+    def predict(self, X: Tensor | Any, *, max_bytes: int | None = None) -> Tensor:
         """Return X Wᵀ + b, (n, t), or (n,) where y came as (n,); a path gives a leading dimension of strengths.
 
-        X may be sparse, or an operator, as in `ridge`.
+        X may be sparse, or an operator, as in `ridge`. In the dual form, predictions come from the kernel of X with the
+        rows that were fitted, in chunks; weights are not made. For a given kernel, X is that kernel, (m, n).
+
+        Args:
+            X: (n, d), (d,), or with leading dimensions.
+            max_bytes: in the dual form, what a call may take above its answer, by default 256 MiB.
 
         Raises:
-            ValueError: on a shape that does not fit, or another device than that of the weights.
+            ValueError: on a shape that does not fit, or another device than that of the weights; in the dual form, if
+                the rows that were fitted have been changed in place.
             TypeError: on what is no dense real tensor.
         """
+        if max_bytes is not None:
+            _check.integer(max_bytes, "max_bytes", minimum=1)
         if matrices.kind_of(X) in ("sparse", "operator"):
             return self._predict_by_products(X)
         if not isinstance(X, Tensor):
             raise TypeError(f"`X` should be a torch.Tensor, got {type(X).__name__}. Use `torch.as_tensor(X)`.")
-        if X.ndim < 1 or X.shape[-1] != self.weight.shape[-1]:
-            raise ValueError(
-                f"`X` has shape {tuple(X.shape)}, expected (..., {self.weight.shape[-1]}) as it was fitted on."
-            )
+        if X.ndim < 1 or X.shape[-1] != self.shape[-1]:
+            raise ValueError(f"`X` has shape {tuple(X.shape)}, expected (..., {self.shape[-1]}) as it was fitted on.")
         _check.is_dense_real(X, "X")
-        _check.same_device({"X": X, "weight": self.weight})
+        _check.same_device({"X": X, "weight": self.bias})
+        if self.dual is not None:
+            return self._predict_by_kernel(X, self.dual, max_bytes)
         rows = X.to(self.weight.dtype)
         rows = rows.unsqueeze(0) if X.ndim == 1 else rows
         rows = rows.unsqueeze(-3) if self.is_path and X.ndim > 2 else rows
@@ -175,9 +227,88 @@ class RidgeSolution:
         out = out.squeeze(-2) if X.ndim == 1 else out
         return out.squeeze(-1) if self.vector_target else out
 
+    def _predict_by_kernel(self, X: Tensor, dual: DualForm, max_bytes: int | None) -> Tensor:
+        flat, (_, L, t) = X.reshape(-1, X.shape[-1]), dual.coef.shape
+        out = torch.empty(L, len(flat), t, dtype=dual.dtype, device=X.device)
+        for rows, part, predicted in dual.predictions(flat, max_bytes):
+            out[:, rows, part] = predicted.to(dual.dtype)
+        out = out.reshape(L, *X.shape[:-1], t).movedim(0, -3 if X.ndim > 1 else -2)
+        out = out if self.is_path else out.squeeze(-3 if X.ndim > 1 else -2)
+        return out.squeeze(-1) if self.vector_target else out
+
+    def predictions(self, X: Tensor, max_bytes: int | None = None) -> Iterator[tuple[slice, slice, Tensor]]:
+        """Yield runs of rows of X (m, d), runs of targets, and their predictions (L, rows, targets), for one problem.
+
+        What `score` takes one after the other: all of them need not fit in memory. L = 1 but for a path.
+        """
+        if self.dual is not None:
+            yield from self.dual.predictions(X, max_bytes)
+            return
+        weight = self.weight if self.is_path else self.weight[None]
+        bias = self.bias if self.is_path else self.bias[None]
+        most = 2**28 if max_bytes is None else max_bytes
+        step = max(1, most // (8 * (weight[..., 0].numel() + X.shape[1])))
+        for i in range(0, len(X), step):
+            rows = slice(i, min(i + step, len(X)))
+            yield rows, slice(0, weight.shape[1]), X[rows].to(weight.dtype) @ weight.mT + bias[:, None, :]
+
+    def score(
+        self,
+        X: Tensor | Any,
+        y: Tensor,
+        *,
+        scoring: str = "r2",
+        sample_weight: Tensor | None = None,
+        max_bytes: int | None = None,
+    ) -> Tensor:
+        """Return how well X predicts y, for each target: (t,), () where y came as (n,) to the fit; a path (L, t).
+
+        Args:
+            X: (m, d), as in `predict`.
+            y: (m, t), or (m,) where the fit had (n,).
+            scoring: "r2", 1 − Σ s (y − ŷ)² / Σ s (y − ȳ)²; "mse", Σ s (y − ŷ)² / Σ s; or "correlation", Pearson's. A
+                target that is constant in y has neither R² nor correlation: NaN.
+            sample_weight: (m,), s ≥ 0.
+            max_bytes: what the call may take above its answer, by default 256 MiB.
+
+        Raises:
+            ValueError: on shapes that do not fit, NaN or infinity, another device, an unknown `scoring`.
+            TypeError: on what is no dense real tensor.
+        """
+        return score(self, X, y, scoring, sample_weight, max_bytes)
+
+    def of_targets(self, targets: Any) -> RidgeSolution:
+        """Return the solution of some targets: `solution.of_targets(slice(0, 10)).weight` makes their weights alone.
+
+        Args:
+            targets: a slice, or numbers or a mask of targets in a list or tensor.
+
+        Raises:
+            ValueError: where y came as (n,), or for a batch of problems.
+        """
+        if self.vector_target or len(self.shape) != 2 + self.is_path:
+            raise ValueError(f"there are no targets to choose from: the weights have shape {self.shape}.")
+        part = targets if isinstance(targets, slice) else torch.as_tensor(targets, device=self.bias.device)
+        per_target = self.alpha.ndim == 1 and not self.is_path
+        changes: dict[str, Any] = {"alpha": self.alpha[part]} if per_target else {}
+        for name in ("scores", "fold_scores", "dead_targets", "score_errors", "residual", "converged"):
+            value = getattr(self, name)
+            changes[name] = None if value is None else value[..., part]
+        if self.best_score is not None and self.best_score.ndim:
+            changes["best_score"] = self.best_score[part]
+        diagnosis = self.diagnosis.map(
+            residual_variance=lambda v: v[..., part],
+            **({"dof": lambda v: v[part], "unit_variance": lambda v: v[part]} if per_target else {}),
+        )
+        chosen = self.with_changes(bias=self.bias[..., part], diagnosis=diagnosis, **changes)
+        if self.dual is None:
+            return chosen.with_changes(weight=self.weight[..., part, :])
+        dual = self.dual.of_targets(part)
+        return chosen.with_changes(dual=dual, weight=weight_of(dual, self.is_path))
+
     def _predict_by_products(self, X: Any) -> Tensor:
         kind = matrices.kind_of(X)
-        d = self.weight.shape[-1]
+        d = self.shape[-1]
         if (shape := tuple(X.shape)) != (*shape[:1], d) or self.weight.ndim != 2 + self.is_path:
             raise ValueError(f"`X` has shape {shape}, expected (n, {d}), and one problem.")
         operator = matrices.operator_of(X, str(kind))
@@ -196,9 +327,10 @@ class RidgeSolution:
         if not self.is_path:
             raise ValueError(f"this solution has one strength, got `index`={index}; `at` picks from a path.")
         _check.position(index, self.alpha.shape[-1], "index", "strengths")
-        return replace(
-            self,
-            weight=self.weight[..., index, :, :],
+        dual = None if self.dual is None else self.dual.at(index)
+        return self.with_changes(
+            dual=dual,
+            weight=self.weight[..., index, :, :] if dual is None else weight_of(dual, False),
             bias=self.bias[..., index, :],
             alpha=self.alpha[..., index],
             diagnosis=self.diagnosis.map(
@@ -227,20 +359,29 @@ class RidgeSolution:
         """
         return curves.lines(self.alpha if self.is_path else self.alpha.new_empty(()), self.weight, "α", target)
 
-    def save(self, path: str | Path, *, names: dict[str, Any] | None = None) -> None:
+    def save(self, path: str | Path, *, names: dict[str, Any] | None = None, form: str = "auto") -> None:
         """Write the solution in safetensors, with a digest of all it holds. Needs safetensors.
 
         The tensors `weight` and `bias` fit an `nn.Linear`. `dof` and the like are worked out if they have not been
-        read yet. Models of the command line are such files.
+        read yet. Models of the command line are such files. In the dual form the file holds the coefficients (n, t)
+        and the rows that they belong to in place of `weight`, and "form": "dual" among its values says so.
 
         Args:
             path: of the file, written whole or not at all.
             names: of "features" and "targets", lists of strings, for `torchridge predict`.
+            form: "weight", "dual", or "auto", the form that the solution has.
 
         Raises:
             OSError: if the folder does not exist or is not writable, or `path` is a folder itself.
         """
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "diagnosis"}
+        form = "dual" if form == "auto" and self.dual is not None else "weight" if form == "auto" else form
+        _check.option(form, "form", ("weight", "dual"))
+        if form == "dual" and self.dual is None:
+            raise ValueError("`form`='dual': this solution holds weights. Use form='weight'.")
+        left_out = {"diagnosis", "dual", *(["weight"] if form == "dual" else [])}
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left_out}
+        if form == "dual" and self.dual is not None:
+            values |= {"form": form, **{f"dual.{name}": value for name, value in self.dual.state().items()}}
         values |= {f"diagnosis.{name}": value for name, value in dict(self.diagnosis).items()}
         saved.write(path, self.KIND, {k: v for k, v in values.items() if v is not None}, dict(names or {}), "path")
 
@@ -263,6 +404,9 @@ class RidgeSolution:
         with files.understood(path, name):
             known = dict.fromkeys(("dof", "condition", "rank", "residual_variance", "unit_variance"))
             known |= {k.removeprefix("diagnosis."): values.pop(k) for k in [*values] if k.startswith("diagnosis.")}
+            kept = {k.removeprefix("dual."): values.pop(k) for k in [*values] if k.startswith("dual.")}
+            if values.pop("form", "weight") == "dual":
+                values |= {"dual": DualForm.of_state(kept), "weight": None}
             return cls(diagnosis=Diagnosis.of(**known), **values), names
 
     def to_linear(self) -> nn.Linear:
@@ -283,3 +427,8 @@ class RidgeSolution:
             if self.fit_intercept:
                 layer.bias.copy_(self.bias)
         return layer
+
+
+made = MadeWhenRead()
+made.__set_name__(RidgeSolution, "weight")
+RidgeSolution.weight = made  # type: ignore[assignment]  # after `dataclass`, which would take it for a default

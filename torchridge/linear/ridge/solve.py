@@ -43,6 +43,7 @@ def solve(problem: Problem) -> RidgeSolution:
         device=problem.device,
         free=dense.objective.free is not None,
         rows_at_hand=dense.rows is not None,
+        precomputed=dense.objective.precomputed,
     )
     return rounded(SOLVERS[choice.solver].fit(dense, choice), problem)
 
@@ -77,7 +78,7 @@ def rounded(fit: Fit, problem: Problem) -> RidgeSolution:
         unit_variance=lambda: found["unit_variance"][:, 0] if single else found["unit_variance"].T,
     )
     return RidgeSolution(
-        weight=fit.weight.permute(1, 2, 0)[pick].to(problem.dense.dtype).contiguous(),  # (L, t, d)
+        weight=_weight(fit, problem.dense.dtype, pick),
         bias=fit.bias[pick].to(problem.dense.dtype),
         alpha=strengths.alpha[0] if single else strengths.alpha,
         solver=fit.choice.solver,
@@ -87,7 +88,20 @@ def rounded(fit: Fit, problem: Problem) -> RidgeSolution:
         fit_intercept=objective.intercept,
         vector_target=problem.source.vector_target,
         is_path=strengths.path,
+        dual=fit.dual,
     )
+
+
+def _weight(fit: Fit, dtype: torch.dtype, pick: slice | int) -> Any:
+    """Return weights (L, t, d) or one strength of them, or what makes them when they are read."""
+    if fit.weight is None:
+        return None
+    return fit.weight.permute(1, 2, 0)[pick].to(dtype).contiguous()
+
+
+def _largest(values: Tensor) -> Tensor:
+    """Return the largest absolute value, without a copy."""
+    return torch.maximum(*(end.abs() for end in torch.aminmax(values)))
 
 
 def _check_range(fit: Fit, problem: Problem) -> None:
@@ -95,12 +109,12 @@ def _check_range(fit: Fit, problem: Problem) -> None:
     source, dtype = problem.source, problem.dense.dtype
     largest = fit.largest
     if largest is None:
-        largest = float(torch.maximum(fit.weight.abs().amax(), fit.bias.abs().amax()))
+        largest = float(torch.maximum(_largest(fit.columns_kept), _largest(fit.bias)))
     finite = largest <= torch.finfo(dtype).max
     if isinstance(source, Rows) and not finite:
-        blocks.check_squares(source, fit.weight.dtype)
+        blocks.check_squares(source, fit.bias.dtype)
     if isinstance(source, Rows) and (not finite or fit.rank == 0):
-        blocks.check_vanishing(source, fit.weight.dtype)
+        blocks.check_vanishing(source, fit.bias.dtype)
     if not finite:
         raise ValueError(
             f"the weights are too large for {dtype}, or the biases. Rescale `X` or `y`, raise `alpha`, or pass "
@@ -108,16 +122,21 @@ def _check_range(fit: Fit, problem: Problem) -> None:
         )
 
 
+def _norm(fit: Fit) -> str:
+    """Return the norm of the weights as a warning says it; of a dual form they are not made for it."""
+    return "" if fit.weight is None else f", {float(fit.weight.norm()):.6g},"
+
+
 def warn_of_lost_digits(fit: Fit) -> None:
     """Warn of a minimum-norm answer and of lost digits."""
     if fit.rank is not None:
         warn(
-            f"X (centred) has rank {fit.rank} of {fit.weight.shape[0]} features and the penalty is too weak to choose "
-            f"between solutions: the one of minimum norm, {float(fit.weight.norm()):.6g}, is returned. Raise `alpha`, "
-            f"or drop dependent features.",
+            f"X (centred) has rank {fit.rank} of {fit.features} features and the penalty is too weak to choose "
+            f"between solutions: the one of minimum norm{_norm(fit)} is returned. Raise `alpha`, or drop dependent "
+            f"features.",
             RankDeficientWarning,
         )
-    elif fit.lost > torch.finfo(fit.weight.dtype).eps ** 0.5:
+    elif fit.lost > fit.loss_to_tell:
         condition = float(fit.diagnosis["condition"])
         from_rows = "or call `ridge(X, y, ...)` on the rows in float64, which can go back to them"
         warn(

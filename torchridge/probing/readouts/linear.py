@@ -105,6 +105,7 @@ def ridge_weights(block: Block, alpha: Tensor, objective: Objective) -> tuple[Te
     device = block.gram.device
     choice = choose("auto", n=block.rows, d=d, strengths=strengths, device=device, rows_at_hand=False)
     fit = SOLVERS[choice.solver].fit(Dense(objective, strengths, torch.float64, lambda: block, None), choice)
+    assert fit.weight is not None  # moments have no dual form
     return fit.weight[:, 0].T, fit.bias[0]
 
 

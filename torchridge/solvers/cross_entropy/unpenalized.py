@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from torchridge.solvers.cross_entropy import newton
 from torchridge.solvers.cross_entropy.features import DenseFeatures
+from torchridge.solvers.cross_entropy.loss import Loss
 from torchridge.solvers.cross_entropy.newton import hessian_of
 from torchridge.solvers.cross_entropy.problem import Problem
 
@@ -90,7 +90,7 @@ def fit(X: Tensor, labels: Tensor, weight: Tensor, classes: int, *, intercept: b
     theta, loss, gap, count, exists = _newton(F, labels, weight, 1 if classes == 2 else classes, max_iter)
     if exists is False:
         theta = _limit(features, labels, weight, theta, intercept)
-        loss = float(loss_and_residual(theta @ F.mT, labels, weight)[0])
+        loss = float(Loss(labels, weight)(theta @ F.mT)[0])
     coefficients = theta[:, : out.shape[1]] @ out.mT
     bias = theta[:, -1] - coefficients @ mean if intercept else theta.new_zeros(len(theta))
     return Unpenalized(coefficients, bias - bias.mean() if len(bias) > 1 else bias, loss, gap, count, exists)
@@ -110,7 +110,7 @@ def _newton(
     F: Tensor, labels: Tensor, weight: Tensor, c: int, max_iter: int
 ) -> tuple[Tensor, float, float, int, bool | None]:
     theta, moved = F.new_zeros(c, F.shape[1]), torch.inf
-    loss, residual = loss_and_residual(theta @ F.mT, labels, weight)
+    loss, residual = Loss(labels, weight)(theta @ F.mT)
     count, most = 1, min(max_iter, _STEPS)
     while True:
         grad = residual @ F
@@ -134,7 +134,7 @@ def _ahead(
     length, tried, noise = 1.0, 0, _NOISE * float(loss)
     while True:
         trial = theta - length * step
-        value, residual = loss_and_residual(trial @ F.mT, labels, weight)
+        value, residual = Loss(labels, weight)(trial @ F.mT)
         tried += 1
         if float(value) <= float(loss) - _SUFFICIENT * length * decrement + noise or length < _SHORTEST:
             return trial, value, residual, tried
@@ -159,19 +159,3 @@ def _apart(logits: Tensor, labels: Tensor) -> bool:
     own = logits.gather(0, labels[None])
     others = logits.scatter(0, labels[None], -torch.inf)
     return bool((own[0] > others.amax(0)).all())
-
-
-def loss_and_residual(logits: Tensor, labels: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the weighted loss and its derivative by the logits (c, n), of one problem in which no class is closed.
-
-    A few operations, as small problems are made of nothing else: what `_softmax` does for losses that are tiny beside
-    the logits is left out, so that a loss has an absolute error of a few roundings of its logits.
-    """
-    if len(logits) == 1:
-        sign = labels.to(logits.dtype).mul_(2).sub_(1)
-        against = (logits[0] * sign).neg_()
-        residual = torch.sigmoid(against).mul_(weight).mul_(sign).neg_()
-        return torch.dot(functional.softplus(against), weight), residual[None]
-    log_proba, index = torch.log_softmax(logits, 0), labels[None]
-    loss = -torch.dot(log_proba.gather(0, index)[0], weight)
-    return loss, log_proba.exp_().mul_(weight).scatter_add_(0, index, -weight[None])

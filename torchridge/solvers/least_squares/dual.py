@@ -20,8 +20,12 @@ from torch import Tensor
 from torchridge.solvers import algebra
 from torchridge.solvers.least_squares.objective import Objective
 from torchridge.solvers.least_squares.spectral import filters, scale_of, tolerance
+from torchridge.solvers.least_squares.target_scores import target_batches
 from torchridge.solvers.moments.blocks import CHUNK_BYTES, constant_noise
 from torchridge.solvers.moments.rows import Rows
+
+# Columns of few rows that are summed at once: what stays near the processor while it is centred, scaled and multiplied.
+_FEW_BYTES = 4 * 2**20
 
 # Rows of a fold from which a product for each strength in one triangle takes less time than a batch of whole ones.
 _BATCHED = 32
@@ -38,6 +42,7 @@ class Kernel(NamedTuple):
     scale: Tensor | None  # (d,) 1 / p, zero for a feature that is not penalized
     free: Tensor | None  # (q',) the features that are not penalized
     intercept: bool
+    toward: Tensor | None = None  # (n,) (x_i − x̄)ᵀ D⁻¹ x̄, if it is known already
 
 
 class Dual(NamedTuple):
@@ -54,6 +59,8 @@ class Dual(NamedTuple):
     scale: Tensor | None  # (d,) 1 / p, zero for a feature that is not penalized
     free: Tensor | None  # (q',) the features that are not penalized
     intercept: bool
+    gram: Tensor | None = None  # (n, n) Z Zᵀ
+    toward: Tensor | None = None  # (n,) (x_i − x̄)ᵀ D⁻¹ x̄, if it is known already
 
 
 def kernel(rows: Rows, objective: Objective, dtype: torch.dtype) -> Kernel:
@@ -63,6 +70,8 @@ def kernel(rows: Rows, objective: Objective, dtype: torch.dtype) -> Kernel:
     weight = None if rows.sample_weight is None else rows.sample_weight.detach().to(dtype)
     root = None if weight is None else weight.sqrt()
     share = torch.full((n,), 1 / n, dtype=dtype, device=X.device) if weight is None else weight / weight.sum()
+    if objective.precomputed:
+        return _given(X.to(dtype), y, root, share, objective)
     gram, fitted = y.new_zeros(n, n), torch.zeros_like(y)
     centers, scales = [], []
     for part in column_chunks(X, dtype):
@@ -80,6 +89,66 @@ def kernel(rows: Rows, objective: Objective, dtype: torch.dtype) -> Kernel:
     scale = None if scales[0] is None else torch.cat([s for s in scales if s is not None])
     center = centers[0] if len(centers) == 1 else torch.cat(centers)
     return Kernel(algebra.mirror(gram), target, root, center, target_center, scale, objective.free, objective.intercept)
+
+
+def _given(gram: Tensor, y: Tensor, root: Tensor | None, share: Tensor, objective: Objective) -> Kernel:
+    """Return a kernel that was given, (n, n), about the mean of its features, whose coordinates are its columns."""
+    gram = (gram + gram.T) / 2
+    center = share @ gram if objective.intercept else torch.zeros_like(gram[0])
+    target_center, target = _centered(y, share, objective.intercept)
+    if objective.intercept:
+        gram = gram - center - center[:, None] + center @ share
+    if root is not None:
+        gram, target = gram * root * root[:, None], target * root[:, None]
+    return Kernel(gram, target, root, center, target_center, None, None, objective.intercept)
+
+
+def kernel_about(rows: Rows, share: Tensor, objective: Objective, dtype: torch.dtype) -> Kernel:
+    """Return the gram matrix of all rows about the mean and in the scale that the shares (n,) of rows give.
+
+    Without targets, and without the weights of the rows. Cost n² d / 2; memory n² numbers and 80 MiB above the rows.
+    """
+    X = rows.X.detach()
+    nothing = X.new_empty(X.shape[0], 0, dtype=dtype)
+    if objective.precomputed:
+        return _given(X.to(dtype), nothing, None, share, objective)
+    gram, centers, scales = X.new_zeros(X.shape[0], X.shape[0], dtype=dtype), [], []
+    toward = gram.new_zeros(len(gram))
+    for part in column_chunks(X, dtype, _FEW_BYTES):
+        center, x = _centered(X[:, part].to(dtype), share, objective.intercept)
+        scale = _scale(objective, part, x, center, share)
+        toward += x @ (center if scale is None else center * scale)
+        algebra.add_gram(gram, (x if scale is None else x.mul_(scale.sqrt())).T)
+        centers.append(center)
+        scales.append(scale)
+    scale = None if scales[0] is None else torch.cat([s for s in scales if s is not None])
+    place = (None, torch.cat(centers), nothing[0], scale, objective.free, objective.intercept, toward)
+    return Kernel(algebra.mirror(gram), nothing, *place)
+
+
+def weighted(problem: Kernel, root: Tensor | None) -> Kernel:
+    """Return a gram matrix of rows with their √s."""
+    return problem if root is None else problem._replace(gram=problem.gram * root * root[:, None], root=root)
+
+
+def of_targets(problem: Dual, rows: Rows, objective: Objective, part: slice) -> Dual:
+    """Return the same problem of some targets. Cost n² of them, and n d of them if there is a prior."""
+    dtype = problem.basis.dtype
+    y, root = rows.y[:, part].detach().to(dtype), problem.root
+    share = torch.full_like(y[:, 0], 1 / len(y)) if root is None else root**2 / (root**2).sum()
+    target_center, target = _centered(y, share, objective.intercept)
+    if objective.prior is not None:
+        target = target - fitted_by_prior(rows, problem.center, objective.prior[:, part], dtype)
+    target = target if root is None else target * root[:, None]
+    return problem._replace(target=target, coef=problem.basis.T @ target, target_center=target_center)
+
+
+def fitted_by_prior(rows: Rows, center: Tensor, prior: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return (X − center) prior, (n, t), for a prior (d, t)."""
+    X, fitted = rows.X.detach(), rows.y.new_zeros(len(rows.X), prior.shape[1], dtype=dtype)
+    for part in column_chunks(X, dtype):
+        fitted += (X[:, part].to(dtype) - center[part]) @ prior[part]
+    return fitted
 
 
 def _centered(x: Tensor, share: Tensor, intercept: bool) -> tuple[Tensor, Tensor]:
@@ -111,14 +180,15 @@ def dual(rows: Rows, objective: Objective, dtype: torch.dtype) -> Dual:
 def diagonalized(problem: Kernel, rows: Rows) -> Dual:
     """Diagonalize a gram matrix of rows. Cost about 10 n³."""
     unpenalized = _unpenalized(rows.X.detach(), problem.center, problem.root, problem.free, problem.intercept)
-    eigvals, basis = _complement_eigh(problem.gram, unpenalized)
-    return Dual(eigvals, basis, problem.target, basis.T @ problem.target, unpenalized, *problem[2:])
+    eigvals, basis = complement_eigh(problem.gram, unpenalized)
+    coef = basis.T @ problem.target
+    return Dual(eigvals, basis, problem.target, coef, unpenalized, *problem[2:8], problem.gram, problem.toward)
 
 
-def column_chunks(X: Tensor, dtype: torch.dtype) -> list[slice]:
+def column_chunks(X: Tensor, dtype: torch.dtype, most: int = CHUNK_BYTES) -> list[slice]:
     """Return slices of columns of X that fit the working memory."""
     n, d = X.shape
-    size = max(64, CHUNK_BYTES // (dtype.itemsize * n))
+    size = max(64, most // (dtype.itemsize * n))
     return [slice(i, min(i + size, d)) for i in range(0, d, size)]
 
 
@@ -133,22 +203,32 @@ def _unpenalized(X: Tensor, center: Tensor, root: Tensor | None, free: Tensor | 
     n = X.shape[0]
     if free is None and intercept:
         return torch.full_like(X[:, :1], n**-0.5, dtype=center.dtype) if root is None else root[:, None] / root.norm()
-    columns = []
-    if intercept:
-        ones = torch.ones(n, 1, dtype=center.dtype, device=X.device)
-        columns.append(ones if root is None else root[:, None])
+    columns = free_columns(X, center, free, intercept)
+    return orthonormal(columns if root is None else columns * root[:, None])
+
+
+def free_columns(X: Tensor, center: Tensor, free: Tensor | None, intercept: bool) -> Tensor:
+    """Return what is fitted without a penalty, (n, q): a column of ones for an intercept, and the free features."""
+    columns = [torch.ones(X.shape[0], int(intercept), dtype=center.dtype, device=X.device)]
     if free is not None:
-        x = X[:, free].to(center.dtype) - center[free]
-        columns.append(x if root is None else x * root[:, None])
-    if not columns:
-        return torch.zeros(n, 0, dtype=center.dtype, device=X.device)
-    left, sigma, _ = torch.linalg.svd(torch.cat(columns, 1), full_matrices=False)
-    keep = sigma > n * torch.finfo(sigma.dtype).eps * sigma[0]
+        columns.append(X[:, free].to(center.dtype) - center[free])
+    return torch.cat(columns, 1)
+
+
+def orthonormal(columns: Tensor) -> Tensor:
+    """Return an orthonormal basis of what the columns (n, q) span. No wait for a device if there is one column."""
+    if columns.shape[1] == 0:
+        return columns
+    if columns.shape[1] == 1:
+        unit: Tensor = columns / torch.linalg.vector_norm(columns)
+        return unit
+    left, sigma, _ = torch.linalg.svd(columns, full_matrices=False)
+    keep = sigma > len(columns) * torch.finfo(sigma.dtype).eps * sigma[0]
     independent: Tensor = left[:, keep]
     return independent
 
 
-def _complement_eigh(gram: Tensor, unpenalized: Tensor) -> tuple[Tensor, Tensor]:
+def complement_eigh(gram: Tensor, unpenalized: Tensor) -> tuple[Tensor, Tensor]:
     """Return the eigenvalues and eigenvectors of gram on the complement of the orthonormal columns `unpenalized`."""
     n, q = unpenalized.shape
     if q == n:  # nothing is left to be shrunk, as for a single row and an intercept
@@ -191,6 +271,52 @@ def coefficients(problem: Dual, alpha: Tensor) -> Tensor:
 def coefficients_per_target(problem: Dual, alpha: Tensor) -> Tensor:
     """Return dual coefficients for one strength a target, alpha (t,), as (n, 1, t)."""
     return (problem.basis @ (filters(problem.eigvals, alpha) * problem.coef))[:, None, :]
+
+
+def solved(problem: Dual, rows: Rows, objective: Objective, alpha: Tensor, per_target: bool) -> tuple[Dual, Tensor]:
+    """Return dual coefficients (n, L, t) and what they belong to; targets that were left out are taken in batches."""
+    pick = coefficients_per_target if per_target else coefficients
+    t = rows.y.shape[1]
+    if problem.target.shape[1] == t:
+        return problem, pick(problem, alpha)
+    L = 1 if per_target else len(alpha)
+    coef = problem.basis.new_empty(len(problem.basis), L, t)
+    centers = problem.basis.new_empty(t)
+    for part in target_batches(t, 4 * len(problem.basis) * (1 + L), coef.element_size(), None):
+        own = of_targets(problem, rows, objective, part)
+        coef[:, :, part] = pick(own, alpha[part] if per_target else alpha)
+        centers[part] = own.target_center
+    return problem._replace(target_center=centers), coef
+
+
+def all_squares(problem: Dual, rows: Rows, objective: Objective, alpha: Tensor, per_target: bool) -> Tensor:
+    """Return Σ s (y − ŷ)², (L, t), of all targets, in batches if they were left out."""
+    measure, t = residual_squares_per_target if per_target else residual_squares, rows.y.shape[1]
+    if problem.target.shape[1] == t:
+        return measure(problem, alpha)
+    parts = target_batches(t, 8 * len(problem.basis), problem.basis.element_size(), None)
+    return torch.cat(
+        [measure(of_targets(problem, rows, objective, p), alpha[p] if per_target else alpha) for p in parts], 1
+    )
+
+
+def seen_from(X: Tensor, center: Tensor, scale: Tensor | None) -> Tensor:
+    """Return (x_i − center)ᵀ D⁻¹ center for every row, (n,)."""
+    found = center.new_zeros(len(X))
+    for part in column_chunks(X, center.dtype):
+        point = center[part] if scale is None else center[part] * scale[part]
+        found += (X[:, part].to(center.dtype) - center[part]) @ point
+    return found
+
+
+def free_weights(problem: Dual | Kernel, X: Tensor, coef: Tensor) -> Tensor:
+    """Return the weights (q, L, t) of the features that are not penalized, for dual coefficients (n, L, t)."""
+    assert problem.gram is not None
+    left = problem.target[:, None, :] - (problem.gram @ coef.flatten(1)).reshape(coef.shape)
+    columns = free_columns(X, problem.center, problem.free, problem.intercept)
+    columns = columns if problem.root is None else columns * problem.root[:, None]
+    fitted: Tensor = torch.linalg.pinv(columns) @ left.flatten(1)
+    return fitted[int(problem.intercept) :].reshape(-1, *coef.shape[1:])
 
 
 def weights(problem: Dual | Kernel, rows: Rows, objective: Objective, coef: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ class Objective(NamedTuple):
     penalty: Tensor | None = None  # p, (d,); zero leaves a feature unpenalized
     prior: Tensor | None = None  # (d, t)
     free: Tensor | None = None  # the features of zero penalty, their numbers; None if there are none
+    precomputed: bool = False  # whether the rows are those of a kernel (n, n), and the penalty its norm
 
     def to(self, dtype: torch.dtype) -> Objective:
         """Return the objective in another dtype."""

@@ -16,6 +16,7 @@ from torchridge.solvers.least_squares.few_rows import WholeDual
 from torchridge.solvers.least_squares.nodes import Nodes
 from torchridge.solvers.least_squares.objective import Objective, frame, system
 from torchridge.solvers.least_squares.spectral import Spectrum
+from torchridge.solvers.least_squares.target_scores import Sums
 from torchridge.solvers.moments import blocks
 from torchridge.solvers.moments.blocks import Block
 from torchridge.solvers.moments.parts import PATH_NUMBERS, portions
@@ -42,6 +43,9 @@ class Scorer(Protocol):
 
     def squares(self, alpha: Tensor) -> Tensor:
         """Return mean squared errors (K, L, t), or what stands in for them, of strengths (L,) on any device."""
+
+    def correlations(self, alpha: Tensor) -> Tensor:
+        """Return Pearson's correlation of held-out predictions and targets, (K, L, t), where r2 can be told."""
 
     def variances(self) -> Tensor | None:
         """Return the variance of the held-out targets, (K, t), where r2 can be told."""
@@ -155,6 +159,12 @@ class FoldMoments:
             )
         return torch.cat(parts)
 
+    def correlations(self, alpha: Tensor) -> Tensor:
+        """Return correlations of predictions and held-out targets, (K, L, t)."""
+        self._check_finite()
+        host = alpha.detach().cpu()
+        return scoring.heldout_correlations(self.spectra, list(self._host_eigvals), self.held, host)
+
     def variances(self) -> Tensor:
         """Return yy / Σ s of the held-out parts, (K, t)."""
         return torch.stack([b.yy / b.weight for b in self.held])
@@ -200,6 +210,18 @@ class Whole(NamedTuple):
         shrunk = (spectral.filters(spec.eigvals, alpha) ** 2).T @ spec.coef**2
         count = block.rows - fixed - (spec.free.rank if spec.free else 0)
         return scoring.evidence(spec.eigvals, squares + alpha[:, None] * shrunk, alpha, count)[None]
+
+    def correlations(self, alpha: Tensor) -> Tensor:
+        """Return correlations of leave-one-out predictions and targets, (1, L, t)."""
+        assert self.rows is not None
+        alpha = alpha.to(self.like)
+        sums = Sums(self.rows.y, self.rows.sample_weight, len(alpha))
+        each = scoring.leave_one_out_residuals(self.spectrum, self.block, self.objective, self.rows, alpha)
+        everything = slice(0, self.rows.y.shape[1])
+        for part, error in each:
+            y = self.rows.y[part].detach().to(error)
+            sums.add(part, everything, (y[:, None, :] - error).transpose(0, 1))
+        return sums.scores("correlation")[None]
 
     def variances(self) -> Tensor | None:
         """Only leave-one-out holds targets out."""

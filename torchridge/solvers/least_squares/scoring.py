@@ -98,6 +98,31 @@ def _seen(spec: Spectrum, train: Block, held: Block, objective: Objective) -> tu
 
 
 def _heldout(spec: Spectrum, gram: Tensor, cross: Tensor, yy: Tensor, path: Paths) -> Tensor:
+    linear, quadratic = _products(spec, gram, cross, path)
+    return (yy - 2 * linear + quadratic).clamp_min(0)
+
+
+def heldout_correlations(spectra: list[Spectrum], eigvals: list[Tensor], held: list[Block], alpha: Tensor) -> Tensor:
+    """Return Pearson's correlation of predictions and held-out targets, (K, L, t), from the moments of both parts.
+
+    With the moments S, C, yy of the held-out rows about their own mean: wᵀC / √(wᵀSw · yy). Cost as `heldout_squares`.
+    """
+    result = []
+    for spec, seen, path in zip(spectra, held, paths(spectra, eigvals, alpha), strict=True):
+        linear, own = _products(spec, seen.gram, seen.cross, path)
+        if spec.base is not None:
+            fitted = seen.gram @ spec.base
+            own = own + 2 * _products(spec, seen.gram, fitted, path)[0] + (spec.base * fitted).sum(0)
+            linear = linear + (spec.base * seen.cross).sum(0)
+        size = (own.clamp_min(0) * seen.yy).sqrt()
+        constant = own <= 100 * torch.finfo(own.dtype).eps ** 2 * seen.yy
+        found = torch.where(constant, 0, linear / torch.where(size > 0, size, 1)).clamp(-1, 1)
+        result.append(torch.where(seen.yy > 0, found, torch.nan))
+    return torch.stack(result)
+
+
+def _products(spec: Spectrum, gram: Tensor, cross: Tensor, path: Paths) -> tuple[Tensor, Tensor]:
+    """Return wᵀ cross and wᵀ gram w of the weights w less `base`, for every strength and target, (L, t) each."""
     cross = spec.transform.T @ cross  # (m, t)
     transform: Tensor | None = spec.transform
     inner = gram
@@ -106,14 +131,12 @@ def _heldout(spec: Spectrum, gram: Tensor, cross: Tensor, yy: Tensor, path: Path
     result = []
     for i in range(0, cross.shape[1], _TARGET_BLOCK):
         block = slice(i, i + _TARGET_BLOCK)
-        result.append(
-            yy[block] + _quadratic(path._replace(start=path.start[:, block]), transform, inner, cross[:, block])
-        )
-    return torch.cat(result, 1).clamp_min(0)
+        result.append(_quadratic(path._replace(start=path.start[:, block]), transform, inner, cross[:, block]))
+    return torch.cat([a for a, _ in result], 1), torch.cat([b for _, b in result], 1)
 
 
-def _quadratic(path: Paths, transform: Tensor | None, inner: Tensor, cross: Tensor) -> Tensor:
-    """Return −2 wᵀ cross + wᵀ inner w for every strength and target, (L, t); `inner` is in the space of `transform`."""
+def _quadratic(path: Paths, transform: Tensor | None, inner: Tensor, cross: Tensor) -> tuple[Tensor, Tensor]:
+    """Return wᵀ cross and wᵀ inner w for every strength and target, (L, t); `inner` is in the space of `transform`."""
     linear = path.basis.T @ (path.start * cross)  # (r, t)
     # Target-major, so that the r weights of one target lie together for the small products below.
     weight = path.start.T[:, None, :] * path.basis.T.contiguous()  # (t, r, m)
@@ -121,10 +144,10 @@ def _quadratic(path: Paths, transform: Tensor | None, inner: Tensor, cross: Tens
         weight = (weight.flatten(0, 1) @ transform.T).reshape(*weight.shape[:2], -1)  # (t, r, d)
     product = (weight.flatten(0, 1) @ inner).view_as(weight)
     if path.mix is None:
-        return (weight * product).sum(2).T - 2 * linear
+        return linear, (weight * product).sum(2).T
     pairs = weight @ product.mT  # (t, r, r)
     both = (path.mix[:, None, :] * path.mix[None, :, :]).flatten(0, 1)  # (r², L)
-    return (both.T @ pairs.flatten(1).T) - 2 * (path.mix.T @ linear)
+    return path.mix.T @ linear, both.T @ pairs.flatten(1).T
 
 
 def heldout_squares_by_prediction(

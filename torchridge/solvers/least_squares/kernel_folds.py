@@ -1,0 +1,230 @@
+"""Folds of few rows and many targets: every split is a few operators from training targets to held-out predictions.
+
+With K the gram matrix of the rows, T the training rows of a split, F its held-out ones, s the sample weights and
+H(α) the dual operator of `dual`, the predictions of F are P(α) √s_T y_T with P(α) of shape (f, n_T), whatever the
+targets are. P is made at the few strengths that give all others (`shared_strengths`), and applied to targets in
+batches; nothing of size d is formed but the gram matrices. There are two ways to P:
+
+- All rows but F are trained on, and one scale of features serves all splits: P = −(s_F^½ H_FF)⁻¹ H_FT for the H of all
+  rows, so that one eigendecomposition serves every split.
+- Otherwise P = N + (K_FT − N K_TT) Q diag(1 / (λ + α)) Qᵀ, with the eigenvectors Q of K_TT on the complement of what is
+  not penalized, and N the prediction by that alone (the weighted mean; the least-squares fit of free features).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from torchridge.solvers import algebra
+from torchridge.solvers.least_squares import dual, spectral, target_scores
+from torchridge.solvers.least_squares.dual import Dual, Kernel
+from torchridge.solvers.least_squares.objective import Objective
+from torchridge.solvers.least_squares.shared_strengths import Shared, shared
+from torchridge.solvers.moments.folds import Split
+from torchridge.solvers.moments.rows import Rows
+
+# What a combination of strengths may miss of a prediction, and the share of a target's variance under which a squared
+# error would feel it in its ninth digit: then every strength is predicted for itself.
+_TOLERANCE, _NEARLY_PERFECT = 1e-11, 1e-3
+
+# Memory of the operators of a fold at several strengths while they are made.
+OPERATOR_BYTES = 24 * 2**20
+
+
+class Side(NamedTuple):
+    """The problem of one training part, diagonalized, and how its held-out rows see it."""
+
+    eigvals: Tensor  # (m,)
+    basis: Tensor  # (n_T, m)
+    seen: Tensor  # (f, m)
+    fixed: Tensor | None  # (f, n_T) N
+
+
+@dataclass(frozen=True)
+class KernelFolds:
+    """Scores of any splits of few rows, in batches of targets."""
+
+    rows: Rows
+    splits: list[Split]  # row numbers, on the device of the rows
+    objective: Objective
+    kernel: Kernel | None  # of all rows, without weights; None if every training part has its own scale of features
+    problem: Dual | None  # of all rows, without targets; None with the kernel
+    complementary: bool  # whether every training part is all the other rows
+    dtype: torch.dtype
+    max_bytes: int | None = None
+
+    @property
+    def eigvals(self) -> Tensor:
+        """Those of all rows, or of the first training part."""
+        return self._side(0).eigvals if self.problem is None else self.problem.eigvals
+
+    @property
+    def like(self) -> Tensor:
+        """Those eigenvalues."""
+        return self.eigvals
+
+    def squares(self, alpha: Tensor) -> Tensor:
+        """Return mean squared errors (K, L, t)."""
+        found = self.scores(alpha, "mse")
+        if bool((found < _NEARLY_PERFECT * self.variances()[:, None]).any()):
+            return self.scores(alpha, "mse", combined=False)
+        return found
+
+    def correlations(self, alpha: Tensor) -> Tensor:
+        """Return correlations of held-out predictions and targets, (K, L, t)."""
+        return self.scores(alpha, "correlation")
+
+    def variances(self) -> Tensor:
+        """Return the variance of the held-out targets, (K, t)."""
+        parts = []
+        for _, held in self.splits:
+            weight, pieces = self._weight(held), []
+            for part in self._batches(4 * len(held)):
+                y = self.rows.y[:, part][held].to(self.dtype)
+                pieces.append(target_scores.mean_of((y - target_scores.mean_of(y, weight)) ** 2, weight))
+            parts.append(torch.cat(pieces))
+        return torch.stack(parts)
+
+    def scores(self, alpha: Tensor, kind: str, combined: bool = True) -> Tensor:
+        """Return scores (K, L, t) of strengths (L,): "mse", "r2" or "correlation"."""
+        found = torch.empty(len(self.splits), len(alpha), self.rows.y.shape[1], dtype=self.dtype, device=self._device)
+        for k, part, error, y in self.errors(alpha, combined):
+            found[k, :, part] = target_scores.measured(kind, error, y, self._weight(self.splits[k][1]))
+        return found
+
+    def errors(self, alpha: Tensor, combined: bool = True) -> Iterator[tuple[int, slice, Tensor, Tensor]]:
+        """Yield fold, run of targets, held-out errors (L, f, run), and held-out targets less their means, (f, run).
+
+        If `combined`, most strengths are combinations of few.
+        """
+        host = alpha.detach().cpu().double()
+        chosen = self._shared(host) if combined else Shared(host, None)
+        at, mix = chosen.alpha.to(self._device, self.dtype), chosen.mix
+        mix = None if mix is None else mix.T.to(self._device, self.dtype).contiguous()
+        direct = self._direct(host)
+        for k, (train, held) in enumerate(self.splits):
+            operator = self._operators(k, at, direct)  # (r, f, n_T)
+            r, f, rest = operator.shape
+            for part in self._batches(len(self.rows.y) + rest + f * (r + 2 * len(host))):
+                y = self._targets(part)
+                left = y if self._fitted is None else y - self._fitted[:, part]
+                trained = left[train] if self._root is None else left[train] * self._root[train][:, None]
+                predicted = (operator.flatten(0, 1) @ trained).view(r, -1)
+                target = left[held].reshape(1, -1)
+                error = target - predicted if mix is None else torch.addmm(target, mix, predicted, alpha=-1)
+                yield k, part, error.view(len(host), f, -1), y[held]
+
+    def _shared(self, host: Tensor) -> Shared:
+        low, top = self._range
+        return shared(host, low, top, max(_TOLERANCE, 10 * torch.finfo(self.dtype).eps))
+
+    @cached_property
+    def _range(self) -> tuple[float, float]:
+        """The least and the largest eigenvalue of any training part, on the host, or bounds on them."""
+        if self.problem is not None:  # those of a part lie between those of the whole; free features may add to them
+            least = 0.0 if self.problem.free is not None else float(self.problem.eigvals.amin())
+            return least, float(self.problem.eigvals.amax())
+        ends = torch.stack([torch.stack([s.eigvals.amin(), s.eigvals.amax()]) for s in map(self._side, self._each)])
+        return float(ends[:, 0].amin()), float(ends[:, 1].amax())
+
+    @property
+    def _each(self) -> range:
+        return range(len(self.splits))
+
+    def _direct(self, host: Tensor) -> bool:
+        """Whether the operators come from all rows: the strengths are clear of rounding, so that H has an inverse."""
+        if self.problem is None or not self.complementary:
+            return False
+        return bool((self.problem.eigvals + host.min() > spectral.tolerance(self.problem.eigvals)).all())
+
+    def _operators(self, k: int, alpha: Tensor, direct: bool) -> Tensor:
+        """Return the operators of one split at strengths (r,), (r, f, n_T)."""
+        train, held = self.splits[k]
+        if direct:
+            size = 4 * len(held) * (len(train) + len(held)) * self.dtype.itemsize
+            parts = torch.split(alpha, max(1, OPERATOR_BYTES // size))
+            return torch.cat([self._from_all(train, held, some) for some in parts])
+        side = self._side(k)
+        kept = spectral.filters(side.eigvals, alpha).T  # (r, m)
+        operator = (side.seen * kept[:, None, :]).flatten(0, 1) @ side.basis.T
+        operator = operator.view(len(alpha), len(held), -1)
+        return operator if side.fixed is None else operator + side.fixed
+
+    def _from_all(self, train: Tensor, held: Tensor, alpha: Tensor) -> Tensor:
+        assert self.problem is not None
+        basis = self.problem.basis
+        kept = spectral.filters(self.problem.eigvals, alpha).T  # (r, m)
+        scaled = (basis[held] * kept[:, None, :]).flatten(0, 1)  # (r f, m)
+        across = (scaled @ basis[train].T).view(len(alpha), len(held), -1)
+        own = (scaled @ basis[held].T).view(len(alpha), len(held), -1)
+        operator = algebra.cholesky(own).solve(across).neg_()
+        return operator if self._root is None else operator / self._root[held][:, None]
+
+    @cached_property
+    def _sides(self) -> dict[int, Side]:
+        return {}
+
+    def _side(self, k: int) -> Side:
+        """Diagonalize one training part, once. Cost 10 n³, and n² d for a scale of its own."""
+        if k not in self._sides:
+            self._sides[k] = self._diagonalized(k)
+        return self._sides[k]
+
+    def _diagonalized(self, k: int) -> Side:
+        train, held = self.splits[k]
+        problem = self._scaled_inside(k) if self.kernel is None else self.kernel
+        own, across, fixed = problem.gram[train][:, train], problem.gram[held][:, train], None
+        root = None if self._root is None else self._root[train]
+        if root is not None:
+            own, across = own * root * root[:, None], across * root
+        columns = dual.free_columns(self.rows.X.detach(), problem.center, problem.free, problem.intercept)
+        inside = columns[train] if root is None else columns[train] * root[:, None]
+        if columns.shape[1] == 1 and problem.intercept:
+            fixed = (inside / (inside * inside).sum()).T.expand(len(held), -1)
+        elif columns.shape[1]:
+            fixed = columns[held] @ torch.linalg.pinv(inside)
+        eigvals, basis = dual.complement_eigh(own, dual.orthonormal(inside))
+        across = across if fixed is None else across - fixed @ own
+        return Side(eigvals, basis, across @ basis, fixed)
+
+    def _scaled_inside(self, k: int) -> Kernel:
+        share = torch.zeros(len(self.rows.X), dtype=self.dtype, device=self._device)
+        train, weight = self.splits[k][0], self.rows.sample_weight
+        share[train] = 1 if weight is None else weight[train].detach().to(self.dtype)
+        return dual.kernel_about(self.rows, share / share.sum(), self.objective, self.dtype)
+
+    @property
+    def _device(self) -> torch.device:
+        return self.rows.X.device
+
+    @cached_property
+    def _root(self) -> Tensor | None:
+        weight = self.rows.sample_weight
+        return None if weight is None else weight.detach().to(self.dtype).sqrt()
+
+    def _weight(self, held: Tensor) -> Tensor | None:
+        weight = self.rows.sample_weight
+        return None if weight is None else weight[held].detach().to(self.dtype)
+
+    def _batches(self, numbers: int) -> Iterator[slice]:
+        t, size = self.rows.y.shape[1], self.dtype.itemsize
+        return target_scores.target_batches(t, numbers, size, self.max_bytes)
+
+    def _targets(self, part: slice) -> Tensor:
+        """Return some targets, (n, run), about their means if there is an intercept."""
+        y = self.rows.y[:, part].detach().to(self.dtype)
+        return y - y.mean(0) if self.objective.intercept else y
+
+    @cached_property
+    def _fitted(self) -> Tensor | None:
+        """What the prior predicts, (n, t)."""
+        if self.objective.prior is None:
+            return None
+        nowhere = torch.zeros_like(self.rows.X[0], dtype=self.dtype)
+        return dual.fitted_by_prior(self.rows, nowhere, self.objective.prior, self.dtype)
