@@ -23,7 +23,6 @@ KIND = "torchridge.probe-report/2"
 _MINUS = ("mse", "log_loss", "control mse", "control log_loss")
 
 _PRINTED = 12  # lines of a report; its table has all
-
 # The first of these that a probe has tells which layer is best.
 _RANKING = ("accuracy", "r2", "log_likelihood", "log_loss")
 
@@ -181,9 +180,8 @@ class ProbeReport:
 
         Log-likelihoods of different layers are of different data, and rank only where there is nothing else.
         """
-        names = [name for name in _RANKING if any(name in p.fold_scores for p in self.probes)]
-        ranked = [p for p in self.probes if names[0] in p.fold_scores]
-        return max(ranked, key=lambda p: p.scores[names[0]])
+        name = next(name for name in _RANKING if any(name in p.fold_scores for p in self.probes))
+        return max((p for p in self.probes if name in p.fold_scores), key=lambda p: p.scores[name])
 
     def of(self, layer: str | None = None, readout: str | None = None) -> Probe:
         """Return the probe of a layer and readout; without either, the best of what is left.
@@ -236,13 +234,12 @@ class ProbeReport:
 
     def __repr__(self) -> str:
         """The table; of many probes the best ones, in the order of the layers."""
-        lines = self.table().split("\n")
-        if len(lines) <= _PRINTED:
+        if len(lines := self.table().split("\n")) <= _PRINTED:
             return "\n".join(lines)
         first = next(name for name in _RANKING if any(name in p.fold_scores for p in self.probes))
         ranked = sorted(range(len(self.probes)), key=lambda i: -self.probes[i].scores.get(first, -math.inf))
         kept = sorted(ranked[: _PRINTED - 2])
-        rest = f"… and {len(self.probes) - len(kept)} more; `table()` returns all {len(self.probes)}"
+        rest = f"… and {len(ranked) - len(kept)} more; `table()` returns all {len(ranked)}"
         return "\n".join([lines[0], *(lines[i + 1] for i in kept), rest])
 
     def save(self, path: str | Path) -> None:

@@ -17,14 +17,15 @@ from torchridge.linear.ridge import differentiable
 from torchridge.linear.ridge.choose import Choice, choose_cross_validation
 from torchridge.linear.ridge.diagnosis import once
 from torchridge.linear.ridge.few_rows import counted_of, kernel_folds, refuse_memory
-from torchridge.linear.ridge.fits import Dense, fit_from_dual, fit_spectral
+from torchridge.linear.ridge.fit_dual import fit_from_dual
+from torchridge.linear.ridge.fits import Dense, fit_spectral
 from torchridge.linear.ridge.problem import Problem, check_given_kernel
 from torchridge.linear.ridge.solution import RidgeSolution
 from torchridge.linear.ridge.solve import rounded, solve, solve_rows
 from torchridge.linear.search import refuse_one_row
-from torchridge.solvers.grid import coarse_grid
 from torchridge.solvers.least_squares import dual, scorers, target_scores
 from torchridge.solvers.least_squares.few_rows import WholeDual
+from torchridge.solvers.least_squares.grid import coarse_grid
 from torchridge.solvers.least_squares.kernel_folds import KernelFolds
 from torchridge.solvers.least_squares.objective import Objective
 from torchridge.solvers.least_squares.scorers import Scorer, Whole

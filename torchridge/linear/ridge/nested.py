@@ -10,8 +10,8 @@ from torch import Tensor
 
 from torchridge import _check
 from torchridge.linear.arguments import Options, check_options
-from torchridge.linear.ridge.banded import splits_of
-from torchridge.linear.ridge.ridge import ridge_cv
+from torchridge.linear.bands.banded import splits_of
+from torchridge.linear.ridge.ridge_cv import ridge_cv
 from torchridge.solvers.least_squares import dual, target_scores
 from torchridge.solvers.moments import blocks
 from torchridge.solvers.moments.folds import Split, check_groups

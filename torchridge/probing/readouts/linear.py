@@ -15,9 +15,9 @@ from torchridge.linear.ridge.fits import Dense
 from torchridge.linear.ridge.table import SOLVERS
 from torchridge.linear.search import ALPHAS, SHRINKAGES, Kind, itself, search
 from torchridge.probing.readouts.table import READOUTS, Readout, Source
-from torchridge.solvers.grid import coarse_grid
 from torchridge.solvers.least_squares import discriminant, spectral
 from torchridge.solvers.least_squares.discriminant import as_difference
+from torchridge.solvers.least_squares.grid import coarse_grid
 from torchridge.solvers.least_squares.objective import Objective, feature_variance, frame
 from torchridge.solvers.least_squares.scorers import fold_moments
 from torchridge.solvers.moments import targets

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from torchridge import _check
-from torchridge.linear.ridge.band_features import Bands, bands_of
-from torchridge.linear.ridge.banded_solution import BandedSolution
+from torchridge.linear.bands.band_features import Bands, bands_of
+from torchridge.linear.bands.banded_solution import BandedSolution
 from torchridge.linear.ridge.dual_solution import DualForm
 from torchridge.linear.ridge.problem import check_given_kernel
 from torchridge.solvers.least_squares import dual, target_scores
