@@ -76,6 +76,7 @@ LONGER = {
     "torchridge.linear.ridge.cross_validation": 340,
     "torchridge.linear.ridge.solution": 440,
     "torchridge.plots": 340,
+    "torchridge.probing.report": 310,
     "torchridge.solvers.least_squares.dual": 420,
     "torchridge.solvers.moments.blocks": 320,
 }

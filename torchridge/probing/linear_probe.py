@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from torchridge import _check
 from torchridge._ranks import Group
+from torchridge.linear.types import Groups, Labels
 from torchridge.probing.features.batches import Reader, as_tensor, numbered
 from torchridge.probing.report import ProbeReport
 from torchridge.probing.session import Session
@@ -134,10 +135,10 @@ class LinearProbe:
     def fit(
         self,
         features: Tensor | Mapping[str, Tensor],
-        labels: Any,
+        labels: Labels,
         *,
-        groups: Any = None,
-        sample_weight: Any = None,
+        groups: Groups = None,
+        sample_weight: Labels | None = None,
         batch_rows: int = 8192,
     ) -> ProbeReport:
         """Return the report.

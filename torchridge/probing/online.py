@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from torchridge import _check
+from torchridge.linear.types import Labels
 from torchridge.probing.features.batches import as_tensor
 from torchridge.probing.labelled import Labelled
 from torchridge.probing.readouts.table import names
 from torchridge.probing.report import Probe
 from torchridge.probing.settings import Task
 from torchridge.solvers.moments import targets
+from torchridge.training.monitor import Writer
 
 
 class OnlineProbe:
@@ -62,7 +63,7 @@ class OnlineProbe:
         decay: float = 0.99,
         every: int = 1,
         standardize: bool = False,
-        writer: Any = None,
+        writer: Writer | None = None,
         tag: str = "probe",
     ) -> None:
         self._held = Labelled(task)
@@ -78,7 +79,7 @@ class OnlineProbe:
         self.score: float | None = None
         self.history: list[tuple[int, float]] = []
 
-    def update(self, features: Tensor, labels: Any, sample_weight: Tensor | None = None) -> OnlineProbe:
+    def update(self, features: Tensor, labels: Labels, sample_weight: Tensor | None = None) -> OnlineProbe:
         """Take the rows of one training step, (n, d) and (n,), and return self. Gradients do not flow.
 
         Raises:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,11 @@ from torchridge.linear.curves import Curve, curve
 from torchridge.linear.printing import listed, shaped
 from torchridge.probing import curves
 from torchridge.probing.readouts.table import READOUTS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from torchridge.tensorboard import ScalarWriter
 
 KIND = "torchridge.probe-report/2"
 
@@ -274,11 +279,11 @@ class ProbeReport:
             probes = tuple(_probe(i, record, tensors) for i, record in enumerate(content.pop("probes")))
             return ProbeReport(probes, **content)
 
-    def add_to(self, writer: Any, tag: str = "probe") -> None:
+    def add_to(self, writer: ScalarWriter, tag: str = "probe") -> None:
         """Write scores by depth, and the curve over strengths of every layer, to anything with `add_scalar`."""
         curves.add_scalars(writer, self.probes, tag)
 
-    def plot(self, score: str | None = None, ax: Any = None) -> Any:
+    def plot(self, score: str | None = None, ax: Axes | None = None) -> Any:
         """Draw a score by layer, one line for each readout, and return the axes. Needs matplotlib."""
         return curves.plot(self.probes, score, ax)
 

@@ -17,6 +17,7 @@ from torchridge.linear.ridge.over_ranks import cross_validate_over_ranks
 from torchridge.linear.ridge.problem import refuse_own, route_cv
 from torchridge.linear.ridge.ridge import ridge, ridge_path
 from torchridge.linear.ridge.solution import RidgeSolution
+from torchridge.linear.types import CV, Groups, Scoring
 from torchridge.solvers.iterative.operators import LinearOperator
 from torchridge.solvers.moments.moments import Moments
 
@@ -25,10 +26,10 @@ def ridge_cv(
     X: Tensor | Moments | LinearOperator | Any,
     y: Tensor | None = None,
     alphas: Tensor | Sequence[float] | Literal["auto"] = "auto",
-    cv: Any = None,
+    cv: CV = None,
     *,
-    groups: Any = None,
-    scoring: Any = "mse",
+    groups: Groups = None,
+    scoring: Scoring = "mse",
     alpha_per_target: bool = False,
     sample_weight: Tensor | None = None,
     fit_intercept: bool = True,
@@ -116,6 +117,7 @@ def ridge_cv(
         >>> solution.alpha.item(), tuple(solution.scores.shape), tuple(solution.fold_scores.shape)
         (1.0, (4, 1), (5, 4, 1))
     """
+    asked: Any = scoring
     options = Options(
         fit_intercept,
         standardize,
@@ -135,16 +137,14 @@ def ridge_cv(
         if by_predictions:
             raise ValueError("`scoring` over ranks should be 'mse' or 'r2': a metric would need all predictions.")
         return cross_validate_over_ranks(
-            X, y, alphas, cv, groups, scoring, alpha_per_target, sample_weight, options, process_group
+            X, y, alphas, cv, groups, asked, alpha_per_target, sample_weight, options, process_group
         )
     if by_predictions:
         fits = by_metric.Fits(ridge, ridge_path, ridge_cv)
-        return by_metric.cross_validate(
-            X, y, alphas, cv, groups, scoring, alpha_per_target, sample_weight, options, fits
-        )
-    X, choice = route_cv(X, y, alphas, cv, scoring, alpha_per_target, options)
+        return by_metric.cross_validate(X, y, alphas, cv, groups, asked, alpha_per_target, sample_weight, options, fits)
+    X, choice = route_cv(X, y, alphas, cv, asked, alpha_per_target, options)
     if choice is not None:
         return cross_validate_by_products(
-            X, y, alphas, cv, groups, scoring, alpha_per_target, sample_weight, options, choice
+            X, y, alphas, cv, groups, asked, alpha_per_target, sample_weight, options, choice
         )
-    return cross_validate(X, y, alphas, cv, groups, scoring, alpha_per_target, sample_weight, options)
+    return cross_validate(X, y, alphas, cv, groups, asked, alpha_per_target, sample_weight, options)

@@ -28,7 +28,7 @@ CLASSES: dict[str, type[Regularizer]] = {
 }
 
 
-def get(identifier: Any) -> Any:
+def get(identifier: object) -> Any:
     """Return a regularizer from a name, a config, a class or a callable; None stays None.
 
     `"l1_l2"` has both strengths at 0.01, as Keras documents. `"l1l2"` is `L1L2()`, as in Keras: it penalizes nothing.
@@ -59,7 +59,7 @@ def get(identifier: Any) -> Any:
     return found() if inspect.isclass(found) else found
 
 
-def serialize(regularizer: Any) -> Any:
+def serialize(regularizer: object) -> Any:
     """Return a regularizer as a dict of plain values, which `deserialize` and Keras's own read back.
 
     Args:
@@ -89,7 +89,7 @@ def serialize(regularizer: Any) -> Any:
     return _described(cls.__module__, cls.__name__, regularizer.get_config(), cls.__name__)
 
 
-def deserialize(config: Any, custom_objects: Mapping[str, Any] | None = None) -> Any:
+def deserialize(config: object, custom_objects: Mapping[str, Any] | None = None) -> Any:
     """Return the regularizer that a dict describes, be it from `serialize` or from Keras. Nothing is imported.
 
     Args:

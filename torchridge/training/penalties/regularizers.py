@@ -252,3 +252,7 @@ orthogonal = orthogonal_regularizer = OrthogonalRegularizer
 
 def _sum_squares(x: Tensor) -> Tensor:
     return sum_squares([x])
+
+
+# What takes a regularizer takes a function, a name or a config as well.
+RegularizerLike = Regularizer | Penalty | str | Mapping[str, Any] | None
