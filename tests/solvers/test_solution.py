@@ -93,7 +93,7 @@ def test_a_solution_is_frozen_and_can_be_copied(device: torch.device) -> None:
         for field in dataclasses.fields(RidgeSolution):
             before, after = getattr(solution, field.name), getattr(copied, field.name)
             assert before.equal(after) if isinstance(before, Tensor) else before == after, field.name
-    assert f"solver={solution.solver!r}" in repr(solution)
+    assert f"{solution.solver}: {solution.reason}" in repr(solution)
 
 
 @pytest.mark.filterwarnings("ignore::torchridge.exceptions.GridEdgeWarning")
