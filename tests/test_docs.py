@@ -2,6 +2,7 @@
 
 import re
 import socket
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -80,9 +81,8 @@ def test_every_public_name_is_in_the_reference() -> None:
 def test_the_site_builds_without_warnings_and_holds_every_name(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs")
     pytest.importorskip("mkdocstrings")
-    import subprocess
 
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stdout + built.stderr
     html = "\n".join(page.read_text() for page in (tmp_path / "reference").rglob("*.html"))
@@ -99,8 +99,12 @@ def test_the_comparisons_say_what_the_others_do() -> None:
     pytest.importorskip("keras")
     compare = docs_script("compare")
     tables = {name: compare.markdown(make()) for name, make in compare.TABLES.items()}
-    page = compare.PAGE.read_text()
-    assert compare.differences(page, compare.filled(page, tables)) == []
+    marked = []
+    for path in compare.PAGES:
+        page = path.read_text()
+        marked += re.findall(r"<!-- table: (\w+) -->", page)
+        assert compare.differences(page, compare.filled(page, tables)) == []
+    assert sorted(marked) == sorted(tables)  # each has its place
 
     errors = [[float(cell) if cell != "fails" else 9.0 for cell in row[1:]] for row in compare.digits()[1:]]
     assert all(row[-1] < 1e-7 and row[-1] < min(row[:-1]) for row in errors)
@@ -136,3 +140,37 @@ def test_the_citation_is_of_this_version() -> None:
     assert re.search(r'^version: "?(.*?)"?$', citation, re.MULTILINE)[1] == version[1]  # type: ignore[index]
     for key in ("cff-version: 1.2.0", "message:", "title: ", "authors:", "license: BSD-3-Clause"):
         assert key in citation
+
+
+def anchors(path: Path) -> set[str]:
+    """The anchors that headings make, as GitHub and mkdocs do."""
+    heads = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).strip().replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", list(ROOT.glob("*.md")), ids=lambda page: page.stem)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Links of the site are checked by `mkdocs build --strict`; these are of the files beside it."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if not target.startswith(("http", "mailto")):
+            file, _, anchor = target.partition("#")
+            place = page.parent / file if file else page
+            assert place.exists(), target
+            assert not anchor or anchor in anchors(place), target
+
+
+def test_words_are_spelled_as_they_are() -> None:
+    assert subprocess.run([sys.executable, str(ROOT / ".ci" / "spelling.py")], check=False).returncode == 0
+
+
+def test_readme_is_short_and_has_one_picture() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 150
+    assert len(re.findall(r"!\[", text)) == 1
+
+
+def test_the_source_archive_holds_what_the_commands_of_the_readme_read() -> None:
+    listed = re.search(r"sdist\]\ninclude = \[(.*)\]", (ROOT / "pyproject.toml").read_text())
+    assert listed is not None
+    for name in ("constraints.txt", "examples", "tests", ".ci", "docs"):
+        assert f'"{name}"' in listed[1]

@@ -14,6 +14,7 @@ from torchridge import logistic, logistic_cv
 from torchridge.estimators import LogisticRegression, LogisticRegressionCV
 from torchridge.exceptions import ConvergenceWarning, SeparationWarning
 from torchridge.linear.logistic import unpenalized
+from torchridge.probing import LinearProbe
 
 linear_model = pytest.importorskip("sklearn.linear_model")
 
@@ -156,3 +157,21 @@ def test_cross_validation_and_estimators() -> None:
     for estimator in (LogisticRegression(C=np.inf), LogisticRegressionCV(Cs=[np.inf], cv=2)):
         with pytest.warns(SeparationWarning):
             assert estimator.fit(ordered, ordered[:, 0] > 5).score(ordered, ordered[:, 0] > 5) == 1
+
+
+def test_probes() -> None:
+    X, y = overlapping(3)
+    coef, bias = theirs(X, y)
+    rows = torch.from_numpy(X)
+    best = (
+        LinearProbe(task="classification", readout="logistic", Cs=[1e-4, math.inf, math.inf])
+        .fit(rows, torch.from_numpy(y))
+        .best
+    )
+    assert best.strength == math.inf
+    logits = best.decision_function(rows).softmax(1)
+    np.testing.assert_allclose(logits, torch.from_numpy(X @ coef.T + bias).softmax(1), atol=1e-6)
+    with pytest.warns(SeparationWarning):
+        LinearProbe(task="classification", readout="logistic", Cs=[math.inf]).fit(
+            torch.arange(12.0)[:, None], torch.arange(12) // 6
+        )

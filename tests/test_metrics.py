@@ -386,7 +386,7 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         ValueError,
         "`scoring`: 'MeanMetric' does not say whether larger is better",
     ),
-    "accuracy of numbers": (lambda: LinearProbe(metrics="accuracy"), ValueError, "task='classification'"),
+    "accuracy of numbers": (lambda: LinearProbe("regression", metrics="accuracy"), ValueError, "task='classification'"),
     "probabilities of ridge": (
         lambda: LinearProbe("classification", metrics="neg_log_loss").fit(X, THREE),
         (ValueError, AttributeError),
@@ -408,3 +408,10 @@ def test_metrics_are_saved_with_the_solution(tmp_path: Any) -> None:
     kept = RidgeSolution.load(tmp_path / "ridge.safetensors").metrics
     assert kept is not None and found.metrics is not None and list(kept) == list(found.metrics)
     assert all(torch.equal(kept[name], found.metrics[name]) for name in kept)
+
+
+def test_a_kernel_is_cut_to_its_training_rows() -> None:
+    plain = ridge_cv(X, Y2, ALPHAS, cv=FOLD, scoring=torchmetrics.R2Score(), fit_intercept=False)
+    options = {"scoring": torchmetrics.R2Score(), "kernel": "precomputed", "fit_intercept": False}
+    kernel = ridge_cv(X @ X.T, Y2, ALPHAS, cv=FOLD, **options)
+    torch.testing.assert_close(kernel.fold_scores, plain.fold_scores, rtol=1e-5, atol=1e-8)

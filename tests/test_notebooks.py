@@ -14,8 +14,8 @@ def cells(notebook: Path, kind: str) -> list[dict[str, Any]]:
     return [cell for cell in json.loads(notebook.read_text())["cells"] if cell["cell_type"] == kind]
 
 
-def test_all_seven_are_there() -> None:
-    assert [path.stem[:2] for path in NOTEBOOKS] == [f"{i:02d}" for i in range(1, 8)]
+def test_all_eight_are_there() -> None:
+    assert [path.stem[:2] for path in NOTEBOOKS] == [f"{i:02d}" for i in range(1, 9)]
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
@@ -53,3 +53,8 @@ def test_links_lead_to_files_that_are_there(notebook: Path) -> None:
     for cell in cells(notebook, "markdown"):
         for link in re.findall(r"\]\(([^)#]+)\)", "".join(cell["source"])):
             assert link.startswith("https://") or (notebook.parent / link).exists(), link
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_it_opens_with_what_the_reader_will_be_able_to_do(notebook: Path) -> None:
+    assert "**You will be able to**" in "".join(json.loads(notebook.read_text())["cells"][0]["source"])

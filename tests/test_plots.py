@@ -215,5 +215,5 @@ def test_bad_input_draws_nothing(call: Callable[[], Any], error: type[Exception]
 def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.pyplot", None)
     monkeypatch.delattr(matplotlib, "pyplot")
-    with pytest.raises(ImportError, match=r"torchridge\[plot\]"):
+    with pytest.raises(ImportError, match=r"pip install matplotlib.*'\.\[plot\]'"):
         plot_path(many())

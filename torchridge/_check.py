@@ -28,6 +28,11 @@ def values_visible(*tensors: Tensor | None) -> bool:
     return not any(t is not None and (wrapped(t) or t.is_meta) for t in tensors)
 
 
+def install(package: str, extra: str) -> str:
+    """Return how to get a package that an error misses, by its own name or by an extra of a checkout of torchridge."""
+    return f"Install it: `pip install {package}`, or in a checkout of torchridge `pip install -e '.[{extra}]'`."
+
+
 def is_tensor(value: Any, name: str) -> None:
     """Raise unless `value` is a tensor."""
     if isinstance(value, Tensor):
@@ -85,6 +90,21 @@ def finite(value: Tensor, name: str) -> None:
         f"`{name}` holds {kind}{where} ({int(bad.sum())} such values); expected finite numbers. "
         f"Drop or impute these rows."
     )
+
+
+def exact_integers(value: Tensor, name: str, dtype: torch.dtype = torch.float64) -> None:
+    """Raise if integers are too large for `dtype` to hold each of them: they would be rounded without a word."""
+    if value.dtype.is_floating_point or value.dtype is torch.bool or value.numel() == 0 or not values_visible(value):
+        return
+    bound = int(2 / torch.finfo(dtype).eps)
+    if torch.iinfo(value.dtype).max <= bound:
+        return
+    low, high = (int(end) for end in torch.aminmax(value))
+    if max(-low, high) > bound:
+        raise ValueError(
+            f"`{name}` holds integers up to {max(-low, high)}, and {dtype} is exact up to {bound} only. Take an offset "
+            f"off first, e.g. `{name} - {name}.min(0).values`, or pass `{name}.double()` to have them rounded."
+        )
 
 
 def not_empty(value: Tensor, name: str) -> None:

@@ -46,6 +46,10 @@ class GridEdgeWarning(TorchridgeWarning):
     """The best strength lies at the edge of the grid that was given."""
 
 
+class UnresolvedChoiceWarning(TorchridgeWarning):
+    """Scores have lost the digits that tell strengths apart, so that another strength may be the best."""
+
+
 class ConvergenceWarning(TorchridgeWarning):
     """An iterative solver stopped before it reached its tolerance."""
 
@@ -91,11 +95,33 @@ def about(what: str) -> Iterator[None]:
         _ABOUT.reset(before)
 
 
+_GATHERED: ContextVar[list[tuple[str, type[Warning]]] | None] = ContextVar("gathered", default=None)
+
+
+@contextlib.contextmanager
+def one_for_all(problems: int) -> Iterator[None]:
+    """Gather what the problems of a batch warn of, and warn once of each kind."""
+    found: list[tuple[str, type[Warning]]] = []
+    token = _GATHERED.set(found)
+    try:
+        yield
+    finally:
+        _GATHERED.reset(token)
+    for category in dict.fromkeys(c for _, c in found):
+        messages = [m for m, c in found if c is category]
+        more = f" (the first of {len(messages)} such problems of {problems})" if problems > 1 else ""
+        warn(messages[0] + more, category)
+
+
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
     """Warn at the caller's line: that of the first frame outside torchridge, and outside torch where torch called us.
 
     Python shows equal messages at one line once. A message about one fit therefore holds a figure of that fit.
     """
+    gathered = _GATHERED.get()
+    if gathered is not None:
+        gathered.append((message, category))
+        return
     frame, level = sys._getframe(1), 2
     while _inside(frame) and frame.f_back is not None:
         frame, level = frame.f_back, level + 1

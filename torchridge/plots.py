@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
+from torchridge import _check
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -275,7 +277,7 @@ def _axes(ax: Any, size: tuple[float, float] | None = None) -> Any:
     try:
         from matplotlib import pyplot
     except ImportError:
-        raise ImportError("plots need matplotlib. Install it with `pip install torchridge[plot]`.") from None
+        raise ImportError(f"plots need matplotlib. {_check.install('matplotlib', 'plot')}") from None
     return pyplot.subplots(figsize=size, layout="constrained")[1]
 
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from torchridge import plots
+from torchridge import _check, plots
 from torchridge.plots import HasCurve, HasLines
 
 __all__ = ["log_cv", "log_layers", "log_path", "log_sweep"]
@@ -265,7 +265,7 @@ def _axes() -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise ImportError("figures need matplotlib. Install it with `pip install torchridge[plot]`.") from None
+        raise ImportError(f"figures need matplotlib. {_check.install('matplotlib', 'plot')}") from None
     return Figure(layout="constrained").subplots()
 
 

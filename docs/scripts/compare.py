@@ -1,25 +1,26 @@
-"""The tables of `against-the-others.md`, computed by running the others.
+"""The tables of `against-the-others.md` and README, computed by running the others, or from what benchmarks kept.
 
 python docs/scripts/compare.py          print them
-python docs/scripts/compare.py --write  put them into the page
-python docs/scripts/compare.py --check  fail unless the page says the same, numbers within a factor of ten
+python docs/scripts/compare.py --write  put them into the pages
+python docs/scripts/compare.py --check  fail unless the pages say the same, numbers within a factor of ten
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
+sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
+import timings
 import torch
 from sklearn.linear_model import LinearRegression, Ridge
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ from torch import Tensor, nn
 from torchridge import L2Linear, explain_weight_decay, penalize_step, penalty, ridge
 
 ROOT = Path(__file__).parent.parent.parent
-PAGE = ROOT / "docs" / "against-the-others.md"
+PAGES = [ROOT / "docs" / "against-the-others.md", ROOT / "README.md"]
 TABLES: dict[str, Callable[[], list[list[str]]]] = {}
 
 
@@ -233,37 +234,19 @@ def gap(a: Any, b: Any) -> str:
     return f"{float((a - b).abs().max()):.0e}"
 
 
-def medians(results: dict[str, Any], title: tuple[str, ...] = ()) -> Iterator[tuple[str, dict[str, float]]]:
-    """The cases of a result file that have seconds, and those."""
-    for name, value in results.items():
-        if isinstance(value, dict) and "seconds" in value:
-            yield " ".join((*title, name)), value["seconds"]
-        elif isinstance(value, dict):
-            yield from medians(value, (*title, name))
-
-
-WORK = {
-    "gram": "5 folds × 100 strengths, (100000, 1024, 10) float32",
-    "plain float64": "one strength, (100000, 1024, 10)",
-    "plain float32": "one strength, (100000, 1024, 10)",
-    "loo": "leave-one-out, (20000, 512, 1) float64",
-    "wide": "5 folds, (1000, 8000, 10) float64",
-}
+@table
+def measured() -> list[list[str]]:
+    return timings.measured()
 
 
 @table
-def measured() -> list[list[str]]:
-    rows = [["machine", "work", "here, seconds", "peer", "its seconds", "ratio"]]
-    for file in sorted((ROOT / "benchmarks" / "results").glob("ridge_cv-*.json")):
-        content = json.loads(file.read_text())
-        machine = content["machine"]["gpu"] or f"{content['machine']['cpu']}, {content['machine']['threads']} threads"
-        for case, seconds in medians(content["results"]):
-            (_, ours), *others = seconds.items()
-            for peer, value in others:
-                if not peer.startswith("ridge"):
-                    line = [machine, WORK.get(case, case), f"{ours:.2f}", f"`{peer}`", f"{value:.2f}"]
-                    rows.append([*line, f"{value / ours:.1f}"])
-    return rows
+def machines() -> list[list[str]]:
+    return timings.machines()
+
+
+@table
+def ratios() -> list[list[str]]:
+    return timings.ratios()
 
 
 def markdown(rows: list[list[str]]) -> str:
@@ -272,12 +255,10 @@ def markdown(rows: list[list[str]]) -> str:
 
 
 def filled(text: str, tables: dict[str, str]) -> str:
-    """The page with the tables between their marks."""
-    for name, rows in tables.items():
+    """A page with the tables that it has marks for between them."""
+    for name in re.findall(r"<!-- table: (\w+) -->", text):
         pattern = rf"(<!-- table: {name} -->\n).*?(<!-- end -->)"
-        text, count = re.subn(pattern, lambda m, rows=rows: f"{m[1]}\n{rows}\n\n{m[2]}", text, flags=re.DOTALL)
-        if count != 1:
-            raise SystemExit(f"{PAGE.name} has {count} places for the table {name}")
+        text = re.sub(pattern, lambda m, rows=tables[name]: f"{m[1]}\n{rows}\n\n{m[2]}", text, count=1, flags=re.DOTALL)
     return text
 
 
@@ -298,12 +279,13 @@ def main(option: str) -> None:
     if not option:
         print("\n\n".join(tables.values()))
         return
-    old = PAGE.read_text()
-    new = filled(old, tables)
-    if option == "--write":
-        PAGE.write_text(new)
-    elif found := differences(old, new):
-        raise SystemExit("\n".join([f"{PAGE.name} is out of date; run this with --write", *found]))
+    for page in PAGES:
+        old = page.read_text()
+        new = filled(old, tables)
+        if option == "--write":
+            page.write_text(new)
+        elif found := differences(old, new):
+            raise SystemExit("\n".join([f"{page.name} is out of date; run this with --write", *found]))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torchridge
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 PAGES = {
     "torchridge": ("Closed form", "Ridge and logistic regression, and what they are computed from."),
     "torchridge.training": ("Training", "Penalties in the loss, weight decay in the optimizer, and watching both."),
+    "torchridge.streams": ("Streams", "Rows from files, frames and batches, past memory."),
+    "torchridge.distributed": ("Over processes", "Moments of all ranks, and of features sharded by columns."),
     "torchridge.exceptions": ("Warnings", "What `torchridge` warns of; each has something that can be done about it."),
     "torchridge.regularizers": ("Regularizers", "Keras 3's regularizers for PyTorch."),
     "torchridge.estimators": ("Estimators", "scikit-learn's protocol, for arrays and tensors alike."),
@@ -28,6 +32,18 @@ PAGES = {
     "torchridge.integrations.skorch": ("skorch", "The penalty once per optimizer step, and its history."),
     "torchridge.tensorboard": ("TensorBoard", "Sweeps, paths and layers for TensorBoard."),
 }
+
+
+# What is looked up first, in the order of use; other names follow.
+ORDER = [
+    *("ridge", "ridge_cv", "ridge_path", "banded_ridge_cv", "RidgeSolution", "logistic", "logistic_cv"),
+    *("LogisticSolution", "convert_strength", "Moments", "open_rows", "stream_moments", "LinearOperator"),
+    *("weight_decay_groups", "explain_weight_decay", "penalty", "regularize", "L2Linear", "penalize_step", "L2Monitor"),
+    *("penalties", "clear_regularizers", "LazyL2Linear", "check_optimizer", "muon_groups", "DecoupledWeightDecay"),
+    *("ConstantWeightDecay", "CosineWeightDecay", "probe_layers", "LinearProbe", "ProbeReport", "Probe", "fit_head_"),
+    *("Ridge", "RidgeCV", "RidgeClassifier", "RidgeClassifierCV", "LogisticRegression", "LogisticRegressionCV"),
+    *("plot_cv", "plot_path", "plot_layers", "plot_decay", "log_sweep", "log_cv", "log_path", "log_layers"),
+]
 
 
 def public_modules() -> list[str]:
@@ -61,22 +77,25 @@ def path(value: Any) -> str:
 def page_of(module: str, value: Any) -> str:
     """The page a name is on: that of its module; those of the package itself are sorted by their wing."""
     home = getattr(value, "__module__", "") or ""
-    if module == "torchridge" and home.startswith(("torchridge.training", "torchridge.exceptions")):
+    wings = ("torchridge.training", "torchridge.exceptions", "torchridge.probing", "torchridge.streams")
+    if module == "torchridge" and home.startswith(wings):
         return ".".join(home.split(".")[:2])
     return module
 
 
 def pages() -> dict[str, str]:
     """The Markdown of every page, by file name without its ending."""
-    written: dict[str, list[str]] = {}
+    written: dict[str, list[tuple[int, str]]] = {}
     shown: dict[tuple[str, int], Any] = {}
     for module in public_modules():
         for name, value in names(module):
             page = page_of(module, value)
             first = shown.setdefault((page, id(value)), (name, value))[0]
-            written.setdefault(page, []).append(entry(module, name, value, first))
+            place = ORDER.index(first) if first in ORDER else len(ORDER)
+            written.setdefault(page, []).append((place, entry(module, name, value, first)))
     ordered = [*(page for page in PAGES if page in written), *(page for page in written if page not in PAGES)]
-    return {page.replace("._", "."): heading(page) + "\n".join(written[page]) for page in ordered}
+    entries = {page: [text for _, text in sorted(written[page], key=lambda pair: pair[0])] for page in ordered}
+    return {page.replace("._", "."): heading(page) + "\n".join(entries[page]) for page in ordered}
 
 
 def heading(page: str) -> str:
@@ -99,9 +118,12 @@ def entry(module: str, name: str, value: Any, first: str) -> str:
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Put the generated pages behind those that are written."""
+    """Put the generated pages behind those that are written, and what the list of pages does not name after them."""
+    nav = list(config.nav or [])
+    named = set(re.findall(r"[\w-]+\.md", str(nav)))
+    others = sorted(page.name for page in Path(config.docs_dir).glob("*.md") if page.name not in named)
     reference = [f"reference/{name}.md" for name in pages()]
-    config.nav = [*(config.nav or []), {"Reference": reference}]
+    config.nav = [*nav, *others, {"Reference": reference}, {"Changelog": "changelog.md"}]
     return config
 
 
@@ -109,6 +131,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the generated pages."""
     from mkdocs.structure.files import File
 
+    changelog = Path(config.docs_dir).parent / "CHANGELOG.md"
+    files.append(File.generated(config, "changelog.md", content=changelog.read_text()))
     for name, text in pages().items():
         files.append(File.generated(config, f"reference/{name}.md", content=text))
     return files

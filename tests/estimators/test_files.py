@@ -24,8 +24,12 @@ from torchridge.estimators import (
     RidgeClassifierCV,
     RidgeCV,
 )
+from torchridge.exceptions import GridEdgeWarning
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of LogisticRegressionCV's defaults, as theirs
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::FutureWarning"),  # of LogisticRegressionCV's defaults, as theirs
+    pytest.mark.filterwarnings("ignore::torchridge.exceptions.GridEdgeWarning"),
+]
 
 ALL: list[Any] = [Ridge, RidgeCV, RidgeClassifier, RidgeClassifierCV, LogisticRegression, LogisticRegressionCV]
 X = np.random.default_rng(0).standard_normal((60, 4))
@@ -121,6 +125,7 @@ def test_rows_mapped_into_a_worker_warn_of_nothing(make: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", GridEdgeWarning)
         model = pickle.loads(pickle.dumps(make().fit(rows, y, sample_weight=np.broadcast_to(1.5, len(y)))))
         assert model.score(rows, y, sample_weight=np.broadcast_to(1.5, len(y))) > 0.5
 

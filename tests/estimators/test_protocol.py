@@ -30,6 +30,8 @@ from torchridge.estimators import (
     RidgeCV,
 )
 
+pytestmark = pytest.mark.filterwarnings("ignore::torchridge.exceptions.GridEdgeWarning")  # short grids will do
+
 ALL: list[Any] = [
     Ridge,
     RidgeCV,
@@ -176,7 +178,7 @@ for model in (RidgeClassifier(), RidgeClassifierCV(), RidgeClassifierCV(cv=3), L
 try:
     RidgeCV(scoring="max_error").fit(X, y)
 except ValueError as error:
-    assert "torchridge[sklearn]" in str(error)
+    assert "pip install scikit-learn" in str(error)
 try:
     Ridge().predict(X)
 except ValueError as error:

@@ -10,7 +10,11 @@ from sklearn import linear_model
 
 from torchridge import ridge_path
 from torchridge.estimators import Ridge, RidgeClassifier, RidgeClassifierCV, RidgeCV
+from torchridge.exceptions import GridEdgeWarning
+from torchridge.solvers import krylov
 from torchridge.solvers.iterative import sparse_gram, sparse_ridge
+
+EDGE = "ignore::torchridge.exceptions.GridEdgeWarning"
 
 
 def words(n: int, d: int, k: int, dtype: Any = np.float64) -> tuple[Any, Any]:
@@ -61,7 +65,8 @@ def test_weights_and_tensors(intercept: bool, layout: str) -> None:
 
 
 @pytest.mark.parametrize(("n", "d"), [(60, 300), (300, 60)])
-def test_a_path_from_one_krylov_space_equals_single_solves(n: int, d: int) -> None:
+def test_a_path_from_one_krylov_space_equals_single_solves(n: int, d: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(krylov, "_ROOM", 8)
     X, y = words(n, d, 4)
     target = torch.from_numpy(np.eye(4)[y])
     alphas = [100.0, 0.5, 10.0, 1.0, 50.0, 2.0]
@@ -73,6 +78,7 @@ def test_a_path_from_one_krylov_space_equals_single_solves(n: int, d: int) -> No
         np.testing.assert_allclose(path.bias[i], theirs.intercept_, atol=1e-7)
 
 
+@pytest.mark.filterwarnings(EDGE)
 @pytest.mark.parametrize("k", [2, 3])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_leave_one_out_of_sparse_rows_is_exact(k: int, weighted: bool) -> None:
@@ -90,6 +96,7 @@ def test_leave_one_out_of_sparse_rows_is_exact(k: int, weighted: bool) -> None:
     np.testing.assert_allclose(ours.coef_, peer.coef_, atol=1e-6)
 
 
+@pytest.mark.filterwarnings(EDGE)
 @pytest.mark.parametrize("scoring", [None, "balanced_accuracy"])
 def test_folds_of_classes_equal_scikit_learn(scoring: Any) -> None:
     X, y = words(90, 120, 3)
@@ -107,6 +114,20 @@ def test_folds_of_numbers_by_any_scorer() -> None:
     theirs = linear_model.RidgeCV([0.1, 1.0, 10.0], cv=4, scoring=scoring).fit(X, y.astype(float))
     assert ours.alpha_ == theirs.alpha_
     assert ours.best_score_ == pytest.approx(theirs.best_score_, rel=1e-6)
+
+
+def test_rows_of_no_weight_and_many_strengths_in_leave_one_out() -> None:
+    X, y = words(50, 200, 3)
+    weight = np.random.default_rng(1).uniform(0.1, 2, 50) * (np.arange(50) % 7 > 0)
+    for alphas in (np.logspace(-1, 3, 4), np.logspace(-1, 3, 12)):  # one by one, and from one eigendecomposition
+        for intercept in (True, False):
+            options: dict[str, Any] = {"store_cv_results": True, "fit_intercept": intercept}
+            ours = RidgeCV(alphas, **options).fit(sparse.csr_matrix(X), y.astype(float), weight)
+            dense = RidgeCV(alphas, **options).fit(X, y.astype(float), weight)
+            assert ours.solution_.solver == "cg" and ours.alpha_ == dense.alpha_
+            np.testing.assert_allclose(ours.cv_results_, dense.cv_results_, rtol=1e-6, atol=1e-9)
+    with pytest.warns(GridEdgeWarning):
+        RidgeCV([1e4, 1e5]).fit(sparse.csr_matrix(X), y.astype(float))
 
 
 def test_too_many_rows_for_their_gram_matrix_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

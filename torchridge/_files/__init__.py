@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchridge import _check
 from torchridge._files.replacement import check_place, replacing
 
 __all__ = ["MISUNDERSTOOD", "check_place", "kind_of", "read", "replacing", "understood", "write"]
@@ -123,7 +124,5 @@ def _safetensors(part: str = "") -> Any:
         import safetensors
         import safetensors.torch
     except ImportError:
-        raise ImportError(
-            "files need safetensors. Install it with `pip install torchridge[stream]` or `[probe]`."
-        ) from None
+        raise ImportError(f"files need safetensors. {_check.install('safetensors', 'stream')}") from None
     return safetensors.torch if part else safetensors

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from torchridge import _check
 from torchridge._files import replacing
 from torchridge.cli import model, output, rows
 from torchridge.linear.ridge.ridge import ridge_path
@@ -55,7 +56,8 @@ def _axes() -> Any:
 
         from torchridge.plots import plot_path
     except ImportError as error:
-        raise ImportError(f"`-o` needs matplotlib ({error}). Install it with `pip install torchridge[plot]`.") from None
+        how = _check.install("matplotlib", "plot")
+        raise ImportError(f"`-o` needs matplotlib ({error}). {how}") from None
     return pyplot.subplots(figsize=(8, 5), layout="constrained")[1], plot_path
 
 

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from torchridge._ranks import Ranks
-from torchridge.solvers.least_squares import scoring
-from torchridge.solvers.least_squares.objective import Objective, system
-from torchridge.solvers.least_squares.spectral import Spectrum
+from torchridge.solvers.least_squares import scoring, whole_rows
+from torchridge.solvers.least_squares.precision import Precision
+from torchridge.solvers.least_squares.scorers import FoldMoments, Whole, fold_blocks, variance_of
+from torchridge.solvers.least_squares.triangle import Triangle
 from torchridge.solvers.moments import blocks
 from torchridge.solvers.moments.blocks import Block
 from torchridge.solvers.moments.moments import Moments
 from torchridge.solvers.moments.rows import Rows
+
+# Numbers in the matrices of the rows that are left out together.
+_LEFT_OUT = 2**24
 
 _Key = TypeVar("_Key", bound=Hashable)
 
@@ -102,32 +107,56 @@ def _summed(block: Block, mean: Tensor, ranks: Ranks, name: str, dst: int | None
     return shifted._replace(gram=gram, cross=cross.view(d, t).clone(), yy=yy.clone())
 
 
-class LeaveOneOut(NamedTuple):
+@dataclass(frozen=True)
+class LeaveOneOut:
     """Exact leave-one-out over the rows of all ranks: a scorer, as those of `cross_validation`."""
 
-    spectrum: Spectrum  # of the moments of all rows
-    block: Block
-    objective: Objective
+    whole: Whole  # the moments of all rows
     rows: Rows | None  # this rank's; None where it has none
     ranks: Ranks
 
     @property
     def eigvals(self) -> Tensor:
         """Those of all rows."""
-        return self.spectrum.eigvals
+        return self.whole.eigvals
 
     @property
     def like(self) -> Tensor:
         """Those eigenvalues."""
-        return self.spectrum.eigvals
+        return self.whole.eigvals
+
+    @property
+    def precision(self) -> Precision:
+        """What the scores came from, and what rounding may have taken of them."""
+        return self.whole.precision
 
     def squares(self, alpha: Tensor) -> Tensor:
         """Return mean squared errors (1, L, t)."""
-        alpha = alpha.to(self.like)
-        total = self.block.yy.new_zeros(len(alpha), len(self.block.yy))
+        alpha, block = alpha.to(self.like), self.whole.block
+        total = block.yy.new_zeros(len(alpha), len(block.yy))
+        tri = self.whole.careful(alpha)
         if self.rows is not None:
-            total = scoring.leave_one_out(self.spectrum, self.block, self.objective, self.rows, alpha)
-        return self.ranks.all_sum("the leave-one-out errors", total)[None]
+            total = self._own(self.rows, tri, alpha)
+        return self.ranks.all_sum("the leave-one-out errors", total / block.weight)[None]
+
+    def _own(self, rows: Rows, tri: Triangle | None, alpha: Tensor) -> Tensor:
+        """Return Σ s e² over this rank's rows, (L, t)."""
+        spectrum, block, objective = self.whole.spectrum, self.whole.block, self.whole.objective
+        if objective.standardize:  # by the scales of the other rows
+            return self._each(rows, alpha)
+        if tri is None:
+            return scoring.leave_one_out(spectrum, block, objective, rows, alpha, 0.0)[0]
+        return whole_rows.leave_one_out(tri, rows, None, objective, alpha, 0.0) * tri.weight
+
+    def _each(self, rows: Rows, alpha: Tensor) -> Tensor:
+        """Return Σ s e² of this rank's rows, each left out of the moments of all, (L, t)."""
+        total, everyone = alpha.new_zeros(len(alpha), rows.y.shape[1]), torch.arange(rows.X.shape[0])
+        for run in torch.split(everyone, max(1, _LEFT_OUT // rows.X.shape[1] ** 2)):
+            own = fold_blocks(rows, [i[None] for i in run], alpha.dtype)
+            train = [blocks.remove(self.whole.block, b) for b in own]
+            scorer = FoldMoments(train, own, self.whole.objective, None, None, None, self.precision)
+            total += (scorer.squares(alpha) * torch.stack([b.weight for b in own])[:, None, None]).sum(0)
+        return total
 
     def correlations(self, alpha: Tensor) -> Tensor:
         """Raise: ranks add up squared errors alone."""
@@ -138,5 +167,4 @@ class LeaveOneOut(NamedTuple):
 
     def variances(self) -> Tensor:
         """Return the variance of the targets, (1, t)."""
-        yy = system(self.block, self.objective._replace(prior=None)).yy
-        return (yy / self.block.weight)[None]
+        return variance_of(self.whole.block)[None]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from torchridge.estimators import _metrics
+from torchridge.estimators._input import Container
 from torchridge.estimators._judges import of_rows
 from torchridge.estimators._logistic_model import LogisticModel, Rows
 from torchridge.estimators._scorers import Scorer, told
@@ -140,3 +141,24 @@ def mean_of_best(paths: Paths, scores: Any) -> tuple[float, Tensor, Tensor]:
     folds = torch.arange(len(best))
     index = torch.from_numpy(best)
     return float(paths.Cs[best].mean()), paths.weight[folds, index].mean(0), paths.bias[folds, index].mean(0)
+
+
+def keep_paths(model: Any, paths: Paths, scores: Any, C: float, container: Container) -> None:
+    """Give a model the paths of all folds, in the shapes that `use_legacy_attributes` asks for."""
+    kind, given = container.kind, model.l1_ratios is not None and not isinstance(model.l1_ratios, str)
+    m = len(model.l1_ratios) if given else 1
+    flat = np.repeat(paths.flat(model.fit_intercept)[:, None], m, 1)  # (K, m, L, c, d + 1)
+    scores, n_iter = np.repeat(scores[:, None], m, 1), np.repeat(paths.n_iter[:, None], m, 1)  # (K, m, L)
+    model.Cs_, model.l1_ratios_ = kind(paths.Cs), kind(np.zeros(m))
+    if not model.use_legacy_attributes:
+        model.C_, model.l1_ratio_ = C, 0.0
+        model.scores_, model.n_iter_, model.coefs_paths_ = kind(scores), kind(n_iter), kind(flat)
+        return
+    classes = paths.names[1:] if flat.shape[3] == 1 else paths.names
+    model.C_, model.l1_ratio_ = kind(np.full(flat.shape[3], C)), kind(np.zeros(flat.shape[3]))
+    scores, n_iter, flat = scores.swapaxes(1, 2), n_iter.swapaxes(1, 2), flat.swapaxes(1, 2)
+    if not given:
+        scores, n_iter, flat = scores[:, :, 0], n_iter[:, :, 0], flat[:, :, 0]
+    model.scores_ = {c: kind(scores.copy()) for c in classes}
+    model.coefs_paths_ = {c: kind(flat[..., i, :]) for i, c in enumerate(classes)}
+    model.n_iter_ = kind(n_iter[None])

@@ -17,7 +17,7 @@ from torchridge.linear.matrices import operator_of
 from torchridge.linear.ridge.cross_validation import Prepared, prepare_rows
 from torchridge.linear.ridge.ridge import ridge, ridge_path
 from torchridge.linear.ridge.solution import RidgeSolution
-from torchridge.linear.search import first_best, warn_of_edge
+from torchridge.linear.search import first_best, mean_over_folds, warn_of_edge, warn_unless_resolved
 from torchridge.solvers.iterative.sparse_gram import LeaveOneOut, gram
 from torchridge.solvers.least_squares.few_rows import WholeDual
 from torchridge.solvers.least_squares.scorers import FoldMoments, Whole, fold_weights, leave_one_out_errors
@@ -64,7 +64,7 @@ def by_sparse_folds(
         own = None if weight is None else weight[train]
         path = ridge_path(take(X, train), y[train], alphas, sample_weight=own, tol=_FOLD_TOL, **options)
         scores[k] = [score(k, path.weight[i], path.bias[i], float(alphas[i])) for i in range(len(alphas))]
-    mean = scores.mean(0)
+    mean = over_folds(scores)
     best = int(best_places(mean))
     warn_of_edge(alphas, torch.tensor([best]))
     alpha = float(alphas[best])
@@ -84,6 +84,7 @@ def sparse_leave_one_out(
     known = LeaveOneOut(gram(rows, center), target, weight, intercept=intercept)
     scores, results = _judged(known.errors, target, weight, alphas, **asked)
     best = best_places(scores)
+    warn_of_edge(alphas, torch.as_tensor(best).reshape(-1))
     values, score = alphas.cpu().numpy()[best], np.take_along_axis(scores, best[None], 0)[0]
     if best.ndim == 0:
         values, score = float(values), float(score)
@@ -93,6 +94,12 @@ def sparse_leave_one_out(
 
 def _options(intercept: bool) -> Options:
     return Options(intercept, False, None, None, "auto", torch.float64)
+
+
+def over_folds(scores: Any) -> Any:
+    """Return the mean (L,) of scores (K, L) over folds; a fold without any is left out, with a warning."""
+    mean = scores.mean(0)
+    return mean_over_folds(torch.from_numpy(scores)).numpy() if np.isnan(mean).any() else mean
 
 
 def best_places(scores: Any) -> Any:
@@ -109,12 +116,17 @@ def _fit(prepared: Prepared, alphas: Tensor, best: Any, intercept: bool) -> Ridg
 
 
 def _found(prepared: Prepared, alphas: Tensor, scores: Any, intercept: bool, results: Tensor | None) -> Found:
+    if np.isnan(scores).any():
+        flat = torch.from_numpy(scores).reshape(len(scores), -1)
+        scores = mean_over_folds(flat.mean(1)[None]).numpy() if scores.ndim == 1 else scores
     best = best_places(scores)
     warn_of_edge(alphas, torch.as_tensor(best).reshape(-1))
     values = alphas.cpu().numpy()[best]
     score = np.take_along_axis(scores, best[None], 0)[0]
     single = best.ndim == 0
     solution = _fit(prepared, alphas, best, intercept)
+    weakest = float(np.mean(scores[int(alphas.argmin())]))
+    warn_unless_resolved(prepared.scorer.precision, weakest, float(np.mean(score)), torch.float64)
     return Found(float(values) if single else values, float(score) if single else score, solution, results)
 
 
@@ -197,7 +209,7 @@ def by_folds(
         scores = np.asarray(
             [_score_fold(k, prepared, rows, alphas, parts, score, intercept) for k in range(len(parts))]
         )
-    return _found(prepared, alphas, scores.mean(0), intercept, None)
+    return _found(prepared, alphas, over_folds(scores), intercept, None)
 
 
 def follows_from_squares(scoring: Any, weight: Tensor | None, given: Mapping[str, Any]) -> bool:

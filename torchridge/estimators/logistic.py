@@ -8,9 +8,8 @@ import numpy as np
 
 from torchridge import _check
 from torchridge.estimators._folds import make_parts
-from torchridge.estimators._input import Container
 from torchridge.estimators._logistic_model import LogisticModel
-from torchridge.estimators._logistic_search import Paths, best_of, fold_paths, fold_scores, mean_of_best
+from torchridge.estimators._logistic_search import best_of, fold_paths, fold_scores, keep_paths, mean_of_best
 from torchridge.estimators._scorers import resolve, route
 from torchridge.exceptions import IgnoredOptionWarning, warn
 
@@ -183,8 +182,9 @@ class LogisticRegressionCV(LogisticModel):
         >>> from torchridge.estimators import LogisticRegressionCV
         >>> X = torch.linspace(-2, 2, 40, dtype=torch.float64)[:, None]
         >>> y = (X[:, 0] + torch.sin(40 * X[:, 0]) > 0).long()
-        >>> LogisticRegressionCV(Cs=[1e-3, 1e-1, 1e3], cv=4, use_legacy_attributes=False).fit(X, y).C_
-        0.001
+        >>> options = {"cv": 4, "scoring": "neg_log_loss", "use_legacy_attributes": False}
+        >>> LogisticRegressionCV(Cs=[1e-3, 1e-1, 1e3], **options).fit(X, y).C_
+        0.1
     """
 
     _requests: ClassVar[dict[str, tuple[str, ...]]] = {"fit": ("sample_weight",)}  # `score` hands all to the scorer
@@ -272,7 +272,7 @@ class LogisticRegressionCV(LogisticModel):
         else:
             C, weight, bias = mean_of_best(paths, scores)
             self._keep_logits(weight, bias, rows.table.container)
-        self._keep_paths(paths, scores, C, rows.table.container)
+        keep_paths(self, paths, scores, C, rows.table.container)
         return self
 
     def _scorer(self) -> Any:
@@ -295,23 +295,3 @@ class LogisticRegressionCV(LogisticModel):
         router = MetadataRouter(owner=self).add_self_request(self._metadata_requests())
         router.add(scorer=self._scorer() or get_scorer("accuracy"), method_mapping=to_scorer)
         return router.add(splitter=self.cv, method_mapping=MethodMapping().add(caller="fit", callee="split"))
-
-    def _keep_paths(self, paths: Paths, scores: Any, C: float, container: Container) -> None:
-        """Take over the paths of all folds in the shapes that `use_legacy_attributes` asks for."""
-        kind, given = container.kind, self.l1_ratios is not None and not isinstance(self.l1_ratios, str)
-        m = len(self.l1_ratios) if given else 1
-        flat = np.repeat(paths.flat(self.fit_intercept)[:, None], m, 1)  # (K, m, L, c, d + 1)
-        scores, n_iter = np.repeat(scores[:, None], m, 1), np.repeat(paths.n_iter[:, None], m, 1)  # (K, m, L)
-        self.Cs_, self.l1_ratios_ = kind(paths.Cs), kind(np.zeros(m))
-        if not self.use_legacy_attributes:
-            self.C_, self.l1_ratio_ = C, 0.0
-            self.scores_, self.n_iter_, self.coefs_paths_ = kind(scores), kind(n_iter), kind(flat)
-            return
-        classes = paths.names[1:] if flat.shape[3] == 1 else paths.names
-        self.C_, self.l1_ratio_ = kind(np.full(flat.shape[3], C)), kind(np.zeros(flat.shape[3]))
-        scores, n_iter, flat = scores.swapaxes(1, 2), n_iter.swapaxes(1, 2), flat.swapaxes(1, 2)
-        if not given:
-            scores, n_iter, flat = scores[:, :, 0], n_iter[:, :, 0], flat[:, :, 0]
-        self.scores_ = {c: kind(scores.copy()) for c in classes}
-        self.coefs_paths_ = {c: kind(flat[..., i, :]) for i, c in enumerate(classes)}
-        self.n_iter_ = kind(n_iter[None])

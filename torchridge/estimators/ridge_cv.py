@@ -57,10 +57,12 @@ class RidgeCV(RidgeCVModel, Regressor):
     Example:
         >>> import numpy as np
         >>> from torchridge.estimators import RidgeCV
-        >>> X = np.random.RandomState(0).randn(50, 4)
-        >>> model = RidgeCV(alphas=[1e-2, 1.0, 1e2]).fit(X, X @ [1.0, 2.0, 0.0, 0.0])
-        >>> model.alpha_, round(model.score(X, X @ [1.0, 2.0, 0.0, 0.0]), 4)
-        (0.01, 1.0)
+        >>> rng = np.random.RandomState(0)
+        >>> X = rng.randn(50, 4)
+        >>> y = X @ [1.0, 2.0, 0.0, 0.0] + 3 * rng.randn(50)
+        >>> model = RidgeCV(alphas=[1e-2, 1.0, 1e2]).fit(X, y)
+        >>> model.alpha_, round(model.score(X, y), 4)
+        (1.0, 0.5218)
     """
 
     def __init__(
@@ -184,7 +186,7 @@ class RidgeClassifierCV(RidgeCVModel, Classifier):
         >>> import torch
         >>> from torchridge.estimators import RidgeClassifierCV
         >>> X = torch.linspace(-1, 1, 20)[:, None]
-        >>> RidgeClassifierCV().fit(X, X[:, 0] > 0).predict(torch.tensor([[-0.5], [0.5]]))
+        >>> RidgeClassifierCV([1.0]).fit(X, X[:, 0] > 0).predict(torch.tensor([[-0.5], [0.5]]))
         tensor([False,  True])
     """
 

@@ -50,6 +50,11 @@ class Options(NamedTuple):
             bool(self.fit_intercept), bool(self.standardize), penalty, prior, free, self.kernel == "precomputed"
         )
 
+    def for_rows(self, X: Tensor) -> Options:
+        """Return the options for rows X: integers that float32 may not hold are summed in float64."""
+        wide = not X.is_floating_point() and torch.iinfo(X.dtype).max > 2**24 if X.dtype is not torch.bool else False
+        return self._replace(moments_dtype=torch.float64) if wide else self
+
 
 class Strengths(NamedTuple):
     """L strengths that all targets share, or one for each target."""
@@ -103,6 +108,8 @@ def check_strengths(alpha: Any, name: str, *, like: Tensor) -> tuple[Tensor, flo
     """Return strengths as a float64 tensor on the device of `like`, and the least of them, or raise."""
     if isinstance(alpha, (int, float)) and not isinstance(alpha, bool) and math.isfinite(alpha) and alpha >= 0:
         return torch.full((), alpha, dtype=torch.float64, device=like.device), float(alpha)
+    if isinstance(alpha, bool) or (isinstance(alpha, Tensor) and alpha.dtype is torch.bool):
+        raise TypeError(f"`{name}` should be a number or a tensor of numbers, got {alpha!r}. Pass 1.0 for True.")
     if alpha is None:
         raise TypeError(f"`{name}` is missing; pass the strength, e.g. `{name}=1.0` (α = nλ, see `convert_strength`).")
     if isinstance(alpha, str):

@@ -54,6 +54,7 @@ def operator_of(X: Any, kind: str) -> Operator:
         return _checked(X if isinstance(X, LinearOperator) else operators.from_scipy(X))
     if kind == "dense":
         _check.is_dense_real(X, "X")
+        _check.exact_integers(X, "X")
         _finite_rows(X)
         return Dense(X)
     if isinstance(X, Tensor):
@@ -63,6 +64,8 @@ def operator_of(X: Any, kind: str) -> Operator:
     if not rows.has_canonical_format:
         rows = rows.copy()
         rows.sum_duplicates()
+    if rows.data.dtype.kind in "iu":
+        _check.exact_integers(torch.from_numpy(rows.data.astype("i8", copy=False)), "X")
     if rows.data.dtype.kind not in "f" or rows.data.dtype.itemsize not in (4, 8):
         rows = rows.astype("f8")
     _finite_entries(torch.from_numpy(rows.data), torch.from_numpy(rows.indptr))
@@ -95,6 +98,7 @@ def _from_torch(X: Tensor) -> Operator:
     X = X.detach()
     X = X.coalesce().to_sparse_csr() if X.layout is torch.sparse_coo else X
     X = X if X.layout is torch.sparse_csr else X.to_sparse_csr()
+    _check.exact_integers(X.values(), "X")
     if X.dtype not in (torch.float32, torch.float64):
         X = X.double()
     _finite_entries(X.values(), X.crow_indices())

@@ -11,10 +11,11 @@ from typing import Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from torchridge.exceptions import GridEdgeWarning, warn
+from torchridge.exceptions import GridEdgeWarning, UndefinedScoreWarning, UnresolvedChoiceWarning, warn
 from torchridge.linear.arguments import Strengths
 from torchridge.solvers.least_squares.grid import finer_grid
 from torchridge.solvers.least_squares.objective import Objective
+from torchridge.solvers.least_squares.precision import Precision
 
 T = TypeVar("T")
 
@@ -145,6 +146,56 @@ def itself(table: Tensor) -> Tensor:
 def joined(coarse: Tensor, finer: Tensor, order: Tensor) -> Tensor:
     """Return the scores (K, L, t) of two grids, in an order (L,)."""
     return torch.cat([coarse, finer], 1)[:, order.to(coarse.device)]
+
+
+def mean_over_folds(table: Tensor) -> Tensor:
+    """Return the mean over folds of scores (K, L), some of which are NaN, and warn of the folds.
+
+    A fold without a score at any strength says nothing and is left out; elsewhere a NaN makes its strength the worst.
+
+    Raises:
+        ValueError: if no strength is left with a score.
+    """
+    nan = torch.isnan(table)
+    silent = nan.all(1)  # (K,)
+    mean = table[~silent].mean(0) if not bool(silent.all()) else table.mean(0)
+    folds = nan.any(1).nonzero()[:, 0].tolist()
+    if bool(torch.isnan(mean).all()):
+        raise ValueError(
+            f"no strength has a score: it is NaN in folds {folds}. R² needs two rows in every held-out part; use fewer "
+            f"folds, or another `scoring`, e.g. squared error."
+        )
+    left = f"; folds {silent.nonzero()[:, 0].tolist()} have none at all and are left out" if bool(silent.any()) else ""
+    warn(f"the score is NaN in folds {folds}{left}. A strength with a NaN counts as the worst.", UndefinedScoreWarning)
+    return mean
+
+
+def warn_unless_resolved(known: Precision, weakest: float, best: float, dtype: torch.dtype) -> None:
+    """Warn if rounding took more of the scores than what sets the weakest strength apart from the best."""
+    close = not abs(weakest - best) > 100 * known.lost * abs(weakest)
+    if known.lost > torch.finfo(dtype).eps ** 0.5 and close:
+        warn(
+            f"the scores of the weakest strengths may be off by {min(known.lost, 1.0):.0e} of their size, so that the "
+            f"choice between them is unresolved. Leave out the weakest strengths or drop dependent features; from "
+            f"moments, call `ridge_cv(X, y, ...)` on the rows in float64, which hold more digits.",
+            UnresolvedChoiceWarning,
+        )
+
+
+def warn_of_silent(table: Tensor, live: Live) -> None:
+    """Warn if R² or a correlation is undefined in some folds, whose targets are constant there; one wait."""
+    if live.folds is None:
+        return
+    places = (~live.folds).detach().cpu()
+    if not bool(places.any()):
+        return
+    found = [f"target {j} in folds {places[:, j].nonzero()[:, 0].tolist()}" for j in range(places.shape[1])]
+    named = [text for text, some in zip(found, places.any(0).tolist(), strict=True) if some]
+    listed = ", ".join(named[:5]) + (f" and {len(named) - 5} more" if len(named) > 5 else "")
+    warn(
+        f"held-out targets are constant, so that they have no score there: {listed}. Those folds are left out.",
+        UndefinedScoreWarning,
+    )
 
 
 def refuse_one_row(n: int, cv: str, objective: Objective) -> None:

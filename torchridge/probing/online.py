@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,7 +16,9 @@ from torchridge.probing.readouts.table import names
 from torchridge.probing.report import Probe
 from torchridge.probing.settings import Task
 from torchridge.solvers.moments import targets
-from torchridge.training.monitor import Writer
+
+if TYPE_CHECKING:
+    from torchridge.tensorboard import ScalarWriter
 
 
 class OnlineProbe:
@@ -63,7 +66,7 @@ class OnlineProbe:
         decay: float = 0.99,
         every: int = 1,
         standardize: bool = False,
-        writer: Writer | None = None,
+        writer: ScalarWriter | None = None,
         tag: str = "probe",
     ) -> None:
         self._held = Labelled(task)

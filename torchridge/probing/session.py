@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchridge import _files
+from torchridge import _check, _files
 from torchridge._ranks import Ranks
 from torchridge.exceptions import MissingClassWarning, about, warn
 from torchridge.probing import over_ranks
@@ -138,7 +138,7 @@ class Session:
         try:
             from tqdm.auto import tqdm
         except ImportError:
-            raise ImportError("`progress` needs tqdm. Install it with `pip install torchridge[probe]`.") from None
+            raise ImportError(f"`progress` needs tqdm. {_check.install('tqdm', 'probe')}") from None
         bar: Iterable[Any] = tqdm(self.batches, desc="probing")
         return bar
 

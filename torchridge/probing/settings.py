@@ -128,7 +128,21 @@ class Settings:
         given = getattr(self, name)
         if isinstance(given, str) and given == "auto":
             return None
+        endless = _infinite(given) if name == "Cs" else None  # no penalty
+        if endless is not None:
+            given = torch.where(endless, 1.0, torch.as_tensor(given, dtype=torch.float64))
         values = check_strengths(given, name, like=torch.empty(0))[0].reshape(-1)
+        if endless is not None:
+            values = torch.where(endless.reshape(-1), torch.inf, values)
         if name == "shrinkages" and bool((values > 1).any()):
             raise ValueError(f"`shrinkages` should lie between 0 and 1, got {float(values.max()):g}.")
         return values
+
+
+def _infinite(strengths: Any) -> Tensor | None:
+    """Return where strengths are infinite, or None if none is."""
+    try:
+        endless = torch.isposinf(torch.as_tensor(strengths, dtype=torch.float64))
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    return endless if bool(endless.any()) else None

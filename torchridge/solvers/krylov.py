@@ -18,6 +18,9 @@ from torch import Tensor
 _NUMBERS = 2**25
 _SHARE = 0.5
 
+# Unknowns for each target, with which a basis has room for the steps that a solve takes before it holds that share.
+_ROOM = 100
+
 # A direction of which orthogonalization leaves less than this is rounding.
 _NOTHING = 1e-12
 
@@ -90,7 +93,7 @@ class Basis:
 
 def affordable(m: int, targets: int) -> bool:
     """Whether a few steps for so many targets fit in the memory that a basis may take."""
-    return m * targets * 4 <= _NUMBERS and targets * 8 <= m
+    return m * targets * 4 <= _NUMBERS and targets * _ROOM <= m
 
 
 def solve(product: Product, rhs: Tensor, alphas: Tensor, tol: float, max_iter: int) -> Solved:

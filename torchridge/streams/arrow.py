@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from torchridge import _check
 from torchridge._files import content as _content
 from torchridge.streams.tables import Piece, TableRows, reading
 
@@ -48,7 +49,6 @@ def pyarrow() -> Any:
         import pyarrow.ipc
         import pyarrow.parquet
     except ImportError:
-        raise ImportError(
-            "Parquet, Arrow and data frames need pyarrow. Install it with `pip install torchridge[stream]`."
-        ) from None
+        how = _check.install("pyarrow", "stream")
+        raise ImportError(f"Parquet, Arrow and data frames need pyarrow. {how}") from None
     return pyarrow

@@ -248,5 +248,5 @@ def _bar(progress: bool, source: RowSource, done: int) -> Any:
     try:
         from tqdm.auto import tqdm
     except ImportError:
-        raise ImportError("`progress` needs tqdm. Install it with `pip install torchridge[stream]`.") from None
+        raise ImportError(f"`progress` needs tqdm. {_check.install('tqdm', 'stream')}") from None
     return tqdm(total=source.n_rows, initial=done, desc="rows", unit=" rows", unit_scale=True)

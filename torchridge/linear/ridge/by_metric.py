@@ -51,15 +51,18 @@ class Data:
         """Return the rows of a training part; of what cannot be cut, all rows with no weight for the others."""
         train = train.to(self.y.device)
         if kind_of(self.X) == "dense":
-            return self.X[train], self.y[train], None if self.weight is None else self.weight[train]
+            X = self.X[train] if self.options["kernel"] is None else self.X[train][:, train]
+            return X, self.y[train], None if self.weight is None else self.weight[train]
         own = torch.ones(len(self.y), device=self.y.device) if self.weight is None else self.weight
         return self.X, self.y, torch.zeros_like(own).index_add_(0, train, own[train])
 
-    def predicted(self, path: RidgeSolution, test: Tensor) -> Tensor:
-        """Return the predictions of some rows, (L, m, t)."""
-        test = test.to(self.y.device)
-        dense = kind_of(self.X) == "dense"
-        out = path.predict(self.X[test]) if dense else path.predict(self.X)[:, test]
+    def predicted(self, path: RidgeSolution, train: Tensor, test: Tensor) -> Tensor:
+        """Return the predictions of some rows by the fit to others, (L, m, t)."""
+        train, test = train.to(self.y.device), test.to(self.y.device)
+        if kind_of(self.X) == "dense":
+            out = path.predict(self.X[test] if self.options["kernel"] is None else self.X[test][:, train])
+        else:
+            out = path.predict(self.X)[:, test]
         return out if out.ndim == 3 else out[..., None]
 
 
@@ -76,7 +79,8 @@ def cross_validate(
     metric, metrics = first(scoring, "scoring", OWN)
     sign = metric.chosen_by()
     _refuse(X, y, cv)
-    data = Data(X, y, sample_weight, options._asdict())
+    shared = {name: value for name, value in options._asdict().items() if name != "max_bytes"}
+    data = Data(X, y, sample_weight, shared)
     with torch.no_grad():
         predict = _leave_one_out(data, options, fits) if _check.same(cv, "loo") else _folds(data, cv, groups, fits)
         score = _scorer(data, predict, metrics, per_target)
@@ -140,7 +144,7 @@ def _folds(data: Data, cv: Any, groups: Any, fits: Fits) -> Predict:
         for train, test in parts:
             X, y, weight = data.of(train)
             path = fits.path(X, y, grid, sample_weight=weight, **data.options)
-            found.append((data.predicted(path, test), test))
+            found.append((data.predicted(path, train, test), test))
         return found
 
     return predict
@@ -149,7 +153,7 @@ def _folds(data: Data, cv: Any, groups: Any, fits: Fits) -> Predict:
 def _leave_one_out(data: Data, options: Options, fits: Fits) -> Predict:
     """Return the predictions of all rows, each by the fit without it, as those of one fold."""
     n = len(data.y)
-    if kind_of(data.X) != "dense" or options.standardize or options.solver == "cg":
+    if kind_of(data.X) != "dense" or options.standardize or options.kernel or options.solver == "cg":
         each = _folds(data, torch.arange(n), None, fits)
         return lambda grid: [(torch.cat([p for p, _ in each(grid)], 1), torch.arange(n))]
     rows = check_rows(data.X, data.y, data.weight)

@@ -11,19 +11,21 @@ import torch
 from torch import Tensor
 
 from torchridge import _check
+from torchridge.exceptions import one_for_all
 from torchridge.linear import search
 from torchridge.linear.arguments import Options, Strengths, check_options, grid_of, needs_torch, refuse_beside_moments
 from torchridge.linear.ridge import differentiable
 from torchridge.linear.ridge.choose import Choice, choose_cross_validation
+from torchridge.linear.ridge.dense import Dense
 from torchridge.linear.ridge.diagnosis import once
 from torchridge.linear.ridge.few_rows import counted_of, kernel_folds, refuse_memory
-from torchridge.linear.ridge.fit_dual import fit_from_dual
-from torchridge.linear.ridge.fits import Dense, fit_spectral
+from torchridge.linear.ridge.fits import fit_from_dual, fit_spectral
 from torchridge.linear.ridge.problem import Problem, check_given_kernel
 from torchridge.linear.ridge.solution import RidgeSolution
 from torchridge.linear.ridge.solve import rounded, solve, solve_rows
 from torchridge.linear.search import refuse_one_row
 from torchridge.solvers.least_squares import dual, scorers, target_scores
+from torchridge.solvers.least_squares.each_row import EachRow
 from torchridge.solvers.least_squares.few_rows import WholeDual
 from torchridge.solvers.least_squares.grid import coarse_grid
 from torchridge.solvers.least_squares.kernel_folds import KernelFolds
@@ -157,13 +159,14 @@ def _batch(X: Tensor, y: Tensor, *arguments: Any) -> RidgeSolution:
             "`alphas`: problems of a batch share one grid of strengths; pass it, e.g. torch.logspace(-3, 5, 50)."
         )
     solutions = []
-    for i in range(math.prod(batch)):
-        at = torch.unravel_index(torch.tensor(i), batch)
-        weight = sample_weight[at] if sample_weight is not None and sample_weight.ndim > 1 else sample_weight
-        own = options._replace(
-            penalty_factors=_of_problem(options.penalty_factors, at, 1), prior=_of_problem(options.prior, at, 2)
-        )
-        solutions.append(cross_validate(X[at], y[at], alphas, cv, groups, scoring, per_target, weight, own))
+    with one_for_all(math.prod(batch)):
+        for i in range(math.prod(batch)):
+            at = torch.unravel_index(torch.tensor(i), batch)
+            weight = sample_weight[at] if sample_weight is not None and sample_weight.ndim > 1 else sample_weight
+            own = options._replace(
+                penalty_factors=_of_problem(options.penalty_factors, at, 1), prior=_of_problem(options.prior, at, 2)
+            )
+            solutions.append(cross_validate(X[at], y[at], alphas, cv, groups, scoring, per_target, weight, own))
     return differentiable.stack(solutions, batch)
 
 
@@ -196,6 +199,7 @@ def _prepare_moments(moments: Moments, cv: Any, options: Options) -> Prepared:
 
 def prepare_rows(rows: Rows, cv: Any, groups: Any, options: Options) -> Prepared:
     """Return what scores the strengths of checked rows by any criterion."""
+    options = options.for_rows(rows.X)
     objective = options.objective(rows.X.shape[1], rows.y.shape[1], rows.X)
     options = options._replace(solver="dual") if objective.precomputed else options
     if isinstance(cv, str):
@@ -222,10 +226,15 @@ def _prepare_whole(rows: Rows, cv: str, objective: Objective, options: Options) 
     counted = counted_of(rows, objective)
     refuse_memory(options)
     refuse_one_row(counted.X.shape[0], cv, objective)
-    if options.solver == "dual" or (options.solver == "auto" and n < d):
+    few = options.solver == "dual" or (options.solver == "auto" and n < d)
+    if cv == "loo" and objective.standardize:  # the scales are those of the other rows
+        blocks.check_squares(counted)
+        dtype = torch.float64 if few else options.moments_dtype
+        return Prepared(EachRow(counted, objective.to(dtype), few, dtype), objective, rows, options, None, counted)
+    if few:
         objective = objective.to(torch.float64)
         problem = _diagonalized(counted, objective, rows)
-        return Prepared(WholeDual(cv, problem, counted), objective, rows, options, None, counted)
+        return Prepared(WholeDual(cv, problem, counted, objective), objective, rows, options, None, counted)
     block = blocks.block_of(*counted[:3], None, options.moments_dtype, rows.X.device)
     blocks.check_finite(block, rows)
     scorer = Whole(cv, train_spectrum(block, objective), block, objective, counted)
@@ -285,7 +294,7 @@ def _prepare_splits(rows: Rows, parts: list[folds.Split], objective: Objective, 
     blocks.check_squares(rows)
     train = scorers.fold_blocks(rows, [a for a, _ in parts], options.moments_dtype)
     held = scorers.fold_blocks(rows, [b for _, b in parts], options.moments_dtype)
-    scorer = scorers.fold_moments(train, held, objective, rows, [b for _, b in parts])
+    scorer = scorers.fold_moments(train, held, objective, rows, [b for _, b in parts], [a for a, _ in parts])
     return Prepared(scorer, objective, rows, options, None, rows.counted)
 
 
@@ -302,7 +311,14 @@ def choose(prepared: Prepared, alphas: Any, cv: Any, scoring: str, per_target: b
     if kind in ("r2", "correlation") and variances is not None:
         live = (variances > 1e-18 * variances.amax(0)) & ~dead  # below it is what rounding left of a constant
     found = _search(prepared, alphas, kind, variances, search.Live(live, dead), per_target)
-    return prepared.solution(found.strengths(per_target)).with_changes(
+    search.warn_of_silent(found.table, found.live)
+    known, dtype = prepared.scorer.precision, prepared.scorer.like.dtype
+    if known.lost > torch.finfo(dtype).eps ** 0.5:
+        weakest = float(found.scores[int(found.grid.argmin())].nanmean())
+        search.warn_unless_resolved(known, weakest, float(found.score.nanmean()), dtype)
+    solution = prepared.solution(found.strengths(per_target))
+    return solution.with_changes(
+        reason=f"{solution.reason}; {known.reason}" if known.reason else solution.reason,
         alphas=found.grid.to(found.table.device),
         scores=found.scores,
         fold_scores=found.table,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from torchridge import _check
-from torchridge.exceptions import IllConditionedWarning, warn
+from torchridge.exceptions import IllConditionedWarning, one_for_all, warn
 from torchridge.linear.arguments import Options, check_one_strength, check_strengths, needs_torch
 from torchridge.linear.ridge.choose import CAREFUL
 from torchridge.linear.ridge.diagnosis import Diagnosis, once
@@ -132,6 +132,7 @@ def check(X: Tensor, y: Tensor, alpha: Any, name: str, sample_weight: Any, optio
         _check.is_dense_real(value, argument)
         _check.not_empty(value, argument)
         _check.finite(value, argument)
+        _check.exact_integers(value, argument)
     shape, n, d = tuple(X.shape[:-2]), X.shape[-2] if X.ndim > 1 else 0, X.shape[-1]
     if X.ndim < 2 or (tuple(y.shape) != (*shape, n) and tuple(y.shape[:-1]) != (*shape, n)):
         remedy = " Pass `X[:, None]` for rows of one feature." if X.ndim < 2 else ""
@@ -141,6 +142,7 @@ def check(X: Tensor, y: Tensor, alpha: Any, name: str, sample_weight: Any, optio
         )
     watched = needs_torch(X, y, alpha, sample_weight, options.penalty_factors, options.prior)
     vector = y.ndim == X.ndim - 1
+    options = options.for_rows(X)
     work = options.moments_dtype
     target = (y.unsqueeze(-1) if vector else y).to(work)
     weight = _weight(sample_weight, shape, n, work)
@@ -199,16 +201,17 @@ def _each_alone(
     """Solve the problems of a batch one by one, and stack their solutions."""
     shape, batch = tuple(X.shape[:-2]), given.batch
     solutions = []
-    for i in range(math.prod(shape)):
-        at = torch.unravel_index(torch.tensor(i), shape)
-        alpha = given.alpha[at]
-        alpha = alpha if name == "alphas" or batch.per_target else alpha[0]
-        weight = None if batch.sample_weight is None else batch.sample_weight[at]
-        own = options._replace(
-            penalty_factors=None if batch.penalty is None else batch.penalty[at],
-            prior=None if batch.prior is None else batch.prior[at],
-        )
-        solutions.append(single(X[at], y[at], alpha, name, weight, own))
+    with one_for_all(math.prod(shape)):
+        for i in range(math.prod(shape)):
+            at = torch.unravel_index(torch.tensor(i), shape)
+            alpha = given.alpha[at]
+            alpha = alpha if name == "alphas" or batch.per_target else alpha[0]
+            weight = None if batch.sample_weight is None else batch.sample_weight[at]
+            own = options._replace(
+                penalty_factors=None if batch.penalty is None else batch.penalty[at],
+                prior=None if batch.prior is None else batch.prior[at],
+            )
+            solutions.append(single(X[at], y[at], alpha, name, weight, own))
     return stack(solutions, shape)
 
 

@@ -16,6 +16,7 @@ from torchridge.linear.arguments import Options, check_options, refuse_beside_mo
 from torchridge.linear.ridge.cross_validation import Prepared, choose, cross_validate
 from torchridge.linear.ridge.solution import RidgeSolution
 from torchridge.linear.search import refuse_one_row
+from torchridge.solvers.least_squares.scorers import Whole
 from torchridge.solvers.least_squares.scoring import train_spectrum
 from torchridge.solvers.moments.moments import Moments
 from torchridge.solvers.moments.rows import Rows, check_rows, result_dtype
@@ -127,7 +128,8 @@ def leave_one_out(whole: Moments, rows: Rows | None, options: Options, ranks: Ra
     d, t = block.cross.shape
     objective = options.objective(d, t, block.gram, dtype=whole.dtype)
     refuse_one_row(block.rows, "loo", objective)
-    scorer = collectives.LeaveOneOut(train_spectrum(block, objective), block, objective, rows, ranks)
+    everything = Whole("loo", train_spectrum(block, objective), block, objective, None)
+    scorer = collectives.LeaveOneOut(everything, rows, ranks)
     return Prepared(scorer, objective, whole, options, lambda: block)
 
 

@@ -11,8 +11,8 @@ from torchridge import _check
 from torchridge.linear.arguments import Options, check_options, needs_torch, refuse_beside_moments, strengths_of
 from torchridge.linear.matrices import dense_of, kind_of, shape_of
 from torchridge.linear.ridge.choose import Choice, choose_products
+from torchridge.linear.ridge.dense import Dense
 from torchridge.linear.ridge.diagnosis import once
-from torchridge.linear.ridge.fits import Dense
 from torchridge.solvers.least_squares.target_scores import KINDS
 from torchridge.solvers.moments import blocks
 from torchridge.solvers.moments.moments import Moments
@@ -34,6 +34,7 @@ class Problem:
 def of_rows(rows: Rows, alpha: Any, name: str, options: Options) -> Problem:
     """Return the problem of checked rows at the strengths `alpha`; `name` is "alphas" for a path."""
     (_, d), t = rows.X.shape, rows.y.shape[1]
+    options = options.for_rows(rows.X)
     dtype = options.moments_dtype
     objective = options.objective(d, t, rows.X)
     strengths = strengths_of(alpha, name, t, rows.X)

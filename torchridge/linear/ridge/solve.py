@@ -10,9 +10,9 @@ from torch import Tensor
 from torchridge.exceptions import IllConditionedWarning, RankDeficientWarning, warn
 from torchridge.linear.arguments import Options
 from torchridge.linear.ridge.choose import choose
+from torchridge.linear.ridge.dense import Fit
 from torchridge.linear.ridge.diagnosis import Diagnosis
-from torchridge.linear.ridge.fit_dual import fit_dual
-from torchridge.linear.ridge.fits import Fit, fit_cholesky, fit_spectral
+from torchridge.linear.ridge.fits import fit_cholesky, fit_dual, fit_spectral
 from torchridge.linear.ridge.problem import Problem, of_rows
 from torchridge.linear.ridge.solution import RidgeSolution
 from torchridge.linear.ridge.table import SOLVERS, Solver

@@ -48,13 +48,19 @@ def pooled(hidden: Tensor, mask: Tensor | None, pool: Pool, layer: str) -> Tenso
 
     Returns:
         (n, d), or (tokens, d) for "token".
+
+    Raises:
+        TypeError: on complex numbers.
+        ValueError: on shapes that cannot be pooled.
     """
     hidden = hidden.detach()
     if callable(pool):
         rows = pool(hidden, mask)
         if not isinstance(rows, Tensor) or rows.ndim != 2:
             raise ValueError(f"`pool` should return rows of shape (n, d), got {_described(rows)} for layer {layer!r}.")
+        _refuse_complex(rows, layer)
         return _widened(rows).clone()
+    _refuse_complex(hidden, layer)
     way = POOLS[pool]
     if hidden.ndim == 2 and not way.tokens:
         return _widened(hidden).clone()
@@ -127,8 +133,16 @@ POOLS: dict[str, Way] = {
 }
 
 
+def _refuse_complex(rows: Tensor, layer: str) -> None:
+    if rows.is_complex():
+        raise TypeError(
+            f"layer {layer!r} gives {rows.dtype}, expected real numbers. Pass a callable `pool` that returns real "
+            f"rows, e.g. lambda output, mask: torch.view_as_real(output).flatten(1)."
+        )
+
+
 def _wide(a: Tensor) -> torch.dtype:
-    return torch.float64 if a.dtype is torch.float64 else torch.float32
+    return torch.float32 if a.is_floating_point() and a.dtype is not torch.float64 else torch.float64
 
 
 def _widened(a: Tensor) -> Tensor:

@@ -11,15 +11,15 @@ from torch import Tensor
 
 from torchridge.linear.arguments import Strengths
 from torchridge.linear.ridge.choose import choose
-from torchridge.linear.ridge.fits import Dense
+from torchridge.linear.ridge.dense import Dense
 from torchridge.linear.ridge.table import SOLVERS
-from torchridge.linear.search import ALPHAS, SHRINKAGES, Kind, itself, search
+from torchridge.linear.search import ALPHAS, SHRINKAGES, Kind, itself, search, warn_unless_resolved
 from torchridge.probing.readouts.table import READOUTS, Readout, Source
-from torchridge.solvers.least_squares import discriminant, spectral
+from torchridge.solvers.least_squares import discriminant
 from torchridge.solvers.least_squares.discriminant import as_difference
 from torchridge.solvers.least_squares.grid import coarse_grid
-from torchridge.solvers.least_squares.objective import Objective, feature_variance, frame
-from torchridge.solvers.least_squares.scorers import fold_moments
+from torchridge.solvers.least_squares.objective import Objective, feature_variance
+from torchridge.solvers.least_squares.scorers import fold_moments, fold_weights
 from torchridge.solvers.moments import targets
 from torchridge.solvers.moments.blocks import Block
 
@@ -90,9 +90,9 @@ def ridge(parts: Parts, alphas: Tensor | None, standardize: bool) -> Fitted:
     share = squares[:, best] / torch.where(variance > 0, variance, torch.ones_like(variance))
     r2 = torch.where(variance > 0, 1 - share, torch.zeros_like(share))
     alpha = grid[best : best + 1]
-    places = [frame(b, objective) for b in parts.train]
-    weight = torch.stack([spectral.weights(s, alpha)[:, 0].T for s in folds.spectra])  # (K, t, d)
-    bias = torch.stack([p.target_center - w @ p.center for p, w in zip(places, weight, strict=True)])
+    warn_unless_resolved(folds.precision, float(curve.mean(0)[grid.argmin()]), float(curve.mean(0)[best]), grid.dtype)
+    each = [fold_weights(folds, k, alpha) for k in range(len(parts.train))]
+    weight, bias = torch.stack([w[:, 0].T for w, _ in each]), torch.stack([b[0] for _, b in each])  # (K, t, d)
     final, final_bias = ridge_weights(parts.whole, alpha, objective)
     scores = {"r2": r2.mean(1), "mse": curve[:, best]}
     mean = torch.stack([b.mean_y for b in parts.held])

@@ -223,7 +223,7 @@ def _along(problem: Problem, state: State, direction: Tensor, descent: float) ->
 def _newton(problem: Problem, state: State, ahead: Tensor, square: float, descent: float) -> float:
     """Return the length of the Newton step along a direction of logits (c, n)."""
     weight, residual = problem.weight, state.residual
-    if len(residual) == 1:
+    if residual.shape[0] == 1:
         wrong = residual[0].abs()
         curvature = torch.where(wrong > 0, wrong - wrong.square() / weight, 0)
         bend = torch.dot(curvature, ahead[0].square())

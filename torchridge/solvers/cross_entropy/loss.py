@@ -155,7 +155,7 @@ class Loss:
 
     def __call__(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Return both."""
-        if len(logits) == 1:
+        if logits.shape[0] == 1:
             against = logits[0] * self.flip
             loss = torch.dot(functional.softplus(against), self.weight)
             return loss, torch.sigmoid_(against).mul_(self.flipped)[None]

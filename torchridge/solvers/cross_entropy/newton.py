@@ -192,7 +192,7 @@ def hessian_of(F: Tensor, labels: Tensor, weight: Tensor, residual: Tensor, diag
 
     That is in the features to which the penalty, (q,), adds nothing; without one, in all of them.
     """
-    if len(residual) == 1:
+    if residual.shape[0] == 1:
         return (F * _curvature(weight, residual)[:, None]).mT @ F
     (n, q), c = F.shape, len(residual)
     mass = residual.scatter_add(0, labels[None], weight[None])  # w p, (c, n)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
 from torch import Tensor
 
 from torchridge.solvers.cross_entropy.features import Features
@@ -33,7 +32,8 @@ class Problem:
     @cached_property
     def diagonal(self) -> Tensor:
         """What the penalty adds to the diagonal of the Hessian, (q,)."""
-        out = torch.full_like(self.features.square, self.penalty)
+        mean = self.features.mean
+        out = mean.new_full((mean.shape[0] + int(self.features.intercept),), self.penalty)
         if self.features.intercept:
             out[-1] = 0
         return out

@@ -19,7 +19,7 @@ from torchridge.solvers.cross_entropy.scaling import Cholesky, Diagonal
 
 # Multiply-adds of a Newton step up to which nothing else is faster, and rows up to which the dual has such steps.
 _NEWTON = 3e7
-_DUAL_ROWS = 512
+_DUAL_ROWS = 256
 
 # Evaluations after which L-BFGS by a diagonal is given the whole Hessian at zero, at the least, and features up to
 # which it is; and those after which the models of `logistic_blocks` are the better choice.

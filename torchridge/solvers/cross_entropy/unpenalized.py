@@ -109,8 +109,8 @@ def _limit(features: Tensor, labels: Tensor, weight: Tensor, theta: Tensor, inte
 def _newton(
     F: Tensor, labels: Tensor, weight: Tensor, c: int, max_iter: int
 ) -> tuple[Tensor, float, float, int, bool | None]:
-    theta, moved = F.new_zeros(c, F.shape[1]), torch.inf
-    loss, residual = Loss(labels, weight)(theta @ F.mT)
+    theta, moved, of = F.new_zeros(c, F.shape[1]), torch.inf, Loss(labels, weight)
+    loss, residual = of(theta @ F.mT)
     count, most = 1, min(max_iter, _STEPS)
     while True:
         grad = residual @ F
@@ -123,18 +123,18 @@ def _newton(
             exists = moved < _CLOSE or (None if count < _STEPS or moved <= _MOVING else False)
             gap = decrement / max(float(loss), torch.finfo(torch.float64).tiny)
             return theta, float(loss), gap if exists is not False else torch.inf, count, exists
-        theta, loss, residual, tried = _ahead(F, labels, weight, theta, step, loss, decrement)
+        theta, loss, residual, tried = _ahead(F, of, theta, step, loss, decrement)
         count += tried
 
 
 def _ahead(
-    F: Tensor, labels: Tensor, weight: Tensor, theta: Tensor, step: Tensor, loss: Tensor, decrement: float
+    F: Tensor, of: Loss, theta: Tensor, step: Tensor, loss: Tensor, decrement: float
 ) -> tuple[Tensor, Tensor, Tensor, int]:
     """Go along a step as far as f falls; return θ, f, the residuals and how often f was evaluated."""
     length, tried, noise = 1.0, 0, _NOISE * float(loss)
     while True:
         trial = theta - length * step
-        value, residual = Loss(labels, weight)(trial @ F.mT)
+        value, residual = of(trial @ F.mT)
         tried += 1
         if float(value) <= float(loss) - _SUFFICIENT * length * decrement + noise or length < _SHORTEST:
             return trial, value, residual, tried

@@ -28,7 +28,7 @@ from torchridge.solvers.iterative.sparse import SparseArray, SparseTensor
 from torchridge.solvers.iterative.standard_form import Design
 
 # Strengths up to which their columns cost less one by one than a basis that is kept orthogonal for all of them.
-_FEW = 4
+_FEW = 2
 
 # Steps after which a sketch is bought after all.
 _PATIENCE = 120
@@ -56,10 +56,10 @@ def pays(n: int, d: int, entries: int, columns: int) -> bool:
 def folds_pay(n: int, d: int, entries: int, targets: int, strengths: int) -> bool:
     """Choose whether a fold costs less by products than by an eigendecomposition of the smaller side of filled rows.
 
-    More than a few strengths share one Krylov space, unless it would fill half of all directions.
+    More than a few strengths share one Krylov space, if there is room for it.
     """
     side = min(n, d)
-    if strengths > _FEW and 2 * targets * _STEPS > side:
+    if strengths > _FEW and not krylov.affordable(side, targets):
         return pays(n, d, entries, targets * strengths)
     products = 2.0 * _DEARER * _STEPS * targets * min(strengths, _FEW) * (entries + n + d)
     return products < n * d * side / 2 + 9.0 * side**3 + 8.0 * n * d

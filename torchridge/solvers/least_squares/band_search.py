@@ -112,20 +112,30 @@ class _Search:
 
     def refine(self, targets: Tensor, steps: int) -> tuple[Tensor, Tensor]:
         """Return log γ of some targets, (m, B), each with steps of its own, and their losses (m,)."""
-        grid = self.strengths().to(self.y.device)
-        losses = self.candidate(self.uniform(), targets).scorer.scores(grid, "mse").mean(0)  # (L, m)
-        at = grid[losses.argmin(0)].log()
-        start = self.uniform() - at[:, None]
+        cheap = len(targets) * len(self.splits) * self.n**3 / 3 <= _CHEAP
+        starts = self._starts(targets, cheap)  # (S, m, B)
         folds = folds_of(self.kernels, self.y[:, targets].double(), self.splits, self.objective.intercept)
-        bound = torch.full_like(start[0], FARTHEST)
-        if len(targets) * len(self.splits) * self.n**3 / 3 <= _CHEAP:
-            return descend(folds, start, -bound, bound, steps)
+        bound = torch.full_like(starts[0, 0], FARTHEST)
+        if cheap:  # from every start: losses have several minima
+            each = [descend(folds, s, -bound, bound, steps) for s in starts]
+            losses = torch.stack([loss for _, loss in each])
+            best = losses.argmin(0)[None, :, None].expand(1, -1, self.B)
+            return torch.stack([found for found, _ in each]).gather(0, best)[0], losses.amin(0)
         rough = [f.to(torch.float32) for f in folds]
-        found, _ = descend(rough, start.float(), -bound.float(), bound.float(), min(steps, _FEW_STEPS))
-        exact = local(folds, found.double(), derivatives=False).loss
-        started = losses.amin(0)
-        better = exact < started
-        return torch.where(better[:, None], found.double(), start), torch.where(better, exact, started)
+        found, _ = descend(rough, starts[0].float(), -bound.float(), bound.float(), min(steps, _FEW_STEPS))
+        return found.double(), local(folds, found.double(), derivatives=False).loss
+
+    def _starts(self, targets: Tensor, several: bool) -> Tensor:
+        """Return log γ to start from, (S, m, B), at the best strength: equal bands, each alone and each left out."""
+        grid, device = self.strengths(), self.y.device
+        alone = (1 - _LEAST_SHARE) * torch.eye(self.B, dtype=torch.float64) + _LEAST_SHARE
+        shares = torch.cat([torch.ones(1, self.B), alone, *([1.01 - alone] if self.B > 2 else [])]).to(device)
+        shares = (shares / shares.sum(1, keepdim=True)).log()
+        starts = []
+        for share in shares if several else shares[:1]:
+            found = self.candidate(share, targets, torch.float32).scorer.scores(grid, "mse").mean(0).double()
+            starts.append(share - grid.to(device)[found.argmin(0)].log()[:, None])
+        return torch.stack(starts)
 
     def fitted_alone(self, log_gamma: Tensor, loss: Tensor) -> Found:
         """Fit all rows, a factorization for each target. Cost n³ / 3 of each."""

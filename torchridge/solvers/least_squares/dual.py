@@ -222,7 +222,8 @@ def orthonormal(columns: Tensor) -> Tensor:
     if columns.shape[1] == 1:
         unit: Tensor = columns / torch.linalg.vector_norm(columns)
         return unit
-    left, sigma, _ = torch.linalg.svd(columns, full_matrices=False)
+    size = torch.linalg.vector_norm(columns, dim=0)
+    left, sigma, _ = torch.linalg.svd(columns / torch.where(size > 0, size, 1), full_matrices=False)
     keep = sigma > len(columns) * torch.finfo(sigma.dtype).eps * sigma[0]
     independent: Tensor = left[:, keep]
     return independent
@@ -315,7 +316,7 @@ def free_weights(problem: Dual | Kernel, X: Tensor, coef: Tensor) -> Tensor:
     left = problem.target[:, None, :] - (problem.gram @ coef.flatten(1)).reshape(coef.shape)
     columns = free_columns(X, problem.center, problem.free, problem.intercept)
     columns = columns if problem.root is None else columns * problem.root[:, None]
-    fitted: Tensor = torch.linalg.pinv(columns) @ left.flatten(1)
+    fitted = _least_squares(columns, left.flatten(1))
     return fitted[int(problem.intercept) :].reshape(-1, *coef.shape[1:])
 
 
@@ -345,9 +346,17 @@ def _fit_free(weight: Tensor, problem: Dual | Kernel, X: Tensor, L: int) -> None
     x = x if problem.root is None else x * problem.root[:, None]
     if problem.intercept:
         ones = torch.ones_like(x[:, :1]) if problem.root is None else problem.root[:, None]
-        weight[problem.free] = (torch.linalg.pinv(torch.cat([x, ones], 1)) @ left)[:-1]
+        weight[problem.free] = _least_squares(torch.cat([x, ones], 1), left)[:-1]
     else:
-        weight[problem.free] = torch.linalg.pinv(x) @ left
+        weight[problem.free] = _least_squares(x, left)
+
+
+def _least_squares(columns: Tensor, left: Tensor) -> Tensor:
+    """Return the least-squares coefficients (q, c) of targets (n, c), columns (n, q) brought to one size."""
+    size = torch.linalg.vector_norm(columns, dim=0)
+    size = torch.where(size > 0, size, 1)
+    solved: Tensor = (torch.linalg.pinv(columns / size) @ left) / size[:, None]
+    return solved
 
 
 def residual_squares(problem: Dual, alpha: Tensor) -> Tensor:

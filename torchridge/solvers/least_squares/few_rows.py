@@ -3,24 +3,77 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from torchridge.solvers.least_squares import dual, scoring, spectral
+from torchridge.solvers.least_squares import dual, precision, scoring, spectral, triangle, whole_rows
 from torchridge.solvers.least_squares.dual import Dual
+from torchridge.solvers.least_squares.objective import Objective
+from torchridge.solvers.least_squares.precision import Precision
 from torchridge.solvers.least_squares.target_scores import Sums, target_batches
-from torchridge.solvers.moments.parts import target_variance, weight_of
+from torchridge.solvers.least_squares.triangle import Triangle
+from torchridge.solvers.moments.blocks import constant_noise
+from torchridge.solvers.moments.folds import Split
+from torchridge.solvers.moments.parts import take, target_variance, weight_of
 from torchridge.solvers.moments.rows import Rows
 
+# The least share of an unpenalized direction that a training part may keep, or block inversion has lost it.
+KEPT = 1e-3
 
-class WholeDual(NamedTuple):
+
+def splits_by_rows(rows: Rows, splits: list[Split], objective: Objective, alpha: Tensor, known: Precision) -> Tensor:
+    """Return mean squared errors (K, L, t) from an orthogonal factor of the rows of every training part."""
+    scores, worst = [], 1.0
+    for train, held in splits:
+        tri = triangle.triangle(take(rows, train), objective)
+        squares, spread = triangle.heldout_squares(tri, rows, held, alpha)
+        scores.append(squares / weight_of(rows, held))
+        worst = max(worst, float(spread.amax()))
+    known.note(torch.finfo(alpha.dtype).eps * worst, f"scores from the rows: condition {worst**2:.1e}")
+    return torch.stack(scores)
+
+
+def holds(problems: list[Dual], alpha: Tensor, rows: list[Rows], known: Precision) -> bool:
+    """Return whether the gram matrices of these rows hold the digits of these strengths."""
+    weakest, worst = float(alpha.min()), 1.0
+    for problem, own in zip(problems, rows, strict=True):
+        worst = max(worst, precision.condition(problem.eigvals.cpu(), weakest))
+        worst = max(worst, free_condition(problem, own, weakest)) if worst <= precision.GRAM else worst
+    held = precision.holds(worst, alpha.dtype, lambda: worst)
+    if held:
+        known.note(torch.finfo(alpha.dtype).eps * worst, "")
+    return held
+
+
+def free_condition(problem: Dual, rows: Rows, weakest: float) -> float:
+    """Return what eliminating free features costs: their own condition, and that of what is left of the others."""
+    if problem.free is None or problem.scale is None:
+        return 1.0
+    x = rows.X.detach().to(problem.center) - problem.center
+    x = x if problem.root is None else x * problem.root[:, None]
+    squares = (x * x).sum(0)
+    noise = constant_noise(problem.center) * (x.shape[0] if problem.root is None else (problem.root**2).sum())
+    squares = torch.where(squares > 1e12 * noise, squares, 0)  # a constant one, of which centring once leaves an ulp
+    x = torch.where(squares > 0, x, 0)
+    own = x[:, problem.free] / torch.where(squares > 0, squares, 1).sqrt()[problem.free]
+    sigma = torch.linalg.svdvals(own)
+    least = sigma[-1] if x.shape[0] >= own.shape[1] else sigma[-1] * 0
+    whole, low = (squares * problem.scale).sum(), problem.eigvals.amin()
+    top, last, norm, left = map(float, torch.stack([sigma[0], least, whole, low]).tolist())
+    return max((top / last) ** 2 if last > 0 else torch.inf, (norm + weakest) / max(left + weakest, 1e-300))
+
+
+@dataclass(frozen=True)
+class WholeDual:
     """The criteria of `Whole` for fewer rows than features."""
 
     criterion: str
     problem: Dual
     rows: Rows
+    objective: Objective
+    precision: Precision = field(default_factory=Precision)
 
     @property
     def eigvals(self) -> Tensor:
@@ -32,10 +85,26 @@ class WholeDual(NamedTuple):
         """Those eigenvalues."""
         return self.problem.eigvals
 
+    def careful(self, alpha: Tensor) -> Triangle | None:
+        """Return the factor that holds the digits of these strengths, None if the gram matrix does."""
+        if self.objective.precomputed or holds([self.problem], alpha, [self.rows], self.precision):
+            return None
+        tri = triangle.triangle(self.rows, self.objective)
+        spread = float(triangle.roots(tri, alpha.min().reshape(1)).spread)
+        lost = torch.finfo(alpha.dtype).eps * spread
+        self.precision.note(lost, f"scores from the rows: condition {spread**2:.1e}")
+        return tri
+
     def squares(self, alpha: Tensor) -> Tensor:
         """Return the criterion, (1, L, t)."""
         alpha = alpha.to(self.like)
-        n, weight = self.rows.X.shape[0], weight_of(self.rows, slice(None))
+        n, weight, fixed = self.rows.X.shape[0], weight_of(self.rows, slice(None)), self.problem.intercept
+        tri = self.careful(alpha)
+        if tri is not None and self.criterion == "loo":
+            rows, lost = self.rows, self.precision.lost
+            return whole_rows.leave_one_out(tri, rows, rows, self.objective, alpha, lost)[None]
+        if tri is not None:
+            return (whole_rows.gcv if self.criterion == "gcv" else whole_rows.evidence)(tri, alpha, fixed)[None]
         if self.criterion == "loo":
             errors = (e.square_().sum(0) for _, e in self._errors(alpha))
             return (torch.cat(list(errors), 1) / weight)[None]
@@ -51,9 +120,26 @@ class WholeDual(NamedTuple):
     def _errors(self, alpha: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """Yield runs of targets and √s times their leave-one-out residuals, (n, L, run)."""
         n, t = self.problem.target.shape
+        few = self._alone()
         for part in target_batches(t, 4 * n * len(alpha), self.like.element_size(), None):
             own = self.problem._replace(target=self.problem.target[:, part], coef=self.problem.coef[:, part])
-            yield part, dual.leave_one_out(own, alpha)
+            errors = dual.leave_one_out(own, alpha)
+            if len(few):
+                rows = self.rows._replace(y=self.rows.y[:, part])
+                again = whole_rows.refitted_errors(rows, few, rows, _targets(self.objective, part), alpha)
+                root = self.problem.root
+                errors[few] = again if root is None else again * root[few][:, None, None]
+            yield part, errors
+
+    def _alone(self) -> Tensor:
+        """Return the rows that hold an unpenalized direction nearly alone, to be left out in earnest."""
+        if self.objective.precomputed or (self.problem.free is None and self.problem.root is None):
+            return torch.zeros(0, dtype=torch.int64)
+        return (1 - (self.problem.unpenalized**2).sum(1) < KEPT).nonzero()[:, 0]
+
+    def left_out(self, alpha: Tensor) -> Tensor:
+        """Return √s times the leave-one-out residuals, (n, L, t)."""
+        return torch.cat([error for _, error in self._errors(alpha)], 2)
 
     def correlations(self, alpha: Tensor) -> Tensor:
         """Return correlations of leave-one-out predictions and targets, (1, L, t)."""
@@ -68,3 +154,8 @@ class WholeDual(NamedTuple):
     def variances(self) -> Tensor | None:
         """Only leave-one-out holds targets out."""
         return target_variance(self.rows, slice(None))[None] if self.criterion == "loo" else None
+
+
+def _targets(objective: Objective, part: slice) -> Objective:
+    """Return the objective of some of the targets."""
+    return objective if objective.prior is None else objective._replace(prior=objective.prior[:, part])

@@ -14,7 +14,7 @@ batches; nothing of size d is formed but the gram matrices. There are two ways t
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
@@ -24,7 +24,9 @@ from torch import Tensor
 from torchridge.solvers import algebra
 from torchridge.solvers.least_squares import dual, spectral, target_scores
 from torchridge.solvers.least_squares.dual import Dual, Kernel
+from torchridge.solvers.least_squares.few_rows import KEPT, free_condition, splits_by_rows
 from torchridge.solvers.least_squares.objective import Objective
+from torchridge.solvers.least_squares.precision import GRAM, Precision
 from torchridge.solvers.least_squares.shared_strengths import Shared, shared
 from torchridge.solvers.moments.folds import Split
 from torchridge.solvers.moments.rows import Rows
@@ -32,6 +34,9 @@ from torchridge.solvers.moments.rows import Rows
 # What a combination of strengths may miss of a prediction, and the share of a target's variance under which a squared
 # error would feel it in its ninth digit: then every strength is predicted for itself.
 _TOLERANCE, _NEARLY_PERFECT = 1e-11, 1e-3
+
+# Numbers in the weights of a training part up to which scores go back to the rows.
+_CAREFUL = 2**27
 
 # Memory of the operators of a fold at several strengths while they are made.
 OPERATOR_BYTES = 24 * 2**20
@@ -58,6 +63,7 @@ class KernelFolds:
     complementary: bool  # whether every training part is all the other rows
     dtype: torch.dtype
     max_bytes: int | None = None
+    precision: Precision = field(default_factory=Precision)
 
     @property
     def eigvals(self) -> Tensor:
@@ -71,10 +77,36 @@ class KernelFolds:
 
     def squares(self, alpha: Tensor) -> Tensor:
         """Return mean squared errors (K, L, t)."""
+        if not self._held(alpha.to(self.like)):
+            return splits_by_rows(self.rows, self.splits, self.objective, alpha.to(self.like), self.precision)
         found = self.scores(alpha, "mse")
         if bool((found < _NEARLY_PERFECT * self.variances()[:, None]).any()):
             return self.scores(alpha, "mse", combined=False)
         return found
+
+    def _held(self, alpha: Tensor) -> bool:
+        """Return whether the gram matrices hold the digits of these strengths, or nothing else is at hand."""
+        low, top = self._range
+        if self.problem is not None:
+            low = float(self.problem.eigvals.amin())
+        weakest, eps = float(alpha.min()), torch.finfo(self.dtype).eps
+        worst = (top + weakest) / max(low + weakest, 1e-300) if top > 0 else 1.0
+        if worst <= GRAM and self.problem is not None:
+            worst = max(worst, free_condition(self.problem, self.rows, weakest))
+        held = worst <= GRAM and self._kept()
+        (_, d), t = self.rows.X.shape, self.rows.y.shape[1]
+        careful = self.dtype is torch.float64 and not self.objective.precomputed and d * t * len(alpha) <= _CAREFUL
+        if held or not careful:
+            self.precision.note(eps * worst, "")
+        return held or not careful
+
+    def _kept(self) -> bool:
+        """Return whether every training part keeps what is not penalized: the intercept, and the free features."""
+        problem = self.problem
+        if problem is None or not problem.unpenalized.shape[1] or (problem.free is None and problem.root is None):
+            return True
+        held = [torch.linalg.matrix_norm(problem.unpenalized[i], 2) ** 2 for _, i in self.splits]
+        return bool((1 - torch.stack(held) > KEPT).all())
 
     def correlations(self, alpha: Tensor) -> Tensor:
         """Return correlations of held-out predictions and targets, (K, L, t)."""

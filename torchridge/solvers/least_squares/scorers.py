@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from torchridge.solvers import device as device_constants
-from torchridge.solvers.least_squares import dual, nodes, scoring, spectral
+from torchridge.solvers.least_squares import dual, nodes, precision, scoring, spectral, triangle, whole_rows
 from torchridge.solvers.least_squares.few_rows import WholeDual
 from torchridge.solvers.least_squares.nodes import Nodes
 from torchridge.solvers.least_squares.objective import Objective, frame, system
+from torchridge.solvers.least_squares.precision import Precision
 from torchridge.solvers.least_squares.spectral import Spectrum
 from torchridge.solvers.least_squares.target_scores import Sums
+from torchridge.solvers.least_squares.triangle import Triangle
 from torchridge.solvers.moments import blocks
-from torchridge.solvers.moments.blocks import Block
+from torchridge.solvers.moments.blocks import Block, about, constant_noise
 from torchridge.solvers.moments.parts import PATH_NUMBERS, portions
 from torchridge.solvers.moments.rows import Rows
 
@@ -50,6 +52,10 @@ class Scorer(Protocol):
     def variances(self) -> Tensor | None:
         """Return the variance of the held-out targets, (K, t), where r2 can be told."""
 
+    @property
+    def precision(self) -> Precision:
+        """What the last scores came from, and what rounding may have taken of them."""
+
 
 @dataclass(frozen=True)
 class FoldMoments:
@@ -60,6 +66,8 @@ class FoldMoments:
     objective: Objective
     rows: Rows | None
     held_rows: list[Tensor] | None
+    train_rows: list[Tensor] | None = None  # None if they are all that are not held out
+    precision: Precision = field(default_factory=Precision)
 
     @cached_property
     def spectra(self) -> list[Spectrum]:
@@ -92,9 +100,41 @@ class FoldMoments:
 
     def squares(self, alpha: Tensor) -> Tensor:
         """Return mean squared errors (K, L, t)."""
-        squares = self._from_moments(alpha)
+        squares = self._from_nodes(alpha)
+        few = self._partial(alpha.detach().cpu()) if squares is None else None
+        if squares is None and not self.held_by_gram(alpha, few):
+            squares = torch.stack([self._careful_squares(k, alpha.to(self.like)) for k in range(len(self.train))])
+        else:
+            squares = self._by_gram(alpha, squares, few)
+        return squares / torch.stack([b.weight for b in self.held])[:, None, None]
+
+    def held_by_gram(self, alpha: Tensor, few: list[Spectrum] | None = None) -> bool:
+        """Return whether eigenvalues of the training parts, or the `few` that count, hold the digits of strengths."""
+        weakest = float(alpha.detach().cpu().min())
+        if few is None:
+            worst = precision.condition(self._host_eigvals, weakest)
+        else:
+            ends = torch.stack([torch.stack([s.eigvals.amin(), s.eigvals.amax()]) for s in few]).cpu()
+            worst = precision.condition(ends, weakest)
+        if self.objective.free is not None and worst <= precision.GRAM:
+            worst = max(worst, *(precision.free_condition(system(b, self.objective), weakest) for b in self.train))
+        held = precision.holds(
+            worst,
+            self.like.dtype,
+            lambda: min(precision.scaled_condition(system(b, self.objective), weakest) for b in self.train),
+        )
+        if held:
+            self.precision.note(torch.finfo(self.like.dtype).eps * worst, "")
+        return held
+
+    def _by_gram(self, alpha: Tensor, squares: Tensor | None, few: list[Spectrum] | None) -> Tensor:
+        if squares is None:
+            host = alpha.detach().cpu()
+            spectra = self.spectra if few is None else few
+            eigvals = list(self._host_eigvals) if few is None else [s.eigvals for s in few]
+            squares = scoring.heldout_squares(spectra, eigvals, self.train, self.held, self.objective, host)
         if self.rows is not None and self.held_rows is not None:
-            yy = torch.stack([b.yy for b in self.held])[:, None]
+            yy = torch.stack([self._unfitted(k) for k in range(len(self.held))])[:, None]
             lost = (squares < _NEARLY_PERFECT * yy).flatten(1).any(1)
             finite = torch.stack([b.gram.diagonal().sum() + b.yy.sum() for b in self.held]).sum()
             *again, sums = torch.cat([lost.to(finite), finite[None]]).tolist()  # one wait for all folds
@@ -103,23 +143,50 @@ class FoldMoments:
             for k in range(len(again)):
                 if again[k]:
                     squares[k] = self._predicted(k, alpha.to(self.like))
-        return squares / torch.stack([b.weight for b in self.held])[:, None, None]
+        return squares
 
-    def _from_moments(self, alpha: Tensor) -> Tensor:
+    def _unfitted(self, k: int) -> Tensor:
+        """Return Σ s (y − ȳ)² of held-out part k about the mean of its training part, (t,)."""
+        held, gap = self.held[k], self.held[k].mean_y - self.train[k].mean_y
+        return held.yy + held.weight * gap * gap if self.objective.intercept else held.yy + held.weight * held.mean_y**2
+
+    def careful(self, k: int, alpha: Tensor) -> Triangle:
+        """Return the factor of training part k that holds the digits of these strengths."""
+        self._check_finite()
+        index = None if self.rows is None else self._trained(k)
+        return precision.careful(self.train[k], self.objective, float(alpha.min()), self.rows, index, self.precision)
+
+    def _trained(self, k: int) -> Tensor:
+        """Return the numbers of the rows of training part k."""
+        assert self.rows is not None
+        assert self.held_rows is not None
+        if self.train_rows is not None:
+            return self.train_rows[k].to(self.like.device)
+        inside = torch.ones(self.rows.X.shape[0], dtype=torch.bool)
+        inside[self.held_rows[k].cpu()] = False
+        return inside.nonzero()[:, 0].to(self.like.device)
+
+    def _careful_squares(self, k: int, alpha: Tensor) -> Tensor:
+        """Return Σ s (y − ŷ)² over held-out part k, (L, t)."""
+        tri = self.careful(k, alpha)
+        if self.rows is not None and self.held_rows is not None:
+            return triangle.heldout_squares(tri, self.rows, self.held_rows[k].to(self.like.device), alpha)[0]
+        seen, squares = about(self.held[k], tri.center.sum(0), tri.target_center.sum(0)), []
+        for some in triangle.at_once(tri, alpha):
+            w = triangle.weights(tri, triangle.roots(tri, some), some)  # (d, L, t)
+            fitted = (seen.gram @ w.flatten(1)).view_as(w)
+            squares.append(seen.yy + (w * (fitted - 2 * seen.cross[:, None])).sum(0))
+        return torch.cat(squares).clamp_min(0)
+
+    def _from_nodes(self, alpha: Tensor) -> Tensor | None:
         chosen = self._nodes(alpha)
-        if chosen is not None:
-            parts = [
-                nodes.heldout_squares(chosen, a, b, self.objective) for a, b in zip(self.train, self.held, strict=True)
-            ]
-            found = torch.stack([p for p, _ in parts])
-            if not bool(torch.stack([poor for _, poor in parts]).any()):
-                return found
-        host = alpha.detach().cpu()
-        if (few := self._partial(host)) is not None:
-            spectra, eigvals = few, [s.eigvals for s in few]
-        else:
-            spectra, eigvals = self.spectra, list(self._host_eigvals)
-        return scoring.heldout_squares(spectra, eigvals, self.train, self.held, self.objective, host)
+        if chosen is None:
+            return None
+        parts = [
+            nodes.heldout_squares(chosen, a, b, self.objective) for a, b in zip(self.train, self.held, strict=True)
+        ]
+        found = torch.stack([p for p, _ in parts])
+        return None if bool(torch.stack([poor for _, poor in parts]).any()) else found
 
     def _partial(self, alpha: Tensor) -> list[Spectrum] | None:
         """Return spectra of the few directions that the targets reach; None unless every part has such."""
@@ -167,17 +234,29 @@ class FoldMoments:
 
     def variances(self) -> Tensor:
         """Return yy / Σ s of the held-out parts, (K, t)."""
-        return torch.stack([b.yy / b.weight for b in self.held])
+        return torch.stack([variance_of(b) for b in self.held])
+
+
+def variance_of(block: Block) -> Tensor:
+    """Return the variance of the targets, (t,), zero if they are constant."""
+    variance = block.yy / block.weight
+    return torch.where(variance > constant_noise(block.mean_y), variance, 0)
 
 
 def fold_moments(
-    train: list[Block], held: list[Block], objective: Objective, rows: Rows | None, index: list[Tensor] | None
+    train: list[Block],
+    held: list[Block],
+    objective: Objective,
+    rows: Rows | None,
+    index: list[Tensor] | None,
+    train_index: list[Tensor] | None = None,
 ) -> FoldMoments:
     """Prepare the training parts, which are diagonalized when that is asked for."""
-    return FoldMoments(train, held, objective, rows, index)
+    return FoldMoments(train, held, objective, rows, index, train_index)
 
 
-class Whole(NamedTuple):
+@dataclass(frozen=True)
+class Whole:
     """Criteria that hold out no fold: "gcv", "evidence", and "loo" where the rows are at hand."""
 
     criterion: str
@@ -185,6 +264,7 @@ class Whole(NamedTuple):
     block: Block
     objective: Objective
     rows: Rows | None
+    precision: Precision = field(default_factory=Precision)
 
     @property
     def eigvals(self) -> Tensor:
@@ -196,13 +276,27 @@ class Whole(NamedTuple):
         """Those eigenvalues."""
         return self.spectrum.eigvals
 
+    def careful(self, alpha: Tensor) -> Triangle | None:
+        """Return the factor that holds the digits of these strengths, None if the eigenvalues do."""
+        weakest = float(alpha.min())
+        worst = precision.condition(self.eigvals.cpu(), weakest)
+        if worst <= precision.GRAM:
+            worst = max(worst, precision.free_condition(system(self.block, self.objective), weakest))
+        equations = system(self.block, self.objective)
+        if precision.holds(worst, self.like.dtype, lambda: precision.scaled_condition(equations, weakest)):
+            self.precision.note(torch.finfo(self.like.dtype).eps * worst, "")
+            return None
+        return precision.careful(self.block, self.objective, weakest, self.rows, None, self.precision)
+
     def squares(self, alpha: Tensor) -> Tensor:
         """Return the criterion, (1, L, t)."""
-        alpha = alpha.to(self.like)
-        spec, block, fixed = self.spectrum, self.block, int(self.objective.intercept)
+        alpha, fixed = alpha.to(self.like), self.objective.intercept
+        tri = self.careful(alpha)
         if self.criterion == "loo":
-            assert self.rows is not None
-            return scoring.leave_one_out(spec, block, self.objective, self.rows, alpha)[None]
+            return self._left_out(tri, alpha)[None]
+        if tri is not None:
+            return (whole_rows.gcv if self.criterion == "gcv" else whole_rows.evidence)(tri, alpha, fixed)[None]
+        spec, block = self.spectrum, self.block
         squares = scoring.residual_squares(spec, block, self.objective, alpha)
         if self.criterion == "gcv":
             whole = scoring.explainable(spec, block, self.objective)
@@ -211,6 +305,20 @@ class Whole(NamedTuple):
         count = block.rows - fixed - (spec.free.rank if spec.free else 0)
         return scoring.evidence(spec.eigvals, squares + alpha[:, None] * shrunk, alpha, count)[None]
 
+    def _left_out(self, tri: Triangle | None, alpha: Tensor) -> Tensor:
+        assert self.rows is not None
+        rows, objective, lost = self.rows, self.objective, self.precision.lost
+        if tri is not None:
+            return whole_rows.leave_one_out(tri, rows, rows, objective, alpha, lost)
+        parts = (self.spectrum, self.block, objective, rows, alpha)
+        total, few = scoring.leave_one_out(*parts, whole_rows.tiny(lost))
+        if len(few):
+            again = whole_rows.refitted_errors(rows, few, rows, objective, alpha.double()) ** 2
+            weight = rows.sample_weight
+            again = again if weight is None else again * weight[few].detach().to(again)[:, None, None]
+            total = total + again.sum(0)
+        return total / self.block.weight
+
     def correlations(self, alpha: Tensor) -> Tensor:
         """Return correlations of leave-one-out predictions and targets, (1, L, t)."""
         assert self.rows is not None
@@ -218,15 +326,14 @@ class Whole(NamedTuple):
         sums = Sums(self.rows.y, self.rows.sample_weight, len(alpha))
         each = scoring.leave_one_out_residuals(self.spectrum, self.block, self.objective, self.rows, alpha)
         everything = slice(0, self.rows.y.shape[1])
-        for part, error in each:
+        for part, error, _ in each:
             y = self.rows.y[part].detach().to(error)
             sums.add(part, everything, (y[:, None, :] - error).transpose(0, 1))
         return sums.scores("correlation")[None]
 
     def variances(self) -> Tensor | None:
         """Only leave-one-out holds targets out."""
-        yy = system(self.block, self.objective._replace(prior=None)).yy
-        return (yy / self.block.weight)[None] if self.criterion == "loo" else None
+        return variance_of(self.block)[None] if self.criterion == "loo" else None
 
 
 def fold_blocks(rows: Rows, index: list[Tensor], dtype: torch.dtype) -> list[Block]:
@@ -246,17 +353,33 @@ def fold_blocks(rows: Rows, index: list[Tensor], dtype: torch.dtype) -> list[Blo
 
 def fold_weights(scorer: FoldMoments, k: int, alpha: Tensor) -> tuple[Tensor, Tensor]:
     """Return the weights (d, L, t) and biases (L, t) of training part k at every strength."""
-    weight = spectral.weights(scorer.spectra[k], alpha)
-    place = frame(scorer.train[k], scorer.objective)
-    return weight, place.target_center - torch.einsum("dlt,d->lt", weight, place.center)
+    alpha = alpha.to(scorer.like)
+    if scorer.held_by_gram(alpha):
+        weight = spectral.weights(scorer.spectra[k], alpha)
+        place = frame(scorer.train[k], scorer.objective)
+        return weight, place.target_center - torch.einsum("dlt,d->lt", weight, place.center)
+    tri = scorer.careful(k, alpha)
+    runs = triangle.at_once(tri, alpha)
+    weight = torch.cat([triangle.weights(tri, triangle.roots(tri, some), some) for some in runs], 1)
+    center, target_center = tri.center.sum(0), tri.target_center.sum(0)
+    return weight, target_center - torch.einsum("dlt,d->lt", weight, center)
 
 
 def leave_one_out_errors(scorer: Whole | WholeDual, rows: Rows, alpha: Tensor) -> Tensor:
     """Return the leave-one-out residuals of all rows, (n, L, t); of a row of zero weight, those of the whole fit."""
+    alpha = alpha.to(scorer.like)
+    tri, lost = scorer.careful(alpha), scorer.precision.lost
+    if tri is not None:
+        return whole_rows.leave_one_out_errors(tri, rows, scorer.rows, scorer.objective, alpha, lost)
     if isinstance(scorer, Whole):
-        runs = scoring.leave_one_out_residuals(scorer.spectrum, scorer.block, scorer.objective, rows, alpha)
-        return torch.cat([error for _, error in runs])
-    errors = dual.leave_one_out(scorer.problem, alpha)
+        runs = [*scoring.leave_one_out_residuals(scorer.spectrum, scorer.block, scorer.objective, rows, alpha)]
+        errors = torch.cat([error for _, error, _ in runs])
+        few = (torch.cat([left.amin(1) for _, _, left in runs]) < whole_rows.tiny(lost)).nonzero()[:, 0]
+        if len(few):
+            assert scorer.rows is not None
+            errors[few] = whole_rows.refitted_errors(rows, few, scorer.rows, scorer.objective, alpha)
+        return errors
+    errors = scorer.left_out(alpha)
     if scorer.problem.root is not None:
         errors = errors / scorer.problem.root[:, None, None]
     if len(errors) == rows.X.shape[0] or rows.sample_weight is None:

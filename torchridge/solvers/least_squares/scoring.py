@@ -214,27 +214,43 @@ def evidence(eigvals: Tensor, energy: Tensor, alpha: Tensor, count: int) -> Tens
     For y ~ N(b, σ² (I + X Xᵀ / α)) with a flat prior on b and on the free features; `count` is n less those,
     `energy` Σ s (y − ŷ)² + α ‖w‖², (L, t). Source: MacKay 1992, doi:10.1162/neco.1992.4.3.415.
     """
-    noise = (energy / count).clamp_min(torch.finfo(energy.dtype).tiny)
     spread = torch.log1p(eigvals[:, None] / alpha).sum(0)  # (L,)
-    return torch.log(noise) + spread[:, None] / count
+    return evidence_of(spread, energy, count)
 
 
-def leave_one_out(spec: Spectrum, block: Block, objective: Objective, rows: Rows, alpha: Tensor) -> Tensor:
-    """Return Σ s e² / Σ s over exact leave-one-out residuals e_i / (1 − h_i), (L, t). Cost n d m and n m L t."""
+def evidence_of(volume: Tensor, energy: Tensor, count: int) -> Tensor:
+    """Return the same from log det(I + X Xᵀ / α), (L,); infinite where there are no more rows than what is free."""
+    if count <= 0:
+        return torch.full_like(energy, torch.inf)
+    noise = (energy / count).clamp_min(torch.finfo(energy.dtype).tiny)
+    return torch.log(noise) + volume[:, None] / count
+
+
+def leave_one_out(
+    spec: Spectrum, block: Block, objective: Objective, rows: Rows, alpha: Tensor, tiny: float
+) -> tuple[Tensor, Tensor]:
+    """Return Σ s e² over exact leave-one-out residuals e_i / (1 − h_i), (L, t), and the rows that are not in it.
+
+    Those are the ones whose 1 − h_i is under `tiny` and so rounding. Cost n d m and n m L t.
+    """
     L, t = alpha.shape[0], spec.coef.shape[1]
-    total = torch.zeros(L, t, dtype=spec.coef.dtype, device=spec.coef.device)
-    for part, error in leave_one_out_residuals(spec, block, objective, rows, alpha):
+    total, left = torch.zeros(L, t, dtype=spec.coef.dtype, device=spec.coef.device), []
+    for part, error, share in leave_one_out_residuals(spec, block, objective, rows, alpha):
+        left.append(share.amin(1))
         square = error.square_()
         if rows.sample_weight is not None:
             square *= rows.sample_weight[part].detach().to(error)[:, None, None]
-        total += square.sum(0)
-    return total / block.weight
+        total += square.masked_fill_((left[-1] < tiny)[:, None, None], 0).sum(0)
+    return total, (torch.cat(left) < tiny).nonzero()[:, 0]
 
 
 def leave_one_out_residuals(
     spec: Spectrum, block: Block, objective: Objective, rows: Rows, alpha: Tensor
-) -> Iterator[tuple[slice, Tensor]]:
-    """Yield runs of rows and their leave-one-out residuals e_i / (1 − h_i), (run, L, t). A weight of zero has h = 0."""
+) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Yield runs of rows, their leave-one-out residuals e_i / (1 − h_i), (run, L, t), and 1 − h_i, (run, L).
+
+    A weight of zero has h = 0.
+    """
     center = located(block, objective)
     filtered = filters(spec.eigvals, alpha)  # (m, L)
     L, t = alpha.shape[0], spec.coef.shape[1]
@@ -255,7 +271,8 @@ def leave_one_out_residuals(
         leverage = (z.mul_(z) @ filtered) + _fixed_leverage(spec, block, objective, x)
         if rows.sample_weight is not None:
             leverage = leverage * rows.sample_weight[part].detach().to(inner)[:, None]
-        yield part, error / (1 - leverage).clamp_min(torch.finfo(inner.dtype).eps)[:, :, None]
+        left = 1 - leverage
+        yield part, error / left.clamp_min(torch.finfo(inner.dtype).eps)[:, :, None], left
 
 
 def _fixed_leverage(spec: Spectrum, block: Block, objective: Objective, x: Tensor) -> Tensor:

@@ -107,11 +107,19 @@ def _with_free_features(system: System, penalty: Tensor, u: Tensor) -> Spectrum:
 
 
 def pseudoinverse(gram: Tensor) -> tuple[Tensor, int]:
-    """Return the pseudoinverse of a symmetric matrix and its numerical rank."""
-    eigvals, eigvecs = torch.linalg.eigh(gram)
+    """Return the pseudoinverse of a symmetric matrix and its numerical rank, judged on columns of one size."""
+    size = gram.diagonal().sqrt()
+    size = torch.where(size > 0, size, 1)
+    eigvals, eigvecs = torch.linalg.eigh(gram / size / size[:, None])
     keep = eigvals > tolerance(eigvals)
+    rank = int(keep.sum())
+    if rank == len(size):
+        eigvecs = eigvecs / size[:, None]
+    else:  # of minimum norm in the units of the columns themselves
+        eigvals, eigvecs = torch.linalg.eigh(gram)
+        keep = eigvals > tolerance(eigvals)
     scaled = eigvecs[:, keep] / eigvals[keep]
-    return scaled @ eigvecs[:, keep].T, int(keep.sum())
+    return scaled @ eigvecs[:, keep].T, rank
 
 
 def tolerance(eigvals: Tensor) -> Tensor:

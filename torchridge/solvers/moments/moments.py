@@ -95,6 +95,8 @@ class Moments:
         if rows.X.is_meta:
             raise ValueError("`X` is on the meta device, which holds no values to sum. Pass the rows themselves.")
         self._check_fits(rows)
+        for name, value in (("X", rows.X), ("y", rows.y)):
+            _check.exact_integers(value, name, self.dtype)
         ids = check_fold(fold, set(self._blocks), rows.X.shape[0], flatten)
         device = self.device or rows.X.device
         merged = self._merged(self._blocks_of(rows, ids, None, device, work))

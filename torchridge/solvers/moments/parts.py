@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from torchridge.solvers.moments.blocks import constant_noise
 from torchridge.solvers.moments.rows import Rows
 
 # Numbers in the weights of a path that are held at once to predict with.
@@ -32,8 +33,12 @@ def weight_of(rows: Rows, index: Tensor | slice) -> Tensor:
 
 
 def target_variance(rows: Rows, index: Tensor | slice) -> Tensor:
-    """Return the weighted variance of the targets of some rows, (t,)."""
+    """Return the weighted variance of the targets of some rows, (t,), zero if they are constant."""
     y = rows.y[index].double()
     s = torch.ones_like(y[:, 0]) if rows.sample_weight is None else rows.sample_weight[index].double()
     s = s / s.sum()
-    return s @ (y - s @ y) ** 2
+    mean = s @ y
+    left = y - mean
+    left = left - s @ left  # what rounding left of a large mean
+    variance: Tensor = s @ left**2
+    return torch.where(variance > constant_noise(mean), variance, 0)

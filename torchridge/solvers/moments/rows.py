@@ -65,6 +65,8 @@ def check_rows(
         _check.is_tensor(sample_weight, "sample_weight")
         _check.is_dense_real(sample_weight, "sample_weight")
     _check.same_device({"X": X, "y": y, "sample_weight": sample_weight})
+    for name, value in (("X", X), ("y", y)):
+        _check.exact_integers(value, name)
     weight, least = None, 1.0
     if sample_weight is not None:
         weight = weight_shape(sample_weight, X.shape[0], flatten)

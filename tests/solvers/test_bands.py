@@ -1,0 +1,168 @@
+"""Banded ridge: losses against refits, strengths against brute force and one band's `ridge_cv`, splits of variance."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from oracles import relative
+from pretended_cuda import host_waits
+from pretended_cuda.marks import on_cuda
+from tolerances import FOLD_SCORES, SOLVERS
+from torch import Tensor
+
+from torchridge import BandedSolution, banded_ridge_cv, ridge, ridge_cv
+from torchridge.solvers.least_squares import bands
+
+pytestmark = pytest.mark.filterwarnings("ignore::torchridge.TorchridgeWarning")
+CLOSE = SOLVERS[torch.float64]
+BANDS = {"a": slice(0, 12), "b": slice(12, 42), "c": slice(42, 50)}
+
+
+def data(device: torch.device, t: int = 6, n: int = 40) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    g = torch.Generator().manual_seed(0)
+    X = torch.randn(n + 15, 50, generator=g, dtype=torch.float64) + 1
+    W = torch.randn(50, t, generator=g, dtype=torch.float64)
+    for j in range(t):  # each target listens to bands of its own
+        W[list(BANDS.values())[j % 3], j] *= 0.05
+    y = X @ W + 2 * torch.randn(n + 15, t, generator=g, dtype=torch.float64)
+    X, y = X.to(device), y.to(device)
+    return X[:n], y[:n], X[n:], y[n:]
+
+
+def loss_of_refits(X: Tensor, y: Tensor, alpha: Tensor, k: int = 5) -> Tensor:
+    """Return the mean over folds of the mean squared held-out error of one target, each fold refitted."""
+    scale = torch.cat([torch.full((s.stop - s.start,), float(a)) for s, a in zip(BANDS.values(), alpha, strict=True)])
+    ids, errors = torch.arange(len(X)) * k // len(X), []
+    for f in range(k):
+        train, test = (ids != f).to(X.device), (ids == f).to(X.device)
+        fit = ridge(X[train], y[train], 1.0, penalty_factors=scale.double().to(X.device))
+        errors.append(((fit.predict(X[test]) - y[test]) ** 2).mean())
+    return torch.stack(errors).mean()
+
+
+@pytest.mark.parametrize("t", [6, 40])
+def test_losses_and_predictions_are_those_of_refits(t: int, device: torch.device) -> None:
+    X, y, new, _ = data(device, t)
+    found = banded_ridge_cv(X, y, BANDS, cv=5, refined_targets=8, candidates=4)
+    assert bool(found.refined.all()) == (t == 6)
+    for j in (0, 2, t - 1):
+        assert relative(-found.scores[j], loss_of_refits(X, y[:, j], found.alpha[:, j])) < 1e-8
+        scale = torch.cat([found.alpha[b, j].expand(s.stop - s.start) for b, s in enumerate(BANDS.values())])
+        fit = ridge(X, y[:, j], 1.0, penalty_factors=scale)
+        assert relative(found.predict(new)[:, j], fit.predict(new)) < 1e-8
+        assert relative(found.weight()[j], fit.weight[0]) < 1e-8
+    assert relative(found.predict(new, split=True).sum(0) + y.mean(0), found.predict(new)) < CLOSE
+    assert relative(found.to_linear()(new), found.predict(new)) < CLOSE
+
+
+def test_the_derivatives_are_those_of_differences(device: torch.device) -> None:
+    X, y, *_ = data(device, 3)
+    kernels = torch.stack([X[:, s] @ X[:, s].T for s in BANDS.values()])
+    ids = torch.arange(40, device=device) % 4
+    splits = [((ids != k).nonzero()[:, 0], (ids == k).nonzero()[:, 0]) for k in range(4)]
+    folds = bands.folds_of(kernels, y, splits, True)
+    at = torch.randn(3, 3, dtype=torch.float64).to(device) - 3
+    found = bands.local(folds, at)
+    for b in range(3):
+        step = 1e-5 * torch.eye(3, dtype=torch.float64, device=device)[b]
+        ahead, behind = (bands.local(folds, at + s, derivatives=False).loss for s in (step, -step))
+        assert float(((ahead - behind) / 4e-5 - found.slope[:, b]).abs().max()) < 1e-7 * float(found.loss.max())
+
+
+def test_no_grid_does_better_on_a_tiny_problem() -> None:
+    X, y, *_ = data(torch.device("cpu"), 3, n=20)
+    found = banded_ridge_cv(X, y, BANDS, cv=4)
+    grid = torch.logspace(-2, 5, 8, dtype=torch.float64)
+    for j in range(3):
+        best = min(float(loss_of_refits(X, y[:, j], torch.stack(a), 4)) for a in itertools.product(grid, repeat=3))
+        assert -float(found.scores[j]) <= best * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+def test_one_band_is_ridge_cv(intercept: bool, device: torch.device) -> None:
+    X, y, new, seen = data(device, t=45)
+    one = banded_ridge_cv([X], y, cv=5, fit_intercept=intercept)
+    plain = ridge_cv(X, y, "auto", 5, alpha_per_target=True, fit_intercept=intercept)
+    assert relative(one.alpha[0], plain.alpha) < 1e-6
+    assert relative(one.scores, plain.best_score) < FOLD_SCORES  # type: ignore[arg-type]
+    assert relative(one.predict([new]), plain.predict(new)) < 1e-7
+    assert relative(one.score([new], seen), plain.score(new, seen)) < 1e-6
+
+
+def test_bands_by_any_name_are_the_same(device: torch.device) -> None:
+    X, y, new, seen = data(device)
+    labels = ["a"] * 12 + ["b"] * 30 + ["c"] * 8
+    order = torch.randperm(50, generator=torch.Generator().manual_seed(1)).to(device)
+    ways: list[tuple[Any, Any, Any]] = [
+        (X, BANDS, new),
+        (X, list(BANDS.values()), new),
+        (X, labels, new),
+        ({k: X[:, s] for k, s in BANDS.items()}, None, {k: new[:, s] for k, s in BANDS.items()}),
+        ([X[:, s] for s in BANDS.values()], None, [new[:, s] for s in BANDS.values()]),
+        (X[:, order], [labels[i] for i in order.tolist()], new[:, order]),
+    ]
+    first = banded_ridge_cv(X, y, BANDS, cv=4)
+    for given, bands_, unseen in ways:
+        found = banded_ridge_cv(given, y, bands_, cv=4)
+        assert relative(found.predict(unseen), first.predict(new)) < 1e-4
+        assert relative(found.score(unseen, seen), first.score(new, seen)) < 1e-4
+    kernels = {k: X[:, s] @ X[:, s].T for k, s in BANDS.items()}
+    given = banded_ridge_cv(kernels, y, cv=4, kernel="precomputed")
+    unseen = {k: new[:, s] @ X[:, s].T for k, s in BANDS.items()}
+    assert relative(given.predict(unseen), first.predict(new)) < 1e-4
+
+
+def test_the_parts_of_scores_are_himalayas_and_sum_to_the_whole() -> None:
+    scoring = pytest.importorskip("himalaya.scoring")
+    X, y, new, seen = data(torch.device("cpu"))
+    y, seen = y - y.mean(0), seen - seen.mean(0)
+    found = banded_ridge_cv(X, y, BANDS, cv=4, fit_intercept=False)
+    parts = found.predict(new, split=True).numpy()
+    for kind, theirs in (("r2", scoring.r2_score_split), ("correlation", scoring.correlation_score_split)):
+        own = found.score(new, seen, scoring=kind, split=True)
+        expected = torch.from_numpy(np.asarray(theirs(seen.numpy(), parts)))
+        assert relative(own, expected) < 1e-9, kind
+        assert relative(own.sum(0), found.score(new, seen, scoring=kind)) < 1e-9, kind
+
+
+def test_parts_sum_to_the_whole_with_an_intercept(device: torch.device) -> None:
+    X, y, new, seen = data(device)
+    found = banded_ridge_cv(X, y[:, 0], BANDS, cv=4)
+    assert isinstance(found, BandedSolution) and found.predict(new).shape == (15,)
+    for kind in ("r2", "correlation"):
+        parts = found.score(new, seen[:, 0], scoring=kind, split=True)
+        assert parts.shape == (3,) and abs(float(parts.sum() - found.score(new, seen[:, 0], scoring=kind))) < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bands": [slice(0, 12), slice(10, 50)]}, r"column 10 of `X` belongs to 2 bands \(2 such columns\)"),
+        ({"bands": [slice(0, 12), slice(12, 40)]}, "column 40 of `X` belongs to 0 bands"),
+        ({"bands": ["a", "b"]}, "a label for each of 50 columns"),
+        ({"bands": {"a": slice(0, 50), "b": []}}, r"`bands\['b'\]`"),
+        ({"bands": {"a": slice(0, 50), "b": [77]}}, "between 0 and 49"),
+        ({"cv": "loo"}, "`cv` should be folds"),
+        ({"refined_targets": 0}, "`refined_targets` should be an integer of at least 1"),
+        ({"y": torch.full((40, 2), torch.nan)}, "`y` holds NaN"),
+        ({"X": torch.full((40, 50), torch.inf)}, "`X` holds infinity"),
+    ],
+)
+def test_bands_that_cannot_be(change: dict[str, Any], message: str) -> None:
+    X, y, *_ = data(torch.device("cpu"), 2)
+    call: dict[str, Any] = {"X": X, "y": y, "bands": BANDS, **change}
+    with pytest.raises(ValueError, match=message):
+        banded_ridge_cv(call.pop("X"), call.pop("y"), call.pop("bands"), **call)
+
+
+@on_cuda
+def test_more_targets_wait_no_more(device: torch.device) -> None:
+    counts = []
+    for t in (40, 40, 200):
+        X, y, *_ = data(device, t)
+        with host_waits() as waits:
+            banded_ridge_cv(X, y, BANDS, cv=4, refined_targets=8, candidates=3)
+        counts.append(waits.count)
+    assert counts[2] <= counts[1] + 4, str(waits)  # steps until all have settled may differ

@@ -1,0 +1,90 @@
+"""Whether eigenvalues of a gram matrix hold the digits of a score: the one place that chooses what scores come from.
+
+An eigenvalue of a gram matrix is off by eps times the largest, so a score at strength α has lost eps · κ, κ the
+condition of gram + αD as it stands. Where that is too much, columns are brought to one size first, from the moments if
+that alone settles it, else from the rows: there the loss is eps · √κ of the scaled columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from torchridge.solvers import algebra
+from torchridge.solvers.least_squares import triangle
+from torchridge.solvers.least_squares.objective import Objective, System
+from torchridge.solvers.least_squares.triangle import Triangle
+from torchridge.solvers.moments.blocks import Block
+from torchridge.solvers.moments.parts import take
+from torchridge.solvers.moments.rows import Rows
+
+GRAM = triangle.GRAM
+
+# Condition that units may cost above that of the columns at one size.
+_UNITS = 100.0
+
+_EPS = torch.finfo(torch.float64).eps
+
+
+@dataclass
+class Precision:
+    """What the last scores came from, and the share of them that rounding may have taken."""
+
+    lost: float = 0.0
+    reason: str = ""
+
+    def note(self, lost: float, reason: str) -> None:
+        """Keep the worst of what is noted."""
+        if lost >= self.lost:
+            self.lost, self.reason = lost, reason
+
+
+def condition(eigvals: Tensor, weakest: float) -> float:
+    """Return the largest condition of gram + αD, for eigenvalues (..., m) on the host."""
+    if not eigvals.numel():
+        return 1.0
+    top, low = eigvals.amax(-1), eigvals.amin(-1)
+    worst = (top + weakest) / (low + weakest)
+    return float(torch.where(top > 0, worst, 1).amax())
+
+
+def free_condition(problem: System, weakest: float) -> float:
+    """Return the condition of gram + αD, columns at one size, of a system with free features, which are eliminated."""
+    if problem.free is None:
+        return 1.0
+    return scaled_condition(problem, weakest)
+
+
+def holds(found: float, dtype: torch.dtype, scaled: Callable[[], float]) -> bool:
+    """Return whether a condition leaves the digits that scores of this dtype are asked for.
+
+    `scaled` gives the condition of the columns at one size: a loss far above that is one of units alone.
+    """
+    return dtype is not torch.float64 or found <= _UNITS or (found <= GRAM and found <= _UNITS * scaled())
+
+
+def scaled_condition(problem: System, weakest: float) -> float:
+    """Return the condition of gram + αD, columns at one size. Cost: a Cholesky factor."""
+    matrix = problem.gram.clone()
+    matrix.diagonal().add_(weakest if problem.penalty is None else weakest * problem.penalty)
+    factor = algebra.cholesky(matrix)
+    return float(torch.where(factor.info == 0, factor.condition(), torch.inf).nan_to_num(torch.inf))
+
+
+def careful(
+    block: Block, objective: Objective, weakest: float, rows: Rows | None, index: Tensor | None, precision: Precision
+) -> Triangle:
+    """Return the factor that holds the digits: of the moments, columns at one size, or else of the rows `index`."""
+    tri = triangle.triangle_of(block, objective)
+    strength = tri.rest.new_tensor([weakest])
+    spread = float(triangle.roots(tri, strength).spread)
+    if spread**2 <= GRAM or rows is None:
+        precision.note(_EPS * spread**2, f"scores from moments, columns at one size: condition {spread**2:.1e}")
+        return tri
+    tri = triangle.triangle(rows if index is None else take(rows, index), objective)
+    spread_rows = float(triangle.roots(tri, strength).spread)
+    precision.note(_EPS * spread_rows, f"scores from the rows: condition {spread**2:.1e}")
+    return tri
