@@ -13,7 +13,7 @@ from torch import Tensor
 
 from torchridge.exceptions import GridEdgeWarning, UndefinedScoreWarning, UnresolvedChoiceWarning, warn
 from torchridge.linear.arguments import Strengths
-from torchridge.solvers.grid import finer_grid
+from torchridge.solvers.least_squares.grid import finer_grid
 from torchridge.solvers.least_squares.objective import Objective
 from torchridge.solvers.least_squares.precision import Precision
 

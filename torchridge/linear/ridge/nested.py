@@ -10,8 +10,9 @@ from torch import Tensor
 
 from torchridge import _check
 from torchridge.linear.arguments import Options, check_options
-from torchridge.linear.ridge.banded import splits_of
-from torchridge.linear.ridge.ridge import ridge_cv
+from torchridge.linear.bands.banded import splits_of
+from torchridge.linear.ridge.ridge_cv import ridge_cv
+from torchridge.linear.types import CV, Groups
 from torchridge.solvers.least_squares import dual, target_scores
 from torchridge.solvers.moments import blocks
 from torchridge.solvers.moments.folds import Split, check_groups
@@ -55,10 +56,10 @@ def nested_ridge_cv(
     X: Tensor,
     y: Tensor,
     alphas: Tensor | list[float] | str = "auto",
-    cv: Any = 5,
+    cv: CV = 5,
     *,
-    outer: Any = 5,
-    groups: Any = None,
+    outer: CV = 5,
+    groups: Groups = None,
     scoring: str = "r2",
     alpha_per_target: bool = False,
     predictions: bool = False,

@@ -13,16 +13,16 @@ from torchridge import _check
 from torchridge.exceptions import UndefinedScoreWarning, warn
 from torchridge.linear import search
 from torchridge.linear.arguments import Options, grid_of
+from torchridge.linear.products.products import Problem, check, fit, warn_unless_converged, with_scores
 from torchridge.linear.ridge.choose import Choice
-from torchridge.linear.ridge.products import Problem, check, fit, warn_unless_converged, with_scores
 from torchridge.linear.ridge.solution import RidgeSolution
 from torchridge.linear.search import refuse_one_row
-from torchridge.solvers.grid import coarse_grid_by_norm
 from torchridge.solvers.iterative import solve_many, trace
 from torchridge.solvers.iterative import standard_form as design
 from torchridge.solvers.iterative.nystrom import Nystrom
 from torchridge.solvers.iterative.standard_form import Design
 from torchridge.solvers.least_squares import scoring
+from torchridge.solvers.least_squares.grid import coarse_grid_by_norm
 from torchridge.solvers.moments import folds
 
 
