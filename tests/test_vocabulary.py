@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from public_api import docs_script
 from torch import nn
 
 import torchridge
@@ -58,7 +59,7 @@ def test_the_table_of_names_is_complete() -> None:
 
 
 def test_about_35_names_at_the_top() -> None:
-    assert len(torchridge.__all__) <= 38
+    assert len(torchridge.__all__) <= 40
     assert set(torchridge.__all__) <= set(dir(torchridge))
 
 
@@ -216,3 +217,24 @@ def test_folds_of_a_probe_are_those_of_scikit_learn() -> None:
             ids[torch.from_numpy(test)] = k
         got, want = (LinearProbe(cv=cv).fit(X, labels).best for cv in (4, ids))
         assert got.strength_scores.equal(want.strength_scores)
+
+
+def public_parameters() -> dict[str, str]:
+    """The annotation of every parameter of the public functions and methods, but for scikit-learn's protocol."""
+    reference, found = docs_script("reference"), {}
+    values = [value for module in reference.public_modules() for _, value in reference.names(module)]
+    for value in values:
+        members = vars(value).items() if inspect.isclass(value) else [("", value)]
+        for name, item in members:
+            if not inspect.isfunction(item) or (name.startswith("_") and name != "__init__"):
+                continue
+            if "torchridge" in item.__module__ and ".estimators" not in item.__module__:
+                for parameter in inspect.signature(item).parameters.values():
+                    found[f"{item.__module__}.{item.__qualname__}.{parameter.name}"] = str(parameter.annotation)
+    return {path: kind for path, kind in found.items() if not path.endswith((".self", ".cls"))}
+
+
+def test_public_parameters_have_types() -> None:
+    parameters = public_parameters()
+    bare = [path for path, kind in parameters.items() if kind in ("Any", "Any | None", "<class 'inspect._empty'>")]
+    assert len(parameters) > 400 and len(bare) <= 0.03 * len(parameters), bare

@@ -8,12 +8,13 @@ from typing import Any as _Any
 
 from torchridge import regularizers
 from torchridge.exceptions import TorchridgeWarning
+from torchridge.linear.bands.banded import banded_ridge_cv
+from torchridge.linear.bands.banded_solution import BandedSolution
 from torchridge.linear.logistic.logistic import logistic, logistic_cv
 from torchridge.linear.logistic.solution import LogisticSolution
-from torchridge.linear.ridge.banded import banded_ridge_cv
-from torchridge.linear.ridge.banded_solution import BandedSolution
 from torchridge.linear.ridge.nested import NestedRidgeCV, nested_ridge_cv
-from torchridge.linear.ridge.ridge import ridge, ridge_cv, ridge_path
+from torchridge.linear.ridge.ridge import ridge, ridge_path
+from torchridge.linear.ridge.ridge_cv import ridge_cv
 from torchridge.linear.ridge.solution import RidgeSolution
 from torchridge.solvers.iterative.operators import LinearOperator
 from torchridge.solvers.moments.moments import Moments

@@ -12,8 +12,8 @@ from torchridge.training.penalties.regularizers import (
     l2,
     orthogonal,
     orthogonal_regularizer,
-    validate_float_arg,
 )
+from torchridge.training.penalties.strengths import validate_float_arg
 
 __all__ = [
     "L1",

@@ -228,10 +228,12 @@ def test_probes_choose_by_the_same_scores() -> None:
     X, y, _ = large_column()
     batches = [(X[i : i + 8], y[i : i + 8]) for i in range(0, 24, 8)]
     model = torch.nn.Sequential(torch.nn.Identity())
-    report = probe_layers(model, batches, ["0"], cv=torch.arange(24) // 8, alphas=torch.tensor(ALPHAS).double())
+    report = probe_layers(
+        model, batches, ["0"], cv=torch.arange(24) // 8, alphas=torch.tensor(ALPHAS, dtype=torch.float64)
+    )
     want = ridge_cv(X, y, ALPHAS, cv=3)
-    curve = report.best.curve
-    torch.testing.assert_close(curve.mean(0).cpu(), want.scores[:, 0], rtol=SCORE, atol=0)
+    scores = report.best.strength_scores.mean(0).cpu()  # (L,)
+    torch.testing.assert_close(scores, want.scores[:, 0], rtol=SCORE, atol=0)
 
 
 def test_a_constant_target_has_no_say_and_is_reported() -> None:

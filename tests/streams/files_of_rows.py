@@ -43,7 +43,7 @@ def named(kind: str, folder: Path, rows: Data) -> dict[str, object]:
     import pyarrow.parquet
     from safetensors.torch import save_file
 
-    columns = {"target": "y", "weight": "w", "fold": "fold"}
+    columns = {"target": "y", "sample_weight": "w", "fold": "fold"}
     path = folder / f"rows.{kind}"
     if kind in ("csv", "tsv", "csv.gz"):
         write_csv(path, table(rows), delimiter="\t" if kind == "tsv" else ",")
@@ -51,9 +51,9 @@ def named(kind: str, folder: Path, rows: Data) -> dict[str, object]:
         save_file({"X": rows.X, "y": rows.y, "w": rows.weight, "fold": rows.fold}, path)
     elif kind == "matrix.npy":
         np.save(path, table(rows))
-        columns = {"target": D, "weight": D + 1, "fold": D + 2}
+        columns = {"target": D, "sample_weight": D + 1, "fold": D + 2}
     elif kind in ("npy", "memmap"):
-        files = dict(zip(("X", "target", "weight", "fold"), rows, strict=True))
+        files = dict(zip(("X", "target", "sample_weight", "fold"), rows, strict=True))
         for name, values in files.items():
             np.save(folder / f"{name}.npy", values.numpy())
         path, columns = folder / "X.npy", {name: folder / f"{name}.npy" for name in list(files)[1:]}

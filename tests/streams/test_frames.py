@@ -19,7 +19,7 @@ from torchridge import Moments, open_rows, ridge, ridge_cv, stream_moments
 
 ROWS = data(301)
 COLUMNS = dict(zip(NAMES, table(ROWS).T, strict=True))
-ROLES = {"target": "y", "weight": "w", "fold": "fold"}
+ROLES = {"target": "y", "sample_weight": "w", "fold": "fold"}
 CUTS = (0, 100, 101, 301)
 MADE: dict[str, Callable[[dict[str, Any]], Any]] = {
     "pandas": pd.DataFrame,

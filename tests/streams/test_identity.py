@@ -48,9 +48,9 @@ def variants(folder: Path) -> list[Make]:
         {"target": 0},
         {"target": 4, "features": [0, 1]},
         {"target": 4, "features": [1, 0]},
-        {"target": 4, "weight": 3},
+        {"target": 4, "sample_weight": 3},
         {"target": 4, "fold": 3},
-        {"target": 3, "weight": 4},
+        {"target": 3, "sample_weight": 4},
         {"target": [3, 4]},
         {},
     )

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from torchridge.cli import model, output, rows
-from torchridge.linear.ridge.ridge import ridge, ridge_cv
+from torchridge.linear.ridge.ridge import ridge
+from torchridge.linear.ridge.ridge_cv import ridge_cv
 from torchridge.linear.ridge.solution import RidgeSolution
 from torchridge.strength import convert_strength
 

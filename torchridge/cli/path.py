@@ -11,7 +11,8 @@ from typing import Any
 from torchridge import _check
 from torchridge._files import replacing
 from torchridge.cli import model, output, rows
-from torchridge.linear.ridge.ridge import ridge_cv, ridge_path
+from torchridge.linear.ridge.ridge import ridge_path
+from torchridge.linear.ridge.ridge_cv import ridge_cv
 from torchridge.linear.ridge.solution import RidgeSolution
 
 _ABOUT = """\

@@ -41,7 +41,7 @@ def add_source(parser: argparse.ArgumentParser) -> None:
         metavar="ROWS",
         help="a file that ends in .csv, .tsv (or with .gz), .parquet, .arrow, .feather, .npy or .safetensors; a folder "
         "or a pattern of .parquet files; - is CSV on standard input, whose rows are dealt to the folds as by "
-        "--fold-rows 256, since their number is not known",
+        "--fold-rows 1, since their number is not known",
     )
     parser.add_argument(
         "--features", metavar="COLUMNS", type=columns, help="names or numbers from 0, with commas; default: the others"

@@ -12,7 +12,7 @@ from torchridge._ranks import Ranks, brief
 from torchridge.solvers.moments import blocks
 from torchridge.solvers.moments.blocks import Block
 from torchridge.solvers.moments.moments import Moments
-from torchridge.solvers.moments.rows import Rows, check_rows, result_dtype
+from torchridge.solvers.moments.rows import Rows, check_fold, check_rows, result_dtype
 
 
 def moments_of_columns(
@@ -26,7 +26,7 @@ def moments_of_columns(
         rows = check_rows(some, y, sample_weight)
         for value, name in ((rows.X, "X"), (rows.y, "y")):
             _check.finite(value, name)
-        return rows, result._check_fold(fold, n, False)
+        return rows, check_fold(fold, set(), n, False)
 
     def says(_: Any) -> dict[str, Any]:
         same = {"rows": n, "dtype": str(dtype), "y": brief(y), "sample_weight": brief(sample_weight)}

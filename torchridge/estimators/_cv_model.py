@@ -14,8 +14,7 @@ from torchridge.estimators._folds import make_parts
 from torchridge.estimators._input import Container, Table, as_tensor, filled, fits, too_large
 from torchridge.estimators._judges import FoldJudge
 from torchridge.estimators._linear import LinearModel
-from torchridge.estimators._route import Routed
-from torchridge.estimators._scorers import resolve
+from torchridge.estimators._scorers import Routed, resolve
 from torchridge.estimators._search import (
     Found,
     ScoreRows,
@@ -25,7 +24,7 @@ from torchridge.estimators._search import (
     leave_one_out,
     sparse_leave_one_out,
 )
-from torchridge.linear.ridge.ridge import ridge_cv
+from torchridge.linear.ridge.ridge_cv import ridge_cv
 from torchridge.linear.ridge.solution import RidgeSolution
 from torchridge.solvers.iterative import sparse_gram
 from torchridge.solvers.iterative.sparse_ridge import folds_pay, gram_pays, pays

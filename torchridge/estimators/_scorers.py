@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from torchridge import _check
 from torchridge.estimators._input import tensor_of
-from torchridge.estimators._protocol import Estimator
+from torchridge.estimators._protocol import Estimator, routing_enabled
 from torchridge.linear import metrics
 from torchridge.linear.metrics import Held, Metric
 
@@ -151,3 +151,27 @@ class Predicted(Estimator):
         if self.multilabel_:
             return (scores > 0).astype(int)
         return self.classes_[(scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(1)]
+
+
+class Routed(NamedTuple):
+    """Metadata by receiver."""
+
+    score: Mapping[str, Any]
+    split: Mapping[str, Any]
+
+
+def route(model: Any, sample_weight: Any, params: dict[str, Any], scorer: Scorer | None, method: str = "fit") -> Routed:
+    """Return what scorer and splitter are given: by routing where it is enabled, else at most the weights."""
+    if routing_enabled():
+        from sklearn.utils.metadata_routing import process_routing
+
+        given = params if sample_weight is None else {**params, "sample_weight": sample_weight}
+        routed = process_routing(model, method, **given)
+        return Routed(dict(routed.scorer.score), dict(routed.splitter.split) if method == "fit" else {})
+    if params:
+        raise ValueError(
+            f"[{', '.join(params)}] passed to `{method}` is only supported if enable_metadata_routing=True, which "
+            f"you can set using `sklearn.set_config(enable_metadata_routing=True)`."
+        )
+    weighted = sample_weight is not None and accepts_weight(scorer)
+    return Routed({"sample_weight": sample_weight} if weighted else {}, {})

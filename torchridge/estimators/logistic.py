@@ -10,8 +10,7 @@ from torchridge import _check
 from torchridge.estimators._folds import make_parts
 from torchridge.estimators._logistic_model import LogisticModel
 from torchridge.estimators._logistic_search import best_of, fold_paths, fold_scores, keep_paths, mean_of_best
-from torchridge.estimators._route import route
-from torchridge.estimators._scorers import resolve
+from torchridge.estimators._scorers import resolve, route
 from torchridge.exceptions import IgnoredOptionWarning, warn
 
 

@@ -10,8 +10,7 @@ from torchridge.estimators._input import Table, beside, is_sparse, read_table, r
 from torchridge.estimators._judges import judge_class_folds, judge_classes, judge_folds, judge_rows
 from torchridge.estimators._kinds import Classifier, Regressor
 from torchridge.estimators._labels import Labels, class_weights, joined_weights, read_labels
-from torchridge.estimators._route import Routed, route
-from torchridge.estimators._scorers import Scorer, resolve
+from torchridge.estimators._scorers import Routed, Scorer, resolve, route
 from torchridge.estimators._search import Found, follows_from_squares
 from torchridge.exceptions import warn
 

@@ -11,7 +11,11 @@ from torch.optim import Optimizer
 from torchridge import _check
 from torchridge.integrations._penalized import attach, missing, penalize_steps
 from torchridge.training.monitor import L2Monitor
+from torchridge.training.penalties.regularizers import RegularizerLike
 from torchridge.training.penalties.step import StepPenalty, Unused
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
 
 __all__ = ["L2Callback"]
 
@@ -60,7 +64,12 @@ class L2Callback(Callback):  # type: ignore[misc]
     """
 
     def __init__(
-        self, regularizer: Any = None, *, every: int | None = 50, unused: Unused = "penalize", **options: Any
+        self,
+        regularizer: RegularizerLike = None,
+        *,
+        every: int | None = 50,
+        unused: Unused = "penalize",
+        **options: Any,
     ) -> None:
         super().__init__()
         for name in options:
@@ -72,15 +81,15 @@ class L2Callback(Callback):  # type: ignore[misc]
         self._monitors: dict[int, L2Monitor] = {}
         self._logged: dict[str, float] = {}
 
-    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attach the regularizers, before the module is wrapped."""
         attach(pl_module, self._regularizer, self._options)
 
-    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Hang the penalty on the optimizers, whose states are loaded by now."""
         self._hooks = penalize_steps(trainer.optimizers, pl_module, self._unused)
 
-    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Optimizer) -> None:
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Log, if it is the turn of this step."""
         if self.every is None or trainer.global_step % self.every:
             return
@@ -96,12 +105,12 @@ class L2Callback(Callback):  # type: ignore[misc]
         """Take a number of the monitor's for the module's log."""
         self._logged[tag] = scalar_value
 
-    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the penalty off the optimizers."""
         for hook in self._hooks:
             hook.remove()
         self._hooks, self._monitors = [], {}
 
-    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Take the penalty off the optimizers."""
         self.on_train_end(trainer, pl_module)

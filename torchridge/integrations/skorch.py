@@ -8,7 +8,11 @@ from torch import nn
 
 from torchridge.integrations._penalized import attach, missing, penalize_steps
 from torchridge.training.penalties.attach import penalty
+from torchridge.training.penalties.regularizers import RegularizerLike
 from torchridge.training.penalties.step import StepPenalty, Unused
+
+if TYPE_CHECKING:
+    from skorch import NeuralNet
 
 if TYPE_CHECKING:
     from skorch.callbacks import Callback
@@ -48,8 +52,8 @@ class L2Regularization(Callback):  # type: ignore[misc]
 
     def __init__(
         self,
-        regularizer: Any = None,
-        bias: Any = None,
+        regularizer: RegularizerLike = None,
+        bias: RegularizerLike = None,
         rules: Any = (),
         embeddings: bool = True,
         inert: Any = "warn",
@@ -62,7 +66,7 @@ class L2Regularization(Callback):  # type: ignore[misc]
         self.inert = inert
         self.unused = unused
 
-    def on_train_begin(self, net: Any, X: Any = None, y: Any = None, **kwargs: Any) -> None:
+    def on_train_begin(self, net: NeuralNet, X: object = None, y: object = None, **kwargs: object) -> None:
         """Attach the regularizers and hang the penalty on the optimizers; again after a warm start."""
         options = {"bias": self.bias, "rules": self.rules, "embeddings": self.embeddings, "inert": self.inert}
         model = _module(net)
@@ -70,18 +74,20 @@ class L2Regularization(Callback):  # type: ignore[misc]
         optimizers = [getattr(net, f"{name}_") for name in net._optimizers]
         self.hooks_: list[StepPenalty] = penalize_steps(optimizers, model, self.unused)
 
-    def on_epoch_end(self, net: Any, dataset_train: Any = None, dataset_valid: Any = None, **kwargs: Any) -> None:
+    def on_epoch_end(
+        self, net: NeuralNet, dataset_train: object = None, dataset_valid: object = None, **kwargs: object
+    ) -> None:
         """Record the penalty of the weights."""
         net.history.record("l2_penalty", float(penalty(_module(net), activity=False)))
 
-    def on_train_end(self, net: Any, X: Any = None, y: Any = None, **kwargs: Any) -> None:
+    def on_train_end(self, net: NeuralNet, X: object = None, y: object = None, **kwargs: object) -> None:
         """Take the penalty off the optimizers."""
         for hook in self.hooks_:
             hook.remove()
         self.hooks_ = []
 
 
-def _module(net: Any) -> nn.Module:
+def _module(net: NeuralNet) -> nn.Module:
     """The net's module, or all of several as one, without wrapping what is a single one."""
     modules = [getattr(net, f"{name}_") for name in net._modules]
     return modules[0] if len(modules) == 1 else nn.ModuleList(modules)

@@ -11,7 +11,11 @@ from torchridge import _check
 from torchridge.integrations._penalized import attach, missing, penalize_steps
 from torchridge.training.monitor import L2Monitor, Writer
 from torchridge.training.parameters.decisions import DecayRules, decide
+from torchridge.training.penalties.regularizers import RegularizerLike
 from torchridge.training.penalties.step import StepPenalty, Unused
+
+if TYPE_CHECKING:
+    from transformers import TrainerControl, TrainerState, TrainingArguments
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -58,7 +62,7 @@ class L2TrainerCallback(TrainerCallback):  # type: ignore[misc]
 
     def __init__(
         self,
-        regularizer: Any = None,
+        regularizer: RegularizerLike = None,
         *,
         writer: Writer | None = None,
         every: int = 50,
@@ -74,13 +78,15 @@ class L2TrainerCallback(TrainerCallback):  # type: ignore[misc]
         self._monitor: L2Monitor | None = None
         self._hooks: list[StepPenalty] = []
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         """Attach the regularizers and hang the penalty on the optimizer.
 
         Raises:
             ValueError: Under DeepSpeed.
         """
-        model, optimizer = kwargs["model"], kwargs["optimizer"]
+        model, optimizer = _of(kwargs, "model"), _of(kwargs, "optimizer")
         if getattr(args, "deepspeed", None):
             raise ValueError(
                 "`args` has `deepspeed`, whose optimizer trains flat partitions instead of the model's parameters; "
@@ -91,12 +97,16 @@ class L2TrainerCallback(TrainerCallback):  # type: ignore[misc]
         if self._writer is not None:
             self._monitor = L2Monitor(self._writer, model, optimizer, every=self._every)
 
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         """Write, if it is the turn of this step."""
         if self._monitor is not None:
             self._monitor.step(step=state.global_step)
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         """Take the penalty off the optimizer."""
         for hook in self._hooks:
             hook.remove()
@@ -154,3 +164,8 @@ class WeightDecayMixin:
         """Name the parameters that are decayed."""
         rules: Mapping[Any, Any] | Any = self.decay_rules
         return decay_parameter_names(model, rules=rules, embeddings=self.decay_embeddings)
+
+
+def _of(given: Mapping[str, object], name: str) -> Any:
+    """Return what the Trainer hands its callbacks under a name."""
+    return given[name]

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from torchridge import _check
+from torchridge.linear.ridge.table import SOLVERS
 from torchridge.solvers.least_squares.objective import Objective
 from torchridge.solvers.moments.moments import Moments
 from torchridge.strength import convert_strength
-
-SOLVERS = ("auto", "cholesky", "spectral", "dual", "svd", "cg")
 
 
 class Options(NamedTuple):
@@ -72,7 +71,7 @@ class Strengths(NamedTuple):
 
 def check_options(options: Options) -> None:
     """Raise on an unknown solver or dtype of moments."""
-    _check.option(options.solver, "solver", SOLVERS)
+    _check.option(options.solver, "solver", ("auto", *SOLVERS, "cg"))
     _check.option(options.moments_dtype, "moments_dtype", (torch.float64, torch.float32))
     _check.option(options.kernel, "kernel", (None, "linear", "precomputed"))
     if options.max_bytes is not None:

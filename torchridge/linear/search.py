@@ -13,7 +13,7 @@ from torch import Tensor
 
 from torchridge.exceptions import GridEdgeWarning, UndefinedScoreWarning, UnresolvedChoiceWarning, warn
 from torchridge.linear.arguments import Strengths
-from torchridge.solvers.grid import finer_grid
+from torchridge.solvers.least_squares.grid import finer_grid
 from torchridge.solvers.least_squares.objective import Objective
 from torchridge.solvers.least_squares.precision import Precision
 
@@ -180,6 +180,14 @@ def warn_unless_resolved(known: Precision, weakest: float, best: float, dtype: t
             f"moments, call `ridge_cv(X, y, ...)` on the rows in float64, which hold more digits.",
             UnresolvedChoiceWarning,
         )
+
+
+def warn_of_nan(table: Tensor) -> None:
+    """Warn if a scorer returned NaN, which is the worst of all scores, and name the folds of (K, L, t)."""
+    undefined = torch.isnan(table).flatten(1).any(1)
+    if bool(undefined.any()):
+        folds = undefined.nonzero()[:, 0].tolist()
+        warn(f"the score is NaN in folds {folds}. A strength with a NaN counts as the worst.", UndefinedScoreWarning)
 
 
 def warn_of_silent(table: Tensor, live: Live) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Any
 
 from torch import Tensor
 
+from torchridge.linear.types import Labels
 from torchridge.probing.labelled import Labelled
 from torchridge.probing.report import Probe
 from torchridge.probing.settings import Task
@@ -41,7 +41,7 @@ class ContinualProbe:
         self._tasks: dict[Hashable, Block] = {}
 
     def update(
-        self, features: Tensor, labels: Any, *, name: Hashable = None, sample_weight: Tensor | None = None
+        self, features: Tensor, labels: Labels, *, name: Hashable = None, sample_weight: Tensor | None = None
     ) -> ContinualProbe:
         """Add rows, (n, d) and (n,), and return self; with `name` they can be forgotten by it.
 
@@ -63,7 +63,7 @@ class ContinualProbe:
         self,
         name: Hashable = None,
         features: Tensor | None = None,
-        labels: Any = None,
+        labels: Labels | None = None,
         sample_weight: Tensor | None = None,
     ) -> ContinualProbe:
         """Take away a named task, or the given rows, which must be among those that came in; return self.

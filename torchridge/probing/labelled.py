@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,11 +11,9 @@ from torch import Tensor
 from torchridge import _check
 from torchridge.probing.features.batches import as_tensor
 from torchridge.probing.features.folding import ClassCodes, check_classes
-from torchridge.probing.readouts import linear
+from torchridge.probing.readouts.table import READOUTS, names
 from torchridge.probing.report import Probe
 from torchridge.probing.tasks import task_of
-from torchridge.solvers.least_squares import discriminant
-from torchridge.solvers.least_squares.objective import Objective
 from torchridge.solvers.moments import blocks, targets
 from torchridge.solvers.moments.blocks import Block
 from torchridge.solvers.moments.rows import check_rows
@@ -73,13 +72,13 @@ class Labelled:
 
         Classes that are not held any more are left out.
         """
-        _check.option(readout, "readout", ("ridge",) if self.task == "regression" else ("ridge", "lda"))
+        _check.option(readout, "readout", names(self.task, at=True))
         if self.block is None:
             raise ValueError("there are no rows yet. Call `update(features, labels)` first.")
         block, classes = self.widened(self.block), None
         if self.task == "classification":
             block, classes = self._present(block)
-        weight, bias = self._weights(block, readout, strength, standardize)
+        weight, bias = _at(readout)(block, strength, standardize, self.task == "classification")
         one = torch.tensor([strength], dtype=torch.float64)
         return Probe(
             "features",
@@ -104,11 +103,8 @@ class Labelled:
         by_code = torch.tensor(list(self.codes.codes))
         return targets.selected(block, kept.to(block.yy.device)), by_code[kept]
 
-    def _weights(self, block: Block, readout: str, strength: float, standardize: bool) -> tuple[Tensor, Tensor]:
-        if readout == "lda":
-            scaled, _, scale = linear.unit(block, block, standardize)
-            value = torch.tensor([strength], dtype=torch.float64, device=block.gram.device)
-            return linear.lda_weights(discriminant.discriminant(scaled), value, scale)
-        alpha = torch.tensor([strength], dtype=torch.float64, device=block.gram.device)
-        coded = linear.signed(block) if self.task == "classification" else block
-        return linear.ridge_weights(coded, alpha, Objective(standardize=standardize))
+
+def _at(readout: str) -> Callable[[Block, float, bool, bool], tuple[Tensor, Tensor]]:
+    way = READOUTS[readout].at
+    assert way is not None
+    return way

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from torchridge import _check
+from torchridge.linear.types import Labels
 from torchridge.probing.features.batches import as_tensor
 from torchridge.probing.labelled import Labelled
+from torchridge.probing.readouts.table import names
 from torchridge.probing.report import Probe
 from torchridge.probing.settings import Task
 from torchridge.solvers.moments import targets
+
+if TYPE_CHECKING:
+    from torchridge.tensorboard import ScalarWriter
 
 
 class OnlineProbe:
@@ -61,11 +66,11 @@ class OnlineProbe:
         decay: float = 0.99,
         every: int = 1,
         standardize: bool = False,
-        writer: Any = None,
+        writer: ScalarWriter | None = None,
         tag: str = "probe",
     ) -> None:
         self._held = Labelled(task)
-        _check.option(readout, "readout", ("ridge",) if task == "regression" else ("ridge", "lda"))
+        _check.option(readout, "readout", names(task, at=True))
         self.readout, self.standardize, self.writer, self.tag = readout, standardize, writer, tag
         self.strength = _strength(readout, alpha, shrinkage)
         self.decay = _check.number(decay, "decay")
@@ -77,7 +82,7 @@ class OnlineProbe:
         self.score: float | None = None
         self.history: list[tuple[int, float]] = []
 
-    def update(self, features: Tensor, labels: Any, sample_weight: Tensor | None = None) -> OnlineProbe:
+    def update(self, features: Tensor, labels: Labels, sample_weight: Tensor | None = None) -> OnlineProbe:
         """Take the rows of one training step, (n, d) and (n,), and return self. Gradients do not flow.
 
         Raises:

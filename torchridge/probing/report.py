@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,17 +15,19 @@ from torchridge import _files as files
 from torchridge.linear.curves import Curve, curve
 from torchridge.linear.printing import listed, shaped
 from torchridge.probing import curves
+from torchridge.probing.readouts.table import READOUTS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from torchridge.tensorboard import ScalarWriter
 
 KIND = "torchridge.probe-report/2"
 
 # Errors and losses, which carry a minus sign.
 _MINUS = ("mse", "log_loss", "control mse", "control log_loss")
 
-# The strength of each readout in the field's letters.
-_LETTERS = {"ridge": "α", "lda": "γ", "logistic": "C"}
-
 _PRINTED = 12  # lines of a report; its table has all
-
 # The first of these that a probe has tells which layer is best.
 _RANKING = ("accuracy", "r2", "log_likelihood", "log_loss")
 
@@ -132,7 +134,7 @@ class Probe:
         if not self.strength_scores.shape[0]:
             raise ValueError(f"the strength {self.strength:g} of this probe was given, so nothing was chosen.")
         chosen, folds = torch.tensor(self.strength, dtype=torch.float64), self.strength_scores[..., None]
-        return curve(self.strengths, folds.mean(0), folds, chosen, _LETTERS[self.readout], self.criterion, None)
+        return curve(self.strengths, folds.mean(0), folds, chosen, READOUTS[self.readout].letter, self.criterion, None)
 
     def to_linear(self, dtype: torch.dtype | None = None) -> nn.Linear:
         """Return the readout as `nn.Linear`, in the dtype of the features unless another is named."""
@@ -183,9 +185,8 @@ class ProbeReport:
 
         Log-likelihoods of different layers are of different data, and rank only where there is nothing else.
         """
-        names = [name for name in _RANKING if any(name in p.fold_scores for p in self.probes)]
-        ranked = [p for p in self.probes if names[0] in p.fold_scores]
-        return max(ranked, key=lambda p: p.scores[names[0]])
+        name = next(name for name in _RANKING if any(name in p.fold_scores for p in self.probes))
+        return max((p for p in self.probes if name in p.fold_scores), key=lambda p: p.scores[name])
 
     def of(self, layer: str | None = None, readout: str | None = None) -> Probe:
         """Return the probe of a layer and readout; without either, the best of what is left.
@@ -238,13 +239,12 @@ class ProbeReport:
 
     def __repr__(self) -> str:
         """The table; of many probes the best ones, in the order of the layers."""
-        lines = self.table().split("\n")
-        if len(lines) <= _PRINTED:
+        if len(lines := self.table().split("\n")) <= _PRINTED:
             return "\n".join(lines)
         first = next(name for name in _RANKING if any(name in p.fold_scores for p in self.probes))
         ranked = sorted(range(len(self.probes)), key=lambda i: -self.probes[i].scores.get(first, -math.inf))
         kept = sorted(ranked[: _PRINTED - 2])
-        rest = f"… and {len(self.probes) - len(kept)} more; `table()` returns all {len(self.probes)}"
+        rest = f"… and {len(ranked) - len(kept)} more; `table()` returns all {len(ranked)}"
         return "\n".join([lines[0], *(lines[i + 1] for i in kept), rest])
 
     def save(self, path: str | Path) -> None:
@@ -279,11 +279,11 @@ class ProbeReport:
             probes = tuple(_probe(i, record, tensors) for i, record in enumerate(content.pop("probes")))
             return ProbeReport(probes, **content)
 
-    def add_to(self, writer: Any, tag: str = "probe") -> None:
+    def add_to(self, writer: ScalarWriter, tag: str = "probe") -> None:
         """Write scores by depth, and the curve over strengths of every layer, to anything with `add_scalar`."""
         curves.add_scalars(writer, self.probes, tag)
 
-    def plot(self, score: str | None = None, ax: Any = None) -> Any:
+    def plot(self, score: str | None = None, ax: Axes | None = None) -> Any:
         """Draw a score by layer, one line for each readout, and return the axes. Needs matplotlib."""
         return curves.plot(self.probes, score, ax)
 

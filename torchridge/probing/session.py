@@ -23,10 +23,9 @@ from torchridge.probing.features.chunks import Chunk, Extract, Gatherer, Labeler
 from torchridge.probing.features.folding import ClassCodes, StreamFolds
 from torchridge.probing.features.kept import Kept
 from torchridge.probing.features.table import LayerTable, check_memory, folds_of, shuffle, split
-from torchridge.probing.readouts import linear
-from torchridge.probing.readouts import logistic as logistic_readout
 from torchridge.probing.readouts.heldout import HeldOut
 from torchridge.probing.readouts.linear import Fitted, Parts
+from torchridge.probing.readouts.table import READOUTS, Source
 from torchridge.probing.report import Probe, ProbeReport
 from torchridge.probing.settings import Settings
 
@@ -198,25 +197,14 @@ class Session:
         return Parts([t for t, _ in pairs], held, split(folds, None)[0])
 
     def _readouts(self, layer: str, parts: Parts, gatherer: Gatherer, control: bool) -> Iterator[tuple[str, Fitted]]:
-        settings = self.settings
-        labels = " of shuffled labels" if control else ""
-        for readout in settings.readouts:
-            told = f"layer {layer!r}, readout {readout!r}{labels}"
-            if readout == "ridge":
-                coded = linear.coded(parts) if settings.classification else parts
-                with about(told):
-                    fitted = linear.ridge(coded, settings.grid("alphas"), settings.standardize)
-                yield readout, fitted
-            elif readout == "lda":
-                with about(told):
-                    fitted = linear.lda(parts, settings.grid("shrinkages"), settings.standardize)
-                yield readout, fitted
-        if "logistic" in settings.readouts and self.kept is not None:
-            empty = parts.whole.gram.new_empty(0, len(parts.whole.gram), dtype=gatherer.dtypes[layer])
-            codes, ranks = gatherer.labeler.codes, self._ranks
-            with about(f"layer {layer!r}, readout 'logistic'{labels}"):
-                fitted = logistic_readout.fit(self.kept, layer, codes, settings, control, empty=empty, ranks=ranks)
-            yield "logistic", fitted
+        labels, gram = " of shuffled labels" if control else "", parts.whole.gram
+        empty = gram.new_empty(0, len(gram), dtype=gatherer.dtypes[layer])
+        codes, ranks = gatherer.labeler.codes, self._ranks
+        source = Source(layer, parts, self.settings, codes, control, self.kept, empty, ranks)
+        for readout in sorted(self.settings.readouts, key=lambda name: READOUTS[name].features):
+            with about(f"layer {layer!r}, readout {readout!r}{labels}"):
+                fitted = READOUTS[readout].fit(source)
+            yield readout, fitted
 
     def _heldout(self, fitted: Fitted, codes: ClassCodes, control: bool) -> HeldOut:
         metrics = self.settings.named_metrics

@@ -15,8 +15,8 @@ from torchridge._ranks import Group
 from torchridge.linear.arguments import check_strengths
 from torchridge.linear.metrics import Metric, named
 from torchridge.probing.features.table import Plan
+from torchridge.probing.readouts.table import READOUTS, names
 
-READOUTS = ("ridge", "lda", "logistic")
 _KEPT = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 Metrics = str | Callable[..., Any] | Sequence[Any] | Mapping[str, Any]
 Task = Literal["auto", "regression", "classification"]
@@ -53,7 +53,7 @@ class Settings:
     def __post_init__(self) -> None:
         _check.option(self.task, "task", ("auto", "regression", "classification"))
         for name in self.readouts:
-            _check.option(name, "readout", READOUTS if self.task != "regression" else ("ridge",))
+            _check.option(name, "readout", names(self.task))
         for flag in ("standardize", "control", "progress"):
             _check.option(getattr(self, flag), flag, (True, False))
         for name, least in (("bootstrap", 0), ("checkpoint_every", 1), ("seed", 0)):
@@ -84,7 +84,8 @@ class Settings:
     @property
     def where_kept(self) -> str | Path | None:
         """Where features are kept: the logistic readout needs them, in memory unless a folder was named."""
-        return "memory" if self.keep is None and "logistic" in self.readouts else self.keep
+        features = any(READOUTS[name].features for name in self.readouts)
+        return "memory" if self.keep is None and features else self.keep
 
     @property
     def classification(self) -> bool:

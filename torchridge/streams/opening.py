@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import glob
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -22,7 +23,7 @@ from torchridge.streams.safetensors_file import safetensors_rows
 from torchridge.streams.source import RowSource
 from torchridge.streams.sparse import SparseRows, is_sparse
 
-_PARQUET, _ARROW = (".parquet", ".pq"), (".arrow", ".feather")
+_PARQUET = (".parquet", ".pq")
 
 
 def open_rows(
@@ -106,10 +107,6 @@ def open_rows(
     return IterableRows(source, Roles(**named))
 
 
-def _is_parquet(path: Path) -> bool:
-    return path.is_dir() or path.suffix in _PARQUET
-
-
 def _of_this_rank(source: Any, named: dict[str, Any], csv: dict[str, Any], process_group: Any) -> RowSource:
     """Open Parquet files, and keep this rank's part; what cannot be opened on one rank is an error on all."""
 
@@ -137,22 +134,36 @@ def _file(path: Path, named: dict[str, Any], csv: dict[str, Any]) -> RowSource:
     if not (path.is_file() or path.is_dir() or pattern):
         raise FileNotFoundError(f"`source`: there is no file {str(path)!r}.")
     suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
-    if suffix in (".csv", ".tsv", ".txt") and not path.is_dir():
-        delimiter = _delimiter(csv, "\t" if suffix == ".tsv" else ",")
-        return CsvRows(path, **named, delimiter=delimiter, header=csv["header"])
+    format_ = FORMATS.get(".parquet" if path.is_dir() or pattern else suffix)
+    if format_ is None or (path.suffix == ".gz" and not format_.text):
+        raise ValueError(f"`source`: {path.name} should end in {', '.join(FORMATS)}; text also with .gz.")
+    if format_.text:
+        return format_.opened(path, {**named, "delimiter": _delimiter(csv, format_.delimiter), "header": csv["header"]})
     _refuse(csv, f"a {suffix} file")
-    if _is_parquet(path):
-        return ParquetRows(path, **named)
-    if suffix in _ARROW:
-        return ArrowRows(path, **named)
-    if suffix == ".safetensors":
-        return safetensors_rows(path, **named)
-    if suffix == ".npy":
-        return array_rows(path, **named)
-    tables = ", ".join((*_PARQUET, *_ARROW))
-    raise ValueError(
-        f"`source`: {path.name} should end in .csv, .tsv, .txt (or with .gz), .npy, .safetensors, {tables}."
-    )
+    return format_.opened(path, named)
+
+
+class Format(NamedTuple):
+    """How files of one suffix are opened."""
+
+    opened: Callable[[Path, dict[str, Any]], RowSource]  # of the file and of the names of its columns
+    text: bool = False  # whether it has a delimiter and perhaps a header, and may be compressed
+    delimiter: str = ","
+
+
+def _opens(kind: Callable[..., RowSource]) -> Callable[[Path, dict[str, Any]], RowSource]:
+    return lambda path, named: kind(path, **named)
+
+
+# A new format is a reader of its own file, a `RowSource`, and a line here.
+FORMATS: dict[str, Format] = {
+    **dict.fromkeys((".csv", ".txt"), Format(_opens(CsvRows), text=True)),
+    ".tsv": Format(_opens(CsvRows), text=True, delimiter="\t"),
+    **dict.fromkeys(_PARQUET, Format(_opens(ParquetRows))),
+    **dict.fromkeys((".arrow", ".feather"), Format(_opens(ArrowRows))),
+    ".safetensors": Format(_opens(safetensors_rows)),
+    ".npy": Format(_opens(array_rows)),
+}
 
 
 def _delimiter(csv: dict[str, Any], default: str) -> str:

@@ -13,7 +13,8 @@ from torch.optim import Optimizer
 from torchridge import _check
 from torchridge.training.parameters.classify import Judgement, judge
 from torchridge.training.penalties.attachment import carriers
-from torchridge.training.penalties.regularizers import L1L2, L2, Strength
+from torchridge.training.penalties.regularizers import L1L2, L2
+from torchridge.training.penalties.strengths import Strength
 from torchridge.training.sums import sum_squares, whole
 from torchridge.training.weight_decay.strengths import strength_of
 

@@ -20,7 +20,7 @@ from torchridge.linear.logistic.problem import (
 )
 from torchridge.linear.logistic.unpenalized import fit_unpenalized, joined
 from torchridge.linear.metrics import Held, Metric, first
-from torchridge.linear.search import CS, Found, itself, search
+from torchridge.linear.search import CS, Found, itself, search, warn_of_nan
 from torchridge.solvers.cross_entropy.fit import Fit, fit, fit_sparse
 from torchridge.solvers.cross_entropy.over_ranks import summed
 from torchridge.solvers.iterative.operators import Operator
@@ -43,6 +43,7 @@ def cross_validate(
     warn_unless_converged(fits.converged, fits.gap, settings)
     tables = dict(zip(metrics, _scores(data, parts, fits.weight, fits.bias, list(metrics.values())), strict=True))
     scores = sign * tables[chooser.name]  # (K, L, 1)
+    warn_of_nan(scores)
     return search(lambda _: scores, C.cpu(), itself, kind=CS, given=True), fits, chooser.name, tables
 
 

@@ -22,6 +22,7 @@ from torchridge.linear.logistic.problem import (
     warn_unless_converged,
 )
 from torchridge.linear.logistic.solution import LogisticSolution
+from torchridge.linear.types import CV, Groups, Scoring
 from torchridge.solvers.cross_entropy.fit import Fit
 
 
@@ -116,9 +117,9 @@ def logistic_cv(
     y: Tensor,
     Cs: int | Sequence[float] | Tensor = 10,
     *,
-    cv: Any = 5,
-    groups: Any = None,
-    scoring: Any = "log_loss",
+    cv: CV = 5,
+    groups: Groups = None,
+    scoring: Scoring = "log_loss",
     sample_weight: Tensor | None = None,
     fit_intercept: bool = True,
     tol: float | None = None,

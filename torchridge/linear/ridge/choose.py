@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 
 from torchridge.linear.arguments import Strengths
+from torchridge.linear.ridge.table import SOLVERS, Solver
 from torchridge.solvers.device import strengths_per_eigh
 from torchridge.solvers.least_squares.spectral import Summary
 
@@ -88,12 +89,20 @@ def choose_products(solver: str, kind: str, *, n: int, d: int, columns: int) -> 
 
 
 def _refuse_impossible(solver: str, per_target: bool, free: bool, rows_at_hand: bool) -> None:
-    if solver in ("dual", "svd", "cg") and not rows_at_hand:
+    asked = SOLVERS.get(solver, _PRODUCTS)
+    if asked.rows and not rows_at_hand:
         raise ValueError(f"`solver`={solver!r} needs the rows themselves, got moments. Use 'cholesky' or 'spectral'.")
-    if solver == "cholesky" and per_target:
-        raise ValueError("`solver`='cholesky' takes one strength at a time, got one for each target. Use 'spectral'.")
-    if solver == "svd" and free:
-        raise ValueError("`solver`='svd' needs positive `penalty_factors`. Use 'spectral' where some are zero.")
+    if asked.shared and per_target:
+        raise ValueError(f"`solver`={solver!r} takes one strength at a time, got one for each target. Use 'spectral'.")
+    if asked.penalized and free:
+        raise ValueError(f"`solver`={solver!r} needs positive `penalty_factors`. Use 'spectral' if some are zero.")
+
+
+def _no_fit(*_: object) -> None:
+    raise AssertionError("products are solved on a road of their own")
+
+
+_PRODUCTS = Solver(_no_fit, rows=True)  # "cg"
 
 
 def choose_cross_validation(solver: str, *, n: int, smallest_train: int, d: int) -> Choice:

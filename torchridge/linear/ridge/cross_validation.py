@@ -24,10 +24,10 @@ from torchridge.linear.ridge.problem import Problem, check_given_kernel
 from torchridge.linear.ridge.solution import RidgeSolution
 from torchridge.linear.ridge.solve import rounded, solve, solve_rows
 from torchridge.linear.search import refuse_one_row
-from torchridge.solvers.grid import coarse_grid
 from torchridge.solvers.least_squares import dual, scorers, target_scores
 from torchridge.solvers.least_squares.each_row import EachRow
 from torchridge.solvers.least_squares.few_rows import WholeDual
+from torchridge.solvers.least_squares.grid import coarse_grid
 from torchridge.solvers.least_squares.kernel_folds import KernelFolds
 from torchridge.solvers.least_squares.objective import Objective
 from torchridge.solvers.least_squares.scorers import Scorer, Whole

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from torchridge import _check
 from torchridge.linear.arguments import Options, check_options
-from torchridge.linear.ridge.banded import splits_of
-from torchridge.linear.ridge.ridge import ridge_cv
+from torchridge.linear.bands.banded import splits_of
+from torchridge.linear.ridge.ridge_cv import ridge_cv
+from torchridge.linear.types import CV, Groups
 from torchridge.solvers.least_squares import dual, target_scores
 from torchridge.solvers.moments import blocks
 from torchridge.solvers.moments.folds import Split, check_groups
@@ -29,6 +30,14 @@ class NestedRidgeCV:
         predictions: (n, t) of every row by the fit that held it out, (n,) where y came as (n,); of a row that is held
             out several times the mean, NaN if it never is. None unless asked for.
         dead_targets: (t,) whether a target is constant over all rows.
+
+    Example:
+        >>> import torch
+        >>> from torchridge import nested_ridge_cv
+        >>> X = torch.arange(12.0)[:, None]
+        >>> found = nested_ridge_cv(X, 2 * X[:, 0] + 1, [0.0], cv=3, outer=4, predictions=True)
+        >>> found.alpha, found.predictions[:3].round(decimals=2)
+        (tensor([0., 0., 0., 0.], dtype=torch.float64), tensor([1., 3., 5.]))
     """
 
     scores: Tensor
@@ -47,10 +56,10 @@ def nested_ridge_cv(
     X: Tensor,
     y: Tensor,
     alphas: Tensor | list[float] | str = "auto",
-    cv: Any = 5,
+    cv: CV = 5,
     *,
-    outer: Any = 5,
-    groups: Any = None,
+    outer: CV = 5,
+    groups: Groups = None,
     scoring: str = "r2",
     alpha_per_target: bool = False,
     predictions: bool = False,
@@ -104,7 +113,7 @@ def nested_ridge_cv(
         >>> g = torch.Generator().manual_seed(0)
         >>> X = torch.randn(60, 5, generator=g, dtype=torch.float64)
         >>> y = X.sum(1) + torch.randn(60, generator=g, dtype=torch.float64)
-        >>> found = nested_ridge_cv(X, y, [0.1, 1.0, 10.0, 100.0], cv=5, outer=3)
+        >>> found = nested_ridge_cv(X, y, cv=5, outer=3)
         >>> tuple(found.scores.shape), bool(found.score > 0.5)
         ((3, 1), True)
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -10,22 +9,21 @@ from torch import Tensor
 
 from torchridge.exceptions import IllConditionedWarning, RankDeficientWarning, warn
 from torchridge.linear.arguments import Options
-from torchridge.linear.ridge.choose import Choice, choose
-from torchridge.linear.ridge.dense import Dense, Fit
+from torchridge.linear.ridge.choose import choose
+from torchridge.linear.ridge.dense import Fit
 from torchridge.linear.ridge.diagnosis import Diagnosis
 from torchridge.linear.ridge.fits import fit_cholesky, fit_dual, fit_spectral
 from torchridge.linear.ridge.problem import Problem, of_rows
 from torchridge.linear.ridge.solution import RidgeSolution
+from torchridge.linear.ridge.table import SOLVERS, Solver
 from torchridge.solvers.moments import blocks
 from torchridge.solvers.moments.rows import Rows, check_rows
 
-# A new solver is a function (problem, choice) → Fit and a line here; what it refuses stands in `choose`.
-SOLVERS: dict[str, Callable[[Dense, Choice], Fit]] = {
-    "cholesky": fit_cholesky,
-    "spectral": fit_spectral,
-    "dual": fit_dual,
-    "svd": fit_spectral,
-}
+# A new solver is a function (problem, choice) → Fit and a line here.
+SOLVERS["cholesky"] = Solver(fit_cholesky, shared=True)
+SOLVERS["spectral"] = Solver(fit_spectral)
+SOLVERS["dual"] = Solver(fit_dual, rows=True)
+SOLVERS["svd"] = Solver(fit_spectral, rows=True, penalized=True)
 
 
 def solve_rows(
@@ -48,7 +46,7 @@ def solve(problem: Problem) -> RidgeSolution:
         rows_at_hand=dense.rows is not None,
         precomputed=dense.objective.precomputed,
     )
-    return rounded(SOLVERS[choice.solver](dense, choice), problem)
+    return rounded(SOLVERS[choice.solver].fit(dense, choice), problem)
 
 
 class _Degrees(NamedTuple):

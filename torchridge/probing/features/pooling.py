@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,7 +11,6 @@ from torch import Tensor
 from torchridge import _check
 
 Pool = str | Callable[[Tensor, "Tensor | None"], Tensor]
-POOLS = ("mean", "cls", "last", "max", "token")
 
 
 def check_pool(pool: Pool) -> None:
@@ -62,13 +61,13 @@ def pooled(hidden: Tensor, mask: Tensor | None, pool: Pool, layer: str) -> Tenso
         _refuse_complex(rows, layer)
         return _widened(rows).clone()
     _refuse_complex(hidden, layer)
-    if hidden.ndim == 2 and pool != "token":
+    way = POOLS[pool]
+    if hidden.ndim == 2 and not way.tokens:
         return _widened(hidden).clone()
     if hidden.ndim == 3:
         return _sequence(hidden, mask, pool, layer)
-    if hidden.ndim > 3 and pool in ("mean", "max"):
-        flat = hidden.flatten(2)
-        return _widened(flat).mean(2) if pool == "mean" else _widened(flat.amax(2))
+    if hidden.ndim > 3 and way.maps:
+        return _widened(way.rows(hidden.flatten(2).mT, None))
     raise ValueError(
         f"`pool`={pool!r} cannot make rows of layer {layer!r}, whose output has shape {tuple(hidden.shape)}. "
         f"Pass a callable of (output, mask) that returns (n, d)."
@@ -81,27 +80,57 @@ def _sequence(hidden: Tensor, mask: Tensor | None, pool: str, layer: str) -> Ten
             f"the mask has shape {tuple(mask.shape)}, but layer {layer!r} returns {tuple(hidden.shape)}; expected the "
             f"first two dimensions to agree. Name the right mask with `mask=`, or pass a callable `pool`."
         )
-    if pool == "token":
-        return _widened(hidden.flatten(0, 1) if mask is None else hidden[mask]).clone()
-    if mask is None:
-        return _unmasked(hidden, pool)
-    if not bool(mask.any(1).all()):
+    way = POOLS[pool]
+    if mask is not None and not way.tokens and not bool(mask.any(1).all()):
         raise ValueError(f"`pool`={pool!r}: an example has no token that counts. Leave out examples that are all mask.")
-    if pool == "mean":
-        # Filled, not multiplied: what stands at padding may be NaN.
-        total = _widened(hidden.masked_fill(~mask[:, :, None], 0)).sum(1)
-        return total / mask.sum(1, keepdim=True)
-    if pool == "max":
-        return _widened(hidden.masked_fill(~mask[:, :, None], -torch.inf).amax(1))
-    steps = torch.arange(mask.shape[1], device=mask.device)
-    at = mask.int().argmax(1) if pool == "cls" else (mask * steps).argmax(1)
-    return _widened(hidden[torch.arange(len(hidden), device=hidden.device), at])
+    return _widened(way.rows(hidden, mask)).clone()
 
 
-def _unmasked(hidden: Tensor, pool: str) -> Tensor:
-    if pool == "mean":
+def _mean(hidden: Tensor, mask: Tensor | None) -> Tensor:
+    if mask is None:
         return hidden.mean(1, dtype=_wide(hidden))
-    return _widened(hidden.amax(1) if pool == "max" else hidden[:, 0 if pool == "cls" else -1].clone())
+    # Filled, not multiplied: what stands at padding may be NaN.
+    return _widened(hidden.masked_fill(~mask[:, :, None], 0)).sum(1) / mask.sum(1, keepdim=True)
+
+
+def _max(hidden: Tensor, mask: Tensor | None) -> Tensor:
+    return (hidden if mask is None else hidden.masked_fill(~mask[:, :, None], -torch.inf)).amax(1)
+
+
+def _cls(hidden: Tensor, mask: Tensor | None) -> Tensor:
+    return hidden[:, 0] if mask is None else _at(hidden, mask.int().argmax(1))
+
+
+def _last(hidden: Tensor, mask: Tensor | None) -> Tensor:
+    if mask is None:
+        return hidden[:, -1]
+    return _at(hidden, (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(1))
+
+
+def _tokens(hidden: Tensor, mask: Tensor | None) -> Tensor:
+    return hidden.flatten(0, 1) if mask is None else hidden[mask]
+
+
+def _at(hidden: Tensor, place: Tensor) -> Tensor:
+    return hidden[torch.arange(len(hidden), device=hidden.device), place]
+
+
+class Way(NamedTuple):
+    """How a sequence becomes rows."""
+
+    rows: Callable[[Tensor, Tensor | None], Tensor]  # of hidden (n, T, d) and mask (n, T), true where a token counts
+    maps: bool = False  # whether positions may stand in any order, so that maps (n, c, *space) are pooled, too
+    tokens: bool = False  # whether every token is a row of its own
+
+
+# A new pool is a function and a line here.
+POOLS: dict[str, Way] = {
+    "mean": Way(_mean, maps=True),
+    "cls": Way(_cls),
+    "last": Way(_last),
+    "max": Way(_max, maps=True),
+    "token": Way(_tokens, tokens=True),
+}
 
 
 def _refuse_complex(rows: Tensor, layer: str) -> None:

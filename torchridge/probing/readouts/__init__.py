@@ -1,1 +1,1 @@
-"""From moments or kept rows of one layer to a linear readout."""
+"""Linear readouts of the features of one layer, and the table of them."""

@@ -12,11 +12,12 @@ from torch import Tensor
 from torchridge.linear.arguments import Strengths
 from torchridge.linear.ridge.choose import choose
 from torchridge.linear.ridge.dense import Dense
-from torchridge.linear.ridge.solve import SOLVERS
+from torchridge.linear.ridge.table import SOLVERS
 from torchridge.linear.search import ALPHAS, SHRINKAGES, Kind, itself, search, warn_unless_resolved
-from torchridge.solvers.grid import coarse_grid
+from torchridge.probing.readouts.table import READOUTS, Readout, Source
 from torchridge.solvers.least_squares import discriminant
 from torchridge.solvers.least_squares.discriminant import as_difference
+from torchridge.solvers.least_squares.grid import coarse_grid
 from torchridge.solvers.least_squares.objective import Objective, feature_variance
 from torchridge.solvers.least_squares.scorers import fold_moments, fold_weights
 from torchridge.solvers.moments import targets
@@ -103,7 +104,7 @@ def ridge_weights(block: Block, alpha: Tensor, objective: Objective) -> tuple[Te
     d, strengths = block.gram.shape[0], Strengths(alpha, False, float(alpha.min()))
     device = block.gram.device
     choice = choose("auto", n=block.rows, d=d, strengths=strengths, device=device, rows_at_hand=False)
-    fit = SOLVERS[choice.solver](Dense(objective, strengths, torch.float64, lambda: block, None), choice)
+    fit = SOLVERS[choice.solver].fit(Dense(objective, strengths, torch.float64, lambda: block, None), choice)
     assert fit.weight is not None  # moments have no dual form
     return fit.weight[:, 0].T, fit.bias[0]
 
@@ -160,3 +161,28 @@ def signed(block: Block) -> Block:
     """Return the moments of indicators as those of −1 and 1, one column for two classes."""
     last = torch.tensor([1], device=block.yy.device)
     return targets.signed(targets.selected(block, last) if block.yy.shape[0] == 2 else block)
+
+
+def _fit_ridge(source: Source) -> Fitted:
+    settings = source.settings
+    parts = coded(source.parts) if settings.classification else source.parts
+    return ridge(parts, settings.grid("alphas"), settings.standardize)
+
+
+def _fit_lda(source: Source) -> Fitted:
+    return lda(source.parts, source.settings.grid("shrinkages"), source.settings.standardize)
+
+
+def _ridge_at(block: Block, strength: float, standardize: bool, classes: bool) -> tuple[Tensor, Tensor]:
+    alpha = torch.tensor([strength], dtype=torch.float64, device=block.gram.device)
+    return ridge_weights(signed(block) if classes else block, alpha, Objective(standardize=standardize))
+
+
+def _lda_at(block: Block, strength: float, standardize: bool, classes: bool) -> tuple[Tensor, Tensor]:
+    scaled, _, scale = unit(block, block, standardize)
+    value = torch.tensor([strength], dtype=torch.float64, device=block.gram.device)
+    return lda_weights(discriminant.discriminant(scaled), value, scale)
+
+
+READOUTS["ridge"] = Readout(_fit_ridge, "α", numbers=True, at=_ridge_at)
+READOUTS["lda"] = Readout(_fit_lda, "γ", at=_lda_at)

@@ -11,6 +11,7 @@ from torchridge.probing.features.folding import ClassCodes
 from torchridge.probing.features.kept import Kept
 from torchridge.probing.features.table import shuffle
 from torchridge.probing.readouts.linear import Fitted
+from torchridge.probing.readouts.table import READOUTS, Readout, Source
 from torchridge.probing.settings import Settings
 from torchridge.solvers.cross_entropy.over_ranks import summed
 
@@ -99,3 +100,12 @@ def _weight(
             table = torch.tensor([float(given.get(c, 1.0)) for c in codes.classes.tolist()], dtype=torch.float64)
         weight = table[target] if weight is None else weight * table[target]
     return None if weight is None else weight.to(like.device, like.dtype)
+
+
+def _fit(source: Source) -> Fitted:
+    assert source.kept is not None
+    options = {"empty": source.empty, "ranks": source.ranks}
+    return fit(source.kept, source.layer, source.codes, source.settings, source.control, **options)  # type: ignore[arg-type]
+
+
+READOUTS["logistic"] = Readout(_fit, "C", features=True)

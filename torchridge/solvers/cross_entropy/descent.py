@@ -20,15 +20,13 @@ from __future__ import annotations
 import math
 import statistics
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from itertools import pairwise
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from torchridge.solvers.cross_entropy.features import DenseFeatures, Features
-from torchridge.solvers.cross_entropy.loss import Loss
+from torchridge.solvers.cross_entropy.problem import Problem
+from torchridge.solvers.cross_entropy.scaling import Scaling
 
 # Pairs that are kept.
 MEMORY = 10
@@ -41,98 +39,6 @@ _SUFFICIENT = 1e-4  # Armijo's constant
 _FLAT = 0.5  # share of the slope that may be left at the end of a step
 _TRIALS = 12  # lengths that are tried for one step
 _SHORTER, _LONGER = 0.1, 4.0  # bounds of the next length, as a share of the last
-
-
-@dataclass(frozen=True, eq=False)
-class Problem:
-    """One problem: labels (n,), row weights (n,) that sum to one, and the penalty λ.
-
-    Attributes:
-        features: the rows.
-        labels: (n,) class indices, 0 or 1 for a single logit.
-        weight: (n,) in the dtype of the products.
-        penalty: λ.
-        curvature: b above.
-    """
-
-    features: Features
-    labels: Tensor
-    weight: Tensor
-    penalty: float
-    curvature: float
-
-    @cached_property
-    def diagonal(self) -> Tensor:
-        """What the penalty adds to the diagonal of the Hessian, (q,)."""
-        mean = self.features.mean
-        out = mean.new_full((mean.shape[0] + int(self.features.intercept),), self.penalty)
-        if self.features.intercept:
-            out[-1] = 0
-        return out
-
-    @cached_property
-    def _loss(self) -> Loss:
-        return Loss(self.labels, self.weight)
-
-    def loss(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mean loss of logits (c, n), and its derivative by them."""
-        return self._loss(logits)
-
-
-class Scaling(Protocol):
-    """Coordinates z of θ in which the Hessian at θ = 0 is close to the identity."""
-
-    def inside(self, grad: Tensor) -> Tensor:
-        """Return the gradient by z, (c·q,), from that by θ (c, q)."""
-
-    def outside(self, step: Tensor, like: Tensor) -> Tensor:
-        """Return the step of θ, shaped as `like`, that is a step (c·q,) of z."""
-
-
-class Diagonal:
-    """By the diagonal of the Hessian."""
-
-    def __init__(self, problem: Problem) -> None:
-        self.root = (problem.diagonal + problem.curvature * problem.features.square).rsqrt_()
-
-    def inside(self, grad: Tensor) -> Tensor:
-        """Return the gradient by z."""
-        return (grad * self.root).view(-1)
-
-    def outside(self, step: Tensor, like: Tensor) -> Tensor:
-        """Return the step of θ."""
-        return step.view_as(like) * self.root
-
-
-class Cholesky:
-    """By a factor of the whole Hessian b FᵀWF + λ, of dense features."""
-
-    def __init__(self, problem: Problem, features: DenseFeatures) -> None:
-        gram = features.gram().mul_(problem.curvature)
-        gram.diagonal().add_(problem.diagonal)
-        self.lower = factor(gram)
-
-    def inside(self, grad: Tensor) -> Tensor:
-        """Return the gradient by z."""
-        flat: Tensor = torch.linalg.solve_triangular(self.lower, grad.mT, upper=False).mT.reshape(-1)
-        return flat
-
-    def outside(self, step: Tensor, like: Tensor) -> Tensor:
-        """Return the step of θ."""
-        solved: Tensor = torch.linalg.solve_triangular(self.lower.mT, step.view_as(like).mT, upper=True)
-        return solved.mT.contiguous()
-
-
-def factor(matrix: Tensor) -> Tensor:
-    """Return the Cholesky factor; if rounding has made the matrix indefinite, with a larger diagonal."""
-    lower, info = torch.linalg.cholesky_ex(matrix)
-    share = torch.finfo(matrix.dtype).eps
-    while bool(info):
-        matrix.diagonal().mul_(1 + share)
-        lower, info = torch.linalg.cholesky_ex(matrix)
-        share *= 10
-    factor_: Tensor = lower
-    return factor_
 
 
 class Pairs:

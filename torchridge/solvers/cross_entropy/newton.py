@@ -15,9 +15,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torchridge.solvers.cross_entropy.descent import Problem, shorter
-from torchridge.solvers.cross_entropy.descent import factor as factor_of
+from torchridge.solvers.cross_entropy.descent import shorter
 from torchridge.solvers.cross_entropy.features import DenseFeatures
+from torchridge.solvers.cross_entropy.problem import Problem
+from torchridge.solvers.cross_entropy.scaling import factor as factor_of
 
 # What a gap may be wrong by that is read off the Hessian at the point before.
 _SAFETY = 24.0

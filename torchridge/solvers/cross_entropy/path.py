@@ -11,6 +11,7 @@ from torch import Tensor
 from torchridge.solvers.cross_entropy import lbfgs
 from torchridge.solvers.cross_entropy.basis import Basis
 from torchridge.solvers.cross_entropy.loss import Problems, Rows
+from torchridge.solvers.cross_entropy.state import PAIRS, State
 
 # Where the strengths before took no more evaluations than this, the quasi-Newton step alone finds the next.
 _EASY = 2
@@ -122,14 +123,12 @@ def _shaped(column: Tensor, like: Tensor) -> Tensor:
     return column.view(*like.shape, *column.shape[1:])
 
 
-def _diagnose(basis: Basis, problems: Problems, state: lbfgs.State, tol: float) -> tuple[Tensor, ...]:
+def _diagnose(basis: Basis, problems: Problems, state: State, tol: float) -> tuple[Tensor, ...]:
     value = lbfgs.objective(basis, problems, state.theta, state.loss)
     return value, lbfgs.safe_gap(state), state.n_iter, lbfgs.converged(basis, problems, state, tol)
 
 
-def _solve(
-    rows: Rows, basis: Basis, problems: Problems, state: lbfgs.State, *, tol: float, max_iter: int
-) -> lbfgs.State:
+def _solve(rows: Rows, basis: Basis, problems: Problems, state: State, *, tol: float, max_iter: int) -> State:
     """Step until every problem has converged; those that have leave the products at once."""
     left = torch.arange(len(problems.penalty), device=state.theta.device)
     active, finished = (problems, state), []
@@ -147,7 +146,7 @@ def _solve(
     return _merge(finished)
 
 
-def _merge(parts: list[tuple[Tensor, lbfgs.State]]) -> lbfgs.State:
+def _merge(parts: list[tuple[Tensor, State]]) -> State:
     """Put states that finished at different times back in order; the shorter memories are padded with blank pairs."""
     order = torch.cat([index for index, _ in parts]).argsort()
     longest = max(len(state.steps) for _, state in parts)
@@ -161,10 +160,10 @@ def _merge(parts: list[tuple[Tensor, lbfgs.State]]) -> lbfgs.State:
             torch.cat(column)
             for column in zip(*(_padded(getattr(s, name), getattr(s, like), longest) for _, s in parts), strict=True)
         )
-        for name, like in lbfgs.PAIRS.items()
+        for name, like in PAIRS.items()
     }
     blocks = tuple(model for _, state in parts for model in state.blocks)
-    return lbfgs.State(**fields, **pairs, blocks=blocks).select(order)  # type: ignore[arg-type]
+    return State(**fields, **pairs, blocks=blocks).select(order)  # type: ignore[arg-type]
 
 
 def _padded(pairs: tuple[Tensor, ...], like: Tensor, length: int) -> tuple[Tensor, ...]:

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from torchridge.solvers.cross_entropy import descent as logistic_descent
 from torchridge.solvers.cross_entropy import newton as logistic_newton
-from torchridge.solvers.cross_entropy.descent import Cholesky, Diagonal, Problem
 from torchridge.solvers.cross_entropy.features import DenseFeatures
+from torchridge.solvers.cross_entropy.problem import Problem
+from torchridge.solvers.cross_entropy.scaling import Cholesky, Diagonal
 
 # Multiply-adds of a Newton step up to which nothing else is faster, and rows up to which the dual has such steps.
 _NEWTON = 3e7

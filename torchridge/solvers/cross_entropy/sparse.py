@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from torchridge.solvers.cross_entropy import descent
-from torchridge.solvers.cross_entropy.descent import Diagonal, Problem, State
+from torchridge.solvers.cross_entropy.descent import State
 from torchridge.solvers.cross_entropy.features import SparseFeatures
+from torchridge.solvers.cross_entropy.problem import Problem
+from torchridge.solvers.cross_entropy.scaling import Diagonal
 from torchridge.solvers.iterative.operators import Operator
 
 # A matrix of so few numbers is made dense: exact Newton steps cost nothing there.

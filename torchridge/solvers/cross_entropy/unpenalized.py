@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from torchridge.solvers.cross_entropy import newton
-from torchridge.solvers.cross_entropy.descent import Problem
 from torchridge.solvers.cross_entropy.features import DenseFeatures
 from torchridge.solvers.cross_entropy.loss import Loss
 from torchridge.solvers.cross_entropy.newton import hessian_of
+from torchridge.solvers.cross_entropy.problem import Problem
 
 # Orders of Hessians, and multiply-adds of a step, up to which Newton's method is taken.
 _ORDER, _PRICE = 2048, 1e10

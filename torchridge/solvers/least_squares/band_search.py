@@ -11,10 +11,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torchridge.solvers.grid import coarse_grid, finer_grid
 from torchridge.solvers.least_squares import dual
 from torchridge.solvers.least_squares.bands import FARTHEST, centroids, descend, folds_of, local
 from torchridge.solvers.least_squares.dual import Dual, Kernel
+from torchridge.solvers.least_squares.grid import coarse_grid, finer_grid
 from torchridge.solvers.least_squares.kernel_folds import KernelFolds
 from torchridge.solvers.least_squares.objective import Objective
 from torchridge.solvers.moments.folds import Split

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,9 +11,8 @@ from torch import Tensor
 from torchridge import _check
 from torchridge.solvers.moments import blocks
 from torchridge.solvers.moments.blocks import Block, Workspace
-from torchridge.solvers.moments.rows import Rows, check_rows, check_weight, result_dtype
-
-_DTYPES = {str(dtype): dtype for dtype in (torch.float64, torch.float32)}
+from torchridge.solvers.moments.rows import Rows, check_fold, check_rows, result_dtype
+from torchridge.solvers.moments.saved import DTYPES, check_parts, cloned, least_weight
 
 
 class Moments:
@@ -99,10 +97,10 @@ class Moments:
         self._check_fits(rows)
         for name, value in (("X", rows.X), ("y", rows.y)):
             _check.exact_integers(value, name, self.dtype)
-        ids = self._check_fold(fold, rows.X.shape[0], flatten)
+        ids = check_fold(fold, set(self._blocks), rows.X.shape[0], flatten)
         device = self.device or rows.X.device
         merged = self._merged(self._blocks_of(rows, ids, None, device, work))
-        if _least_weight(list(merged.values()), rows) == 0 and rows.sample_weight is not None:
+        if least_weight(list(merged.values()), rows) == 0 and rows.sample_weight is not None:
             kept = (rows.sample_weight > 0).nonzero()[:, 0]
             merged = self._merged(self._blocks_of(rows, ids, kept, device, work))
         if not self._blocks:
@@ -132,25 +130,6 @@ class Moments:
                 f"`X` and `y` have {got[0]} features and {got[1]} targets, but these moments hold "
                 f"{self.n_features} and {self.n_targets}. Start new `Moments()` for other data."
             )
-
-    def _check_fold(self, fold: int | Tensor | None, n: int, flatten: bool) -> int | Tensor | None:
-        if self._blocks and (fold is None) != (None in self._blocks):
-            had, got = ("no fold", "one") if fold is not None else ("folds", "none")
-            raise ValueError(
-                f"`fold`: earlier rows came with {had}, these with {got}. Give every batch its fold, or none."
-            )
-        if fold is None:
-            return None
-        if not isinstance(fold, Tensor):
-            return _check.integer(fold, "fold", minimum=0)
-        ids = fold.reshape(-1) if flatten else fold
-        if ids.shape != (n,) or ids.is_floating_point() or ids.is_complex():
-            raise ValueError(
-                f"`fold` should be an int or integer ids of shape ({n},), got {fold.dtype} of {tuple(fold.shape)}."
-            )
-        if bool((ids < 0).any()):
-            raise ValueError(f"`fold` ids should not be negative, got {int(ids.min())}.")
-        return ids
 
     @property
     def n_samples(self) -> int:
@@ -245,7 +224,7 @@ class Moments:
             return (self if self._blocks else other).clone()
         self._check_pair(other)
         result = self.clone()
-        result._blocks.update(result._merged({k: _clone(b) for k, b in other._blocks.items()}))
+        result._blocks.update(result._merged({k: cloned(b) for k, b in other._blocks.items()}))
         return result
 
     def __sub__(self, other: Moments) -> Moments:
@@ -272,7 +251,7 @@ class Moments:
 
     def clone(self) -> Moments:
         """Return a copy that shares no memory."""
-        return self._like({k: _clone(b) for k, b in self._blocks.items()})
+        return self._like({k: cloned(b) for k, b in self._blocks.items()})
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Moments:
         """Return the moments on another device or in another dtype."""
@@ -296,10 +275,10 @@ class Moments:
             ValueError: on what `state_dict` does not return.
         """
         try:
-            dtypes = [_DTYPES[state[name]] for name in ("dtype", "result_dtype")]
+            dtypes = [DTYPES[state[name]] for name in ("dtype", "result_dtype")]
             parts = {p["fold"]: Block(*(p[name] for name in Block._fields)) for p in state["blocks"]}
             vector = bool(state["vector_target"])
-            _check_parts(parts)
+            check_parts(parts)
         except (KeyError, AttributeError, TypeError) as error:
             raise ValueError(f"`state` is not what `Moments.state_dict()` returns: {error!r}.") from None
         device = self.device or (next(iter(parts.values())).gram.device if parts else None)
@@ -311,43 +290,3 @@ class Moments:
         folds = f", folds={len(self.folds)}" if self.folds else ""
         sizes = f"n_samples={self.n_samples}, n_features={self.n_features}, n_targets={self.n_targets}"
         return f"Moments({sizes}{folds}, dtype={self.dtype}, device={self.device})"
-
-
-def _least_weight(parts: list[Block], rows: Rows) -> float:
-    """Return the least weight, 1 without weights, or raise if rows or weights are refused; a device waits once."""
-    weight = rows.sample_weight
-    probes = [b.gram.diagonal().sum() + b.yy.sum() + b.weight for b in parts]
-    if weight is not None:
-        probes += [end.to(probes[0]) for end in torch.aminmax(weight.detach())]
-    values = torch.stack(probes).tolist()
-    low, high = (1.0, 1.0) if weight is None else values[-2:]
-    if weight is not None and not (low > 0 and high < math.inf):
-        low = check_weight(weight)
-    if low == 0:
-        _check.finite(rows.X, "X")  # no moment shows what a row of zero weight holds
-        _check.finite(rows.y, "y")
-    if not all(math.isfinite(v) for v in values):
-        for b in parts:
-            blocks.check_finite(b, rows)
-    return low
-
-
-def _clone(block: Block) -> Block:
-    return Block(block.rows, *(a.clone() for a in block[1:]))
-
-
-def _check_parts(parts: Mapping[int | None, Block]) -> None:
-    """Raise unless the blocks of a state are whole, and fit together."""
-    if len({b.cross.shape for b in parts.values()}) > 1 or (None in parts and len(parts) > 1):
-        raise ValueError(
-            "`state` holds blocks that do not fit together; expected one for all rows, or one for each fold."
-        )
-    for fold, b in parts.items():
-        if fold is not None:
-            _check.integer(fold, "state", minimum=0)
-        _check.integer(b.rows, "state", minimum=1)
-        d, t = b.cross.shape
-        expected = {"weight": (), "mean_x": (d,), "mean_y": (t,), "gram": (d, d), "cross": (d, t), "yy": (t,)}
-        for name, size in expected.items():
-            _check.is_tensor(getattr(b, name), name)
-            _check.shape(getattr(b, name), [size], name)

@@ -22,7 +22,8 @@ from torchridge.training.penalties.attachment import (
     detach_all,
 )
 from torchridge.training.penalties.identifiers import get
-from torchridge.training.penalties.regularizers import L2, Penalty, Strength, validate_float_arg
+from torchridge.training.penalties.regularizers import L2, Penalty, RegularizerLike
+from torchridge.training.penalties.strengths import Strength, validate_float_arg
 from torchridge.training.penalties.weights import (
     attribute_of,
     note_backward,
@@ -36,10 +37,10 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 def regularize(
     model: ModuleT,
-    weight: Any = None,
+    weight: RegularizerLike = None,
     *,
-    bias: Any = None,
-    activity: Any = None,
+    bias: RegularizerLike = None,
+    activity: RegularizerLike = None,
     rules: Rules[Any] = (),
     embeddings: bool = True,
     inert: Inert = "warn",

@@ -11,7 +11,8 @@ from torchridge.training.penalties.regularizers import L1, L1L2, L2, OrthogonalR
 
 _PUBLIC_MODULE = "torchridge.regularizers"
 
-_CLASSES: dict[str, type[Regularizer]] = {
+# A new regularizer is a class and a line here, for each name that it goes by.
+CLASSES: dict[str, type[Regularizer]] = {
     "Regularizer": Regularizer,
     "regularizer": Regularizer,
     "L1": L1,
@@ -27,7 +28,7 @@ _CLASSES: dict[str, type[Regularizer]] = {
 }
 
 
-def get(identifier: Any) -> Any:
+def get(identifier: object) -> Any:
     """Return a regularizer from a name, a config, a class or a callable; None stays None.
 
     `"l1_l2"` has both strengths at 0.01, as Keras documents. `"l1l2"` is `L1L2()`, as in Keras: it penalizes nothing.
@@ -49,16 +50,16 @@ def get(identifier: Any) -> Any:
         return deserialize(identifier)
     if isinstance(identifier, str) and identifier == "l1_l2":
         return L1L2(l1=0.01, l2=0.01)
-    found = _CLASSES.get(identifier) if isinstance(identifier, str) else identifier
+    found = CLASSES.get(identifier) if isinstance(identifier, str) else identifier
     if not callable(found):
         raise ValueError(
             f"Could not interpret regularizer identifier: {identifier!r}. Expected `None`, one of "
-            f"{sorted(_CLASSES)}, a config dict, or a callable such as `L2(0.01)`."
+            f"{sorted(CLASSES)}, a config dict, or a callable such as `L2(0.01)`."
         )
     return found() if inspect.isclass(found) else found
 
 
-def serialize(regularizer: Any) -> Any:
+def serialize(regularizer: object) -> Any:
     """Return a regularizer as a dict of plain values, which `deserialize` and Keras's own read back.
 
     Args:
@@ -83,12 +84,12 @@ def serialize(regularizer: Any) -> Any:
             f"Subclass `Regularizer` and define `get_config`."
         )
     cls = type(regularizer)
-    if _CLASSES.get(cls.__name__) is cls:
+    if CLASSES.get(cls.__name__) is cls:
         return _described(_PUBLIC_MODULE, cls.__name__, regularizer.get_config(), None)
     return _described(cls.__module__, cls.__name__, regularizer.get_config(), cls.__name__)
 
 
-def deserialize(config: Any, custom_objects: Mapping[str, Any] | None = None) -> Any:
+def deserialize(config: object, custom_objects: Mapping[str, Any] | None = None) -> Any:
     """Return the regularizer that a dict describes, be it from `serialize` or from Keras. Nothing is imported.
 
     Args:
@@ -110,7 +111,7 @@ def deserialize(config: Any, custom_objects: Mapping[str, Any] | None = None) ->
             f"Unknown `config`, got {config!r}; expected a dict with 'class_name' and 'config', as `serialize` writes."
         )
     name = config["config"] if config["class_name"] == "function" else config["class_name"]
-    found = custom.get(name, _CLASSES.get(name))
+    found = custom.get(name, CLASSES.get(name))
     if found is None:
         raise ValueError(
             f"`config` describes {name!r}, which is not built in (got module {config.get('module')!r}). "

@@ -9,7 +9,8 @@ from torch import nn
 
 from torchridge.training.penalties.attachment import attach_activity, attach_weight, attachment, clear_at_forward
 from torchridge.training.penalties.identifiers import get
-from torchridge.training.penalties.regularizers import L2, Penalty, Strength, validate_float_arg
+from torchridge.training.penalties.regularizers import L2, Penalty, RegularizerLike
+from torchridge.training.penalties.strengths import Strength, validate_float_arg
 
 _DEFAULT = 0.01
 
@@ -60,9 +61,9 @@ class L2Linear(nn.Linear):
         bias: bool = True,
         *,
         l2: Strength | None = _DEFAULT,
-        weight_regularizer: Any = None,
-        bias_regularizer: Any = None,
-        activity_regularizer: Any = None,
+        weight_regularizer: RegularizerLike = None,
+        bias_regularizer: RegularizerLike = None,
+        activity_regularizer: RegularizerLike = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -140,9 +141,9 @@ class LazyL2Linear(nn.LazyLinear, L2Linear):
         bias: bool = True,
         *,
         l2: Strength | None = _DEFAULT,
-        weight_regularizer: Any = None,
-        bias_regularizer: Any = None,
-        activity_regularizer: Any = None,
+        weight_regularizer: RegularizerLike = None,
+        bias_regularizer: RegularizerLike = None,
+        activity_regularizer: RegularizerLike = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:

@@ -7,18 +7,15 @@ complex numbers count by |w|², a single row is orthogonal (0, not NaN), and reg
 
 from __future__ import annotations
 
-import math
-import numbers
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from torchridge import _check
+from torchridge.training.penalties.strengths import Strength, as_numbers, is_present, validate_float_arg, weigh
 from torchridge.training.sums import sum_absolute, sum_squares, whole, widened
 
-Strength = float | Tensor
 Penalty = Callable[[Tensor], Tensor]
 
 _EPSILON = 1e-7  # Keras's: a row shorter than this is not stretched to length 1
@@ -182,7 +179,7 @@ class L1L2(Regularizer):
     def __call__(self, x: Tensor) -> Tensor:
         """Compute `l1 * Σ |x| + l2 * Σ x²`."""
         x = as_numbers(x)
-        parts = [weigh(s, part(x)) for s, part in ((self.l1, sum_absolute), (self.l2, _sum_squares)) if _present(s)]
+        parts = [weigh(s, part(x)) for s, part in ((self.l1, sum_absolute), (self.l2, _sum_squares)) if is_present(s)]
         if not parts:
             return widened(x).real.new_zeros(())
         return parts[0] if len(parts) == 1 else parts[0] + parts[1]
@@ -253,52 +250,9 @@ l1_l2 = L1L2
 orthogonal = orthogonal_regularizer = OrthogonalRegularizer
 
 
-def validate_float_arg(value: Any, name: str) -> Any:
-    """Return a strength as a float, or as it is if it is a 0-d tensor; Keras's name and words.
-
-    Args:
-        value: The strength.
-        name: What the error calls it.
-
-    Raises:
-        ValueError: If `value` is negative, NaN, infinite, or neither a number nor a real 0-d tensor.
-
-    Example:
-        >>> validate_float_arg(1, name="l2")
-        1.0
-    """
-    if isinstance(value, Tensor) and value.ndim == 0 and value.is_floating_point():
-        if not _check.values_visible(value) or _is_strength(float(value.detach())):
-            return value
-    elif isinstance(value, numbers.Real) and _is_strength(float(value)):
-        return float(value)
-    raise ValueError(
-        f"Invalid value for argument {name}: expected a non-negative float. Received: {name}={value}. "
-        f"Pass `{name}` as a finite number of at least 0, or as a 0-d floating-point tensor of one."
-    )
-
-
-def as_numbers(x: Any) -> Tensor:
-    """Return `x` as a tensor that can be summed: a Keras variable's value, an array's; whole numbers as floats."""
-    if not isinstance(x, Tensor):
-        inner = getattr(x, "value", None)
-        x = inner if isinstance(inner, Tensor) else torch.as_tensor(x)
-    tensor: Tensor = x
-    return tensor if tensor.is_floating_point() or tensor.is_complex() else tensor.to(torch.get_default_dtype())
-
-
-def weigh(strength: Strength, total: Tensor) -> Tensor:
-    """Multiply a sum by a strength, in the dtype of the sum."""
-    return total * (strength.to(total.dtype) if isinstance(strength, Tensor) else strength)
-
-
 def _sum_squares(x: Tensor) -> Tensor:
     return sum_squares([x])
 
 
-def _present(strength: Strength) -> bool:
-    return isinstance(strength, Tensor) or strength != 0.0
-
-
-def _is_strength(value: float) -> bool:
-    return math.isfinite(value) and value >= 0
+# What takes a regularizer takes a function, a name or a config as well.
+RegularizerLike = Regularizer | Penalty | str | Mapping[str, Any] | None

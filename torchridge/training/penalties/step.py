@@ -12,7 +12,7 @@ from torchridge import _check
 from torchridge.exceptions import DoublePenaltyWarning, warn
 from torchridge.training.hooks import StepHook, closure_of, holds_optimizer, installed, steppable, with_closure
 from torchridge.training.penalties.attachment import attachment, carriers, forget_backward
-from torchridge.training.penalties.regularizers import Strength
+from torchridge.training.penalties.strengths import Strength
 from torchridge.training.penalties.weights import Weight, parameters_of, split_plain, weight_penalties, weights_of
 from torchridge.training.sums import accumulation_dtype, local, scale, widened, widened_dtype
 

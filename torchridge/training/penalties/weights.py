@@ -13,7 +13,8 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from torchridge.training.parameters.sites import Site
 from torchridge.training.penalties.attachment import attachment, carriers
-from torchridge.training.penalties.regularizers import L1, L1L2, L2, Penalty, Strength, weigh
+from torchridge.training.penalties.regularizers import L1, L1L2, L2, Penalty
+from torchridge.training.penalties.strengths import Strength, weigh
 from torchridge.training.sums import sum_squares, whole
 
 

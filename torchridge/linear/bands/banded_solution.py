@@ -31,6 +31,19 @@ class BandedSolution:
         vector_target: whether y came as (n,), so that predictions are (n,) too.
         dead_targets: (t,) whether a target is constant over all rows.
         refined: (t,) whether strengths were found for the target by itself, not among shared candidates.
+
+    Example:
+        >>> import torch
+        >>> from torchridge import banded_ridge_cv
+        >>> g = torch.Generator().manual_seed(0)
+        >>> X = torch.randn(60, 30, generator=g, dtype=torch.float64)
+        >>> y = X[:, :10].sum(1) + torch.randn(60, generator=g, dtype=torch.float64)
+        >>> solution = banded_ridge_cv(X, y, {"signal": slice(0, 10), "noise": slice(10, 30)}, cv=5)
+        >>> solution.names, tuple(solution.predict(X, split=True).shape)
+        (['signal', 'noise'], (2, 60))
+        >>> parts = solution.score(X, y, split=True)  # of R², by band
+        >>> bool(parts[0] > 0.7), bool(parts[1].abs() < 0.1)
+        (True, True)
     """
 
     names: list[str]

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from torchridge import _check
-from torchridge.linear.ridge.band_features import Bands, bands_of
-from torchridge.linear.ridge.banded_solution import BandedSolution
+from torchridge.linear.bands.band_features import Bands, bands_of
+from torchridge.linear.bands.banded_solution import BandedSolution
 from torchridge.linear.ridge.dual_solution import DualForm
 from torchridge.linear.ridge.problem import check_given_kernel
+from torchridge.linear.types import CV, Groups
 from torchridge.solvers.least_squares import dual, target_scores
 from torchridge.solvers.least_squares.band_search import Found, search_bands
 from torchridge.solvers.least_squares.dual import Kernel
@@ -24,9 +25,9 @@ def banded_ridge_cv(
     X: Tensor | Any,
     y: Tensor,
     bands: Any = None,
-    cv: Any = 5,
+    cv: CV = 5,
     *,
-    groups: Any = None,
+    groups: Groups = None,
     fit_intercept: bool = True,
     kernel: str | None = None,
     refined_targets: int = 64,

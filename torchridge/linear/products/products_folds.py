@@ -10,18 +10,19 @@ import torch
 from torch import Tensor
 
 from torchridge import _check
+from torchridge.exceptions import UndefinedScoreWarning, warn
 from torchridge.linear import search
 from torchridge.linear.arguments import Options, grid_of
+from torchridge.linear.products.products import Problem, check, fit, warn_unless_converged, with_scores
 from torchridge.linear.ridge.choose import Choice
-from torchridge.linear.ridge.products import Problem, check, fit, warn_unless_converged, with_scores
 from torchridge.linear.ridge.solution import RidgeSolution
 from torchridge.linear.search import refuse_one_row
-from torchridge.solvers.grid import coarse_grid_by_norm
 from torchridge.solvers.iterative import solve_many, trace
 from torchridge.solvers.iterative import standard_form as design
 from torchridge.solvers.iterative.nystrom import Nystrom
 from torchridge.solvers.iterative.standard_form import Design
 from torchridge.solvers.least_squares import scoring
+from torchridge.solvers.least_squares.grid import coarse_grid_by_norm
 from torchridge.solvers.moments import folds
 
 
@@ -217,9 +218,18 @@ def _folds(problem: Problem, cv: Any, groups: Any, kind: str) -> Scorer:
             warn_unless_converged(block.error, block.steps, problem.rule)
             squares.append(_held_squares(problem, form, block, part, masks.held))
         table = torch.cat(squares).reshape(K, -1, t) / total[:, None, None]
-        return Scores(-table if kind == "mse" else 1 - table / _variances(problem.given, masks.held)[:, None])
+        return Scores(-table if kind == "mse" else _r2(table, _variances(problem.given, masks.held)))
 
     return score
+
+
+def _r2(squares: Tensor, variances: Tensor) -> Tensor:
+    """Return R² (K, L, t), zero in a fold whose target is constant; warns of those."""
+    constant = variances <= 0
+    if bool(constant.any()):
+        folds = constant.any(1).nonzero()[:, 0].tolist()
+        warn(f"held-out targets are constant in folds {folds}: R² counts as 0 there.", UndefinedScoreWarning)
+    return torch.where(constant[:, None], 0, 1 - squares / torch.where(constant, 1, variances)[:, None])
 
 
 def _held_squares(
@@ -235,4 +245,6 @@ def _variances(y: Tensor, held: Tensor) -> Tensor:
     """Return the weighted variance of the held-out targets, (K, t)."""
     total = held.sum(0)[:, None]
     mean = held.T @ y / total
-    return torch.stack([(h[:, None] * (y - m) ** 2).sum(0) for h, m in zip(held.T, mean, strict=True)]) / total
+    variance = torch.stack([(h[:, None] * (y - m) ** 2).sum(0) for h, m in zip(held.T, mean, strict=True)]) / total
+    noise = (10 * torch.finfo(variance.dtype).eps * mean) ** 2
+    return torch.where(variance > noise, variance, 0)

@@ -1,0 +1,1 @@
+"""Ridge with a strength for each band of features."""
