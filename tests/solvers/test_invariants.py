@@ -234,3 +234,27 @@ def test_ties_take_the_stronger_penalty(device: torch.device) -> None:
     for alphas in ([1.0, 10.0, 5.0, 0.1], [10.0, 1.0, 10.0]):
         with pytest.warns(UserWarning, match="edge of the grid"):
             assert chosen(ridge_cv(X, y, alphas, cv=4)) == 10.0
+
+
+@pytest.mark.filterwarnings("ignore::torchridge.TorchridgeWarning")
+@pytest.mark.parametrize("cv", ["loo", "gcv", "evidence", 3, "splits", None])
+@pytest.mark.parametrize("n, d", [(30, 4), (9, 14), (9, 300)])
+@pytest.mark.parametrize("standardize", [False, True])
+@pytest.mark.parametrize("intercept", [False, True])
+def test_a_call_leaves_what_it_was_given_as_it_was(
+    intercept: bool, standardize: bool, n: int, d: int, cv: Any, device: torch.device
+) -> None:
+    X, y = (a.to(device) for a in problem(n, d, t=40))
+    given = [X, y, torch.rand(n, dtype=X.dtype, device=device) + 0.5, torch.rand(d, dtype=X.dtype, device=device) + 0.5]
+    given[3][1] = 0
+    before = [a.clone() for a in given]
+    options: dict[str, Any] = {"fit_intercept": intercept, "standardize": standardize}
+    options |= {"sample_weight": given[2], "penalty_factors": given[3]}
+    ids = torch.arange(n, device=device)
+    splits = [(ids[ids % 3 != k].tolist(), ids[ids % 3 == k].tolist()) for k in range(3)]
+    if cv is None:
+        ridge(X, y, 0.1, **options).predict(X)
+        ridge_path(X, y, [0.1, 1.0], **options).predict(X)
+    else:
+        ridge_cv(X, y, [0.1, 1.0, 10.0], cv=splits if cv == "splits" else cv, **options).score(X, y)
+    assert all(a.equal(b) for a, b in zip(given, before, strict=True))

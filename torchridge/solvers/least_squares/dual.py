@@ -118,7 +118,7 @@ def kernel_about(rows: Rows, share: Tensor, objective: Objective, dtype: torch.d
         center, x = _centered(X[:, part].to(dtype), share, objective.intercept)
         scale = _scale(objective, part, x, center, share)
         toward += x @ (center if scale is None else center * scale)
-        algebra.add_gram(gram, (x if scale is None else x.mul_(scale.sqrt())).T)
+        algebra.add_gram(gram, (x if scale is None else x * scale.sqrt()).T)
         centers.append(center)
         scales.append(scale)
     scale = None if scales[0] is None else torch.cat([s for s in scales if s is not None])
