@@ -380,7 +380,7 @@ def assert_fold_scores(X: Tensor, y: Tensor, grid: Tensor) -> None:
     weight = torch.linalg.solve(A.T @ A + grid[i] * torch.eye(A.shape[1], dtype=A.dtype, device=A.device), A.T @ b)
     error = (y[held].double() - (X[held].double() - center) @ weight - middle).square().mean(0)
     assert solution.fold_scores is not None
-    close(solution.fold_scores[0, i], error, 1e-6, "scores of a fold")
+    close(-solution.fold_scores[0, i], error, 1e-6, "scores of a fold")
 
 
 @step

@@ -50,7 +50,7 @@ def assert_fold_scores(
         for i in some:
             model = Ridge(alpha=float(alphas[i]), solver="cholesky").fit(A[train].astype(np.float64), b[train])
             error = (b[test] - model.predict(A[test].astype(np.float64)).reshape(len(test), -1)) ** 2
-            close(scores[k, i], error.mean(0), 1e-8)
+            close(-scores[k, i], error.mean(0), 1e-8)
 
 
 @case

@@ -38,6 +38,7 @@ from torchridge import (
     logistic,
     logistic_cv,
     muon_groups,
+    nested_ridge_cv,
     open_rows,
     penalize_step,
     penalties,
@@ -302,6 +303,7 @@ calls(
     ridge_cv__dual_folds=lambda c: ridge_cv(c.wide, c.Y[:20], ALPHAS, 5, solver="dual"),
     ridge_cv__cg=lambda c: answer(ridge_cv(c.X, c.Y, ALPHAS, 4, solver="cg", tol=1e-13)),
     ridge_cv__gcv_by_cg=lambda c: ridge_cv(c.X, c.Y, ALPHAS, "gcv", solver="cg", tol=1e-13).weight,
+    nested_ridge_cv=lambda c: nested_ridge_cv(c.X, c.Y, ALPHAS, cv=3, outer=4),
     ridge_cv_of_moments=lambda c: ridge_cv(Moments().update(c.X, c.Y, fold=c.ids), alphas=ALPHAS),
 )
 
@@ -694,7 +696,10 @@ EXEMPT = {
     "NotFittedError": "an error",
     "DecayRow": "a row of the table that explain_weight_decay returns",
     "DecayTable": "what explain_weight_decay returns",
+    "BandedSolution": "what banded_ridge_cv returns",
     "LogisticSolution": "what logistic returns",
+    "NestedRidgeCV": "what nested_ridge_cv returns",
+    "banded_ridge_cv": "iterates to a tolerance: tests/solvers/test_bands.py",
     "Probe": "what probes return",
     "RidgeSolution": "what ridge returns",
     "StepPenalty": "what penalize_step returns",

@@ -23,7 +23,7 @@ matplotlib.use("Agg")
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 
 # How the answer was found, which is a device's own choice, and how near it is: no part of the answer.
-WORK = {"solver", "reason", "n_iter", "gap", "residual"}
+WORK = {"solver", "reason", "n_iter", "gap", "residual", "check"}
 
 
 def leaves(value: Any, path: str = "") -> dict[str, Any]:

@@ -13,7 +13,7 @@ from test_logistic import planted
 from torch import Tensor
 
 from torchridge import LogisticSolution, TorchridgeWarning
-from torchridge.exceptions import GridEdgeWarning, MissingClassWarning
+from torchridge.exceptions import GridEdgeWarning, MissingClassWarning, UndefinedScoreWarning
 from torchridge.linear.logistic.logistic import logistic, logistic_cv
 from torchridge.solvers.moments.stratified import stratified_folds
 
@@ -118,7 +118,8 @@ def test_the_warnings_are_ours() -> None:
 def test_a_score_of_nan_never_wins() -> None:
     X, y = planted(60, 3, 2)
     given = iter([float("nan"), 0.1, 0.2] * 3)
-    found = logistic_cv(X, y, GRID, cv=3, scoring=lambda *_: next(given))
+    with pytest.warns(UndefinedScoreWarning, match=r"NaN in folds \[0, 1, 2\]"):
+        found = logistic_cv(X, y, GRID, cv=3, scoring=lambda *_: next(given))
     assert float(found.C) == GRID[2] and float(found.best_score) == pytest.approx(0.2)
 
 

@@ -93,7 +93,7 @@ def same_report(got: ProbeReport, want: ProbeReport) -> None:
         assert p.strength == pytest.approx(q.strength, rel=SAME)
         assert relative(p.weight, q.weight) < SAME
         assert relative(p.bias, q.bias) < SAME
-        assert relative(p.strength_scores, q.curve) < SAME
+        assert relative(p.strength_scores, q.strength_scores) < SAME
         assert p.interval == q.interval or p.interval == pytest.approx(q.interval, rel=SAME)
         assert p.scores == pytest.approx(q.scores, rel=SAME)
         assert p.classes is None or p.classes.tolist() == q.classes.tolist()  # type: ignore[union-attr]

@@ -186,7 +186,7 @@ CV: dict[str, tuple[type[Exception], str, Any, dict[str, Any]]] = {
     "groups of no order": (TypeError, r"`groups`", 3, {"groups": [None] * 12}),
     "scoring": (
         ValueError,
-        r"`scoring` should be one of 'mse', 'r2', or the name of a scorer of scikit-learn, got 'mae'",
+        r"`scoring` should be one of 'mse', 'r2', 'correlation', or the name of a scorer of scikit-learn, got 'mae'",
         3,
         {"scoring": "mae"},
     ),
