@@ -99,7 +99,7 @@ def test_unchanged_after_refusals(model: Restless) -> None:
         ({"layers": "third"}, "`layers`: 'third' matches no module"),
         ({"task": "classification", "max_memory": 1000}, "the moments need about .* `max_memory` allows"),
         ({"task": "regression", "readout": "lda"}, "`readout` should be one of 'ridge'"),
-        ({"task": "classification", "readout": "logistic"}, "`readout`='logistic' needs the features"),
+        ({"task": "classification", "readout": "logistic", "checkpoint": "pass"}, "`checkpoint` keeps moments"),
     ):
         with pytest.raises(ValueError, match=message):
             probe_layers(model, data, **{"layers": "*", **options})

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from torchridge import Moments, stream_moments
-from torchridge._files import replacing
+from torchridge._files import replacement
 
 BATCHES, EVERY = 8, 2
 POINTS = 31
@@ -46,9 +46,9 @@ class Points:
     def watch(self) -> None:
         """Before and after every call: in the middle of a write, half of it is there."""
         for name in ("open", "fsync", "replace", "chmod", "close"):
-            setattr(replacing.os, name, self._watched(getattr(os, name)))
+            setattr(replacement.os, name, self._watched(getattr(os, name)))
         kept = os.fdopen
-        replacing.os.fdopen = lambda handle, mode: _Halves(kept(handle, mode), self)  # type: ignore[assignment]
+        replacement.os.fdopen = lambda handle, mode: _Halves(kept(handle, mode), self)  # type: ignore[assignment]
 
     def _watched(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def watched(*arguments: Any, **options: Any) -> Any:

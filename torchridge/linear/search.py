@@ -149,7 +149,7 @@ def joined(coarse: Tensor, finer: Tensor, order: Tensor) -> Tensor:
 
 
 def mean_over_folds(table: Tensor) -> Tensor:
-    """Return the mean over folds of scores (K, L), some of which are NaN, and warn of the folds.
+    """Return the mean over folds of scores (K, L) or (K, L, t), some of which are NaN, and warn of the folds.
 
     A fold without a score at any strength says nothing and is left out; elsewhere a NaN makes its strength the worst.
 
@@ -157,15 +157,15 @@ def mean_over_folds(table: Tensor) -> Tensor:
         ValueError: if no strength is left with a score.
     """
     nan = torch.isnan(table)
-    silent = nan.all(1)  # (K,)
-    mean = table[~silent].mean(0) if not bool(silent.all()) else table.mean(0)
-    folds = nan.any(1).nonzero()[:, 0].tolist()
+    silent = nan.all(1, keepdim=True)  # (K, 1) or (K, 1, t)
+    mean = torch.where(silent, 0, table).sum(0) / (~silent).sum(0)  # 0 / 0 where no fold says anything
+    folds, none = (flags.flatten(1).any(1).nonzero()[:, 0].tolist() for flags in (nan, silent))
     if bool(torch.isnan(mean).all()):
         raise ValueError(
             f"no strength has a score: it is NaN in folds {folds}. R² needs two rows in every held-out part; use fewer "
             f"folds, or another `scoring`, e.g. squared error."
         )
-    left = f"; folds {silent.nonzero()[:, 0].tolist()} have none at all and are left out" if bool(silent.any()) else ""
+    left = f"; folds {none} have none at all and are left out" if none else ""
     warn(f"the score is NaN in folds {folds}{left}. A strength with a NaN counts as the worst.", UndefinedScoreWarning)
     return mean
 

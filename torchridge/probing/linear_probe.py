@@ -60,6 +60,8 @@ class LinearProbe:
         chunk_rows: rows that are gathered for one update; by default what fits 64 MiB.
         progress: show a bar; needs tqdm.
         seed: of the control task and the bootstrap.
+        checkpoint: a file to go on from if it exists, bit for bit. Over ranks each has a file of its own next to it.
+        checkpoint_every: batches (`batch_rows` of `fit`) between two writes of it.
         process_group: "world" or a `torch.distributed.ProcessGroup`: the rows are this rank's, perhaps none, and every
             rank gets the report of all ranks' rows. Fold ids are given for this rank's rows; a number of folds deals
             out each rank's rows by themselves, and groups by their label. Class codes, moments and accuracy are added
@@ -102,6 +104,8 @@ class LinearProbe:
         chunk_rows: int | None = None,
         progress: bool = False,
         seed: int = 0,
+        checkpoint: str | Path | None = None,
+        checkpoint_every: int = 100,
         process_group: Group | None = None,
     ) -> None:
         names = (readout,) if isinstance(readout, str) else readout
@@ -129,6 +133,8 @@ class LinearProbe:
             chunk_rows=chunk_rows,
             progress=progress,
             seed=seed,
+            checkpoint=checkpoint,
+            checkpoint_every=checkpoint_every,
             process_group=process_group,
         )
 
