@@ -35,6 +35,9 @@ from torchridge.solvers.moments.rows import Rows
 # error would feel it in its ninth digit: then every strength is predicted for itself.
 _TOLERANCE, _NEARLY_PERFECT = 1e-11, 1e-3
 
+# Targets for each training row up to which their residuals cost less than the operators.
+_FEW_TARGETS = 0.5
+
 # Numbers in the weights of a training part up to which scores go back to the rows.
 _CAREFUL = 2**27
 
@@ -139,16 +142,20 @@ class KernelFolds:
         chosen = self._shared(host) if combined else Shared(host, None)
         at, mix = chosen.alpha.to(self._device, self.dtype), chosen.mix
         mix = None if mix is None else mix.T.to(self._device, self.dtype).contiguous()
-        direct = self._direct(host)
+        direct, r, t = self._direct(host), len(at), self.rows.y.shape[1]
         for k, (train, held) in enumerate(self.splits):
-            operator = self._operators(k, at, direct)  # (r, f, n_T)
-            r, f, rest = operator.shape
+            f, rest = len(held), len(train)
+            few = direct and t <= _FEW_TARGETS * rest
+            operator = None if few else self._operators(k, at, direct)  # (r, f, n_T)
             for part in self._batches(len(self.rows.y) + rest + f * (r + 2 * len(host))):
                 y = self._targets(part)
                 left = y if self._fitted is None else y - self._fitted[:, part]
-                trained = left[train] if self._root is None else left[train] * self._root[train][:, None]
-                predicted = (operator.flatten(0, 1) @ trained).view(r, -1)
-                target = left[held].reshape(1, -1)
+                scaled = left if self._root is None else left * self._root[:, None]
+                if operator is None:
+                    predicted = left[held] - self._left(held, at, scaled)
+                else:
+                    predicted = operator.flatten(0, 1) @ scaled[train]
+                predicted, target = predicted.view(r, -1), left[held].reshape(1, -1)
                 error = target - predicted if mix is None else torch.addmm(target, mix, predicted, alpha=-1)
                 yield k, part, error.view(len(host), f, -1), y[held]
 
@@ -187,6 +194,19 @@ class KernelFolds:
         operator = (side.seen * kept[:, None, :]).flatten(0, 1) @ side.basis.T
         operator = operator.view(len(alpha), len(held), -1)
         return operator if side.fixed is None else operator + side.fixed
+
+    def _left(self, held: Tensor, alpha: Tensor, y: Tensor) -> Tensor:
+        """Return what the other rows leave of targets (n, run), (r, f, run), without operators: H_FF⁻¹ (H y)_F."""
+        assert self.problem is not None
+        basis, parts = self.problem.basis, []
+        inner, size = basis.T @ y, len(held) * (len(basis) + 2 * len(held)) * self.dtype.itemsize
+        for some in torch.split(alpha, max(1, OPERATOR_BYTES // size)):
+            kept = spectral.filters(self.problem.eigvals, some).T  # (r, m)
+            scaled = (basis[held] * kept[:, None, :]).flatten(0, 1)  # (r f, m)
+            own = (scaled @ basis[held].T).view(len(some), len(held), -1)
+            parts.append(algebra.cholesky(own).solve((scaled @ inner).view(len(some), len(held), -1)))
+        error = torch.cat(parts)
+        return error if self._root is None else error / self._root[held][:, None]
 
     def _from_all(self, train: Tensor, held: Tensor, alpha: Tensor) -> Tensor:
         assert self.problem is not None
