@@ -8,13 +8,7 @@ from typing import Any as _Any
 
 from torchridge import regularizers
 from torchridge.exceptions import TorchridgeWarning
-from torchridge.linear.bands.banded import banded_ridge_cv
-from torchridge.linear.bands.banded_solution import BandedSolution
-from torchridge.linear.logistic.logistic import logistic, logistic_cv
-from torchridge.linear.logistic.solution import LogisticSolution
-from torchridge.linear.ridge.nested import NestedRidgeCV, nested_ridge_cv
 from torchridge.linear.ridge.ridge import ridge, ridge_path
-from torchridge.linear.ridge.ridge_cv import ridge_cv
 from torchridge.linear.ridge.solution import RidgeSolution
 from torchridge.solvers.iterative.operators import LinearOperator
 from torchridge.solvers.moments.moments import Moments
@@ -30,6 +24,12 @@ from torchridge.training.weight_decay.optimizers import check_optimizer
 from torchridge.training.weight_decay.schedule import ConstantWeightDecay, CosineWeightDecay
 
 if _TYPE_CHECKING:
+    from torchridge.linear.bands.banded import banded_ridge_cv
+    from torchridge.linear.bands.banded_solution import BandedSolution
+    from torchridge.linear.logistic.logistic import logistic, logistic_cv
+    from torchridge.linear.logistic.solution import LogisticSolution
+    from torchridge.linear.ridge.nested import NestedRidgeCV, nested_ridge_cv
+    from torchridge.linear.ridge.ridge_cv import ridge_cv
     from torchridge.probing import ContinualProbe, LinearProbe, OnlineProbe, ProbeReport, fit_head_, probe_layers
     from torchridge.streams import open_rows, stream_moments
 
@@ -38,11 +38,17 @@ try:
 except _PackageNotFoundError:  # a checkout on the path, which nothing has installed
     __version__ = "0+checkout"
 
-# Found when they are asked for: half of the time of an import, and modules whose needs may not be installed.
+# Found when they are asked for: most of the time of an import, and modules whose needs may not be installed.
 _PROBING = ("ContinualProbe", "LinearProbe", "OnlineProbe", "ProbeReport", "fit_head_", "probe_layers")
 _LATER = {
     **dict.fromkeys(_PROBING, "torchridge.probing"),
     **dict.fromkeys(("open_rows", "stream_moments"), "torchridge.streams"),
+    "banded_ridge_cv": "torchridge.linear.bands.banded",
+    "BandedSolution": "torchridge.linear.bands.banded_solution",
+    **dict.fromkeys(("logistic", "logistic_cv"), "torchridge.linear.logistic.logistic"),
+    "LogisticSolution": "torchridge.linear.logistic.solution",
+    "ridge_cv": "torchridge.linear.ridge.ridge_cv",
+    **dict.fromkeys(("NestedRidgeCV", "nested_ridge_cv"), "torchridge.linear.ridge.nested"),
 }
 _MODULES = ("distributed", "estimators", "integrations", "plots", "probing", "streams", "tensorboard")
 

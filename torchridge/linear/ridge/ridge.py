@@ -20,7 +20,6 @@ from torchridge._ranks import Group
 from torchridge.linear.arguments import Options, alpha_of, one_of
 from torchridge.linear.products.products import solve as solve_by_products
 from torchridge.linear.ridge import differentiable
-from torchridge.linear.ridge.over_ranks import pooled
 from torchridge.linear.ridge.problem import dense_problem, route
 from torchridge.linear.ridge.solution import RidgeSolution
 from torchridge.linear.ridge.solve import solve, solve_rows
@@ -122,6 +121,8 @@ def ridge(
         fit_intercept, standardize, penalty_factors, prior, solver, moments_dtype, tol, max_iter, rank, kernel
     )
     if process_group is not None:
+        from torchridge.linear.ridge.over_ranks import pooled  # rare, and a third of the time of an import
+
         X, y, given = pooled(X, y, given, "alpha", sample_weight, options, process_group)
         sample_weight = None
     alpha = alpha_of(given, strength is not None, X, sample_weight)
@@ -196,6 +197,8 @@ def ridge_path(
         fit_intercept, standardize, penalty_factors, prior, solver, moments_dtype, tol, max_iter, rank, kernel
     )
     if process_group is not None:
+        from torchridge.linear.ridge.over_ranks import pooled
+
         X, y, given = pooled(X, y, given, "alphas", sample_weight, options, process_group)
         sample_weight = None
     alphas = alpha_of(given, strength is not None, X, sample_weight, path=True)
