@@ -90,8 +90,8 @@ def fit_head_(
         The `Probe` that was written into the layer.
 
     Raises:
-        ValueError: where labels do not fit `head.out_features`, or the head does not run in the model's forward.
-        TypeError: where `head` is no `nn.Linear`.
+        ValueError: if labels do not fit `head.out_features`, or the head does not run in the model's forward.
+        TypeError: if `head` is not an `nn.Linear`.
 
     Cost: one forward pass, and as `LinearProbe`.
 

@@ -70,7 +70,7 @@ def banded_ridge_cv(
     Raises:
         ValueError: on bands that overlap or leave columns out, wrong shapes, NaN or infinity, and
             folds that cannot be made.
-        TypeError: on what is no tensor.
+        TypeError: on anything but a tensor.
 
     Cost: n² d / 2 for the kernels and B n² numbers; K n³ / 3 for each of about 10 steps of a refined target; 10 n³ and
     n² r t for each candidate, r about 10.

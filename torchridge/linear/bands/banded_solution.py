@@ -25,7 +25,7 @@ class BandedSolution:
         bias: (t,), zero without an intercept.
         target_center: (t,) ȳ, zero without an intercept.
         forms: the dual form of each band, by name.
-        columns: which columns of X each band is; None where they came by themselves.
+        columns: which columns of X each band is; None if they came by themselves.
         n_samples: rows that were fitted.
         fit_intercept: whether a bias was fitted.
         vector_target: whether y came as (n,), so that predictions are (n,) too.
@@ -78,7 +78,7 @@ class BandedSolution:
         return torch.empty_like(whole).index_copy_(1, order, whole)
 
     def to_linear(self) -> nn.Linear:
-        """Return an `nn.Linear` that computes `predict` of all columns, with a bias where an intercept was fitted."""
+        """Return an `nn.Linear` that computes `predict` of all columns, with a bias if an intercept was fitted."""
         weight = self.weight()
         t, d = weight.shape
         layer = nn.Linear(d, t, bias=self.fit_intercept, device=weight.device, dtype=weight.dtype)
@@ -89,7 +89,7 @@ class BandedSolution:
         return layer
 
     def predict(self, X: Any, *, split: bool = False, max_bytes: int | None = None) -> Tensor:
-        """Return predictions (m, t), or (m,) where y came as (n,); split by band with a leading dimension B.
+        """Return predictions (m, t), or (m,) if y came as (n,); split by band with a leading dimension B.
 
         Split predictions are those of each band about the mean of its features: they sum to ŷ − ȳ.
 
@@ -100,7 +100,7 @@ class BandedSolution:
 
         Raises:
             ValueError: on shapes that do not fit, or another device.
-            TypeError: on what is no tensor.
+            TypeError: on anything but a tensor.
         """
         matrices = self._matrices(X)
         dtype = self.bias.dtype
@@ -122,7 +122,7 @@ class BandedSolution:
 
         Args:
             X: as in `predict`.
-            y: (m, t), or (m,) where the fit had (n,).
+            y: (m, t), or (m,) if the fit had (n,).
             scoring: "r2", "correlation", or "mse", which has no split.
             split: whether to give the part of each band.
 

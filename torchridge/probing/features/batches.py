@@ -131,7 +131,7 @@ def _column(spec: Any, batch: Any, found: Any, start: int, n: int, name: str) ->
         values = found
     elif isinstance(spec, str):
         if not isinstance(batch, Mapping) or spec not in batch:
-            raise ValueError(f"`{name}`={spec!r} is no key of a batch; got {_names(batch)}.")
+            raise ValueError(f"`{name}`={spec!r} is not a key of a batch; got {_names(batch)}.")
         values = batch[spec]
     elif callable(spec):
         values = spec(batch)

@@ -20,7 +20,7 @@ from torchridge.solvers.cross_entropy.path import Path
 
 
 def summed(ranks: Ranks | None, name: str, value: Tensor) -> Tensor:
-    """Return the sum over ranks, or the value itself where there is one process."""
+    """Return the sum over ranks, or the value itself if there is one process."""
     return value if ranks is None else ranks.all_sum(name, value)
 
 

@@ -76,7 +76,7 @@ def constant_noise(mean: Tensor) -> Tensor:
 class _Pass:
     """One pass over chunks of rows: init, `step` a chunk, `finish`.
 
-    A chunk is shifted by a point near its mean: its own weighted mean where rows bring weights, as one heavy row
+    A chunk is shifted by a point near its mean: its own weighted mean if rows bring weights, as one heavy row
     elsewhere would cancel the others, or else the mean so far, kept as an offset from the first chunk's, so that a
     large mean costs no digits. What the shift leaves of the chunk's own mean is taken out by rank-one terms (Chan,
     Golub & LeVeque 1983, doi:10.1080/00031305.1983.10483115), which are kept and applied together, since a d × d outer
