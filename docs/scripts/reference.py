@@ -31,6 +31,10 @@ PAGES = {
     "torchridge.integrations.transformers": ("Hugging Face Trainer", "The penalty once per step, and decayed names."),
     "torchridge.integrations.skorch": ("skorch", "The penalty once per optimizer step, and its history."),
     "torchridge.tensorboard": ("TensorBoard", "Sweeps, paths and layers for TensorBoard."),
+    "torchridge.cli": (
+        "Command line",
+        "What `torchridge` and `python -m torchridge` run; `--help` lists the commands.",
+    ),
 }
 
 

@@ -147,7 +147,8 @@ class LogisticRegressionCV(LogisticModel):
         Cs: (L,) strengths, or how many between 1e-4 and 1e4; with `np.inf` there is no penalty.
         l1_ratios: kept for scikit-learn's signature; zeros, which give the legacy attributes their last axis but one.
         fit_intercept: as in `LogisticRegression`.
-        cv: a number of stratified folds (5 by default), a splitter, or (train, test) row numbers.
+        cv: a number of folds (5 by default), stratified by class as scikit-learn's `StratifiedKFold` makes them; a
+            splitter; or (train, test) row numbers.
         dual: as in `LogisticRegression`.
         penalty: as in `LogisticRegression`.
         scoring: None or "warn" for accuracy, or what `RidgeCV` takes, a metric of probabilities; weighted by

@@ -31,7 +31,8 @@ class RidgeCV(RidgeCVModel, Regressor):
             `update` and `compute` such as torchmetrics', or a collection of them, of which the first chooses; scores
             are the negative of a metric for which smaller is better. Leave-one-out scores all held-out predictions
             together.
-        cv: None for exact leave-one-out; a number of folds; a splitter; (train, test) row numbers; "gcv"; "evidence".
+        cv: None for exact leave-one-out; a number of folds, contiguous runs of rows as scikit-learn's `KFold`
+            makes them; a splitter; (train, test) row numbers; "gcv"; "evidence".
         gcv_mode: kept for scikit-learn's signature; one exact method serves them all.
         store_cv_results: keep `cv_results_`.
         alpha_per_target: choose α for each target. With folds (which scikit-learn refuses) the score has to follow from
@@ -163,8 +164,8 @@ class RidgeClassifierCV(RidgeCVModel, Classifier):
     Args:
         alphas: as in `RidgeCV`.
         fit_intercept: as in `RidgeCV`.
-        scoring: as in `RidgeCV`; None is accuracy for folds, which are stratified by class.
-        cv: as in `RidgeCV`.
+        scoring: as in `RidgeCV`; None is accuracy for folds.
+        cv: as in `RidgeCV`, but a number of folds makes them stratified by class, as scikit-learn's `StratifiedKFold`.
         class_weight: as in `RidgeClassifier`.
         store_cv_results: as in `RidgeCV`.
         device: as in `RidgeCV`.

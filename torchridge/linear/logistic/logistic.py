@@ -137,8 +137,8 @@ def logistic_cv(
         X: as in `logistic`.
         y: (n,), as in `logistic`, one head.
         Cs: (L,) strengths as scikit-learn counts them, or how many between 1e-4 and 1e4.
-        cv: number of folds (stratified by class; whole groups with `groups`); fold ids (n,); a splitter; or (train,
-            test) row numbers, of which a single pair is a holdout.
+        cv: number of folds (stratified by class, as scikit-learn's `StratifiedKFold` makes them; whole groups with
+            `groups`); fold ids (n,); a splitter; or (train, test) row numbers, of which a single pair is a holdout.
         groups: (n,), rows that are held out together.
         scoring: "log_loss" (its negative), "accuracy"; or a metric of the predictions of held-out rows: a callable of
             (y_true, y_score) that is larger for a better fit, where y_score holds the probabilities (m, k), or those

@@ -80,8 +80,10 @@ def nested_ridge_cv(
         X: (n, d), or a kernel (n, n) with kernel="precomputed".
         y: (n,) or (n, t).
         alphas: as in `ridge_cv`.
-        cv: the inner folds, as `cv` in `ridge_cv`: a number, "gcv", "loo", "evidence" or a splitter.
-        outer: the outer folds: a number, fold ids (n,), a splitter, or (train, test) row numbers.
+        cv: the inner folds, as in `ridge_cv`: a number (contiguous runs of rows), "gcv", "loo", "evidence" or a
+            splitter.
+        outer: the outer folds: a number (contiguous runs of rows), fold ids (n,), a splitter, or (train, test) row
+            numbers.
         groups: (n,) labels; rows of one group are never on both sides of a split, outer or inner.
         scoring: of the outer folds, and of the inner ones where they hold targets out: "r2", "mse", "correlation".
         alpha_per_target: choose a strength for each target.

@@ -59,8 +59,9 @@ def ridge_cv(
             "evidence", and for folds where they were updated with ``fold=`` (then `cv` may be left out).
         y: as in `ridge`.
         alphas: (L,) strengths, or "auto": a grid from the eigenvalues of the data, refined around the minimum.
-        cv: "gcv" (the default for data), "loo", "evidence", a number of folds K (runs of rows; whole groups where
-            `groups` are given), fold ids (n,), a splitter with ``split``, or an iterable of (train, test) row numbers.
+        cv: "gcv" (the default for data), "loo", "evidence", a number of folds K (contiguous runs of rows, as
+            scikit-learn's `KFold` makes them; whole groups if `groups` are given), fold ids (n,), a splitter with
+            ``split``, or an iterable of (train, test) row numbers.
         groups: (n,) labels; rows of one group are never on both sides of a split.
         scoring: "mse"; or, for folds and "loo", "r2" or "correlation" (Pearson's); or a metric of the predictions of
             held-out rows: a callable of (y_true, y_score) that is larger for a better fit, an object with `update` and
