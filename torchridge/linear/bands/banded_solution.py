@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from torchridge import _check
+from torchridge.linear.bands import partition
+from torchridge.linear.bands.partition import Partition
 from torchridge.linear.ridge.dual_solution import DualForm
 from torchridge.solvers.least_squares import target_scores
 
@@ -144,6 +146,32 @@ class BandedSolution:
             found = _parts(scoring, predicted, target, self.target_center)
         found = found.to(self.bias.dtype)
         return found[..., 0] if self.vector_target else found
+
+    def partition(self, X: Any, y: Tensor) -> Partition:
+        """Return how the bands share the R² with which X predicts y: `plots.plot_bands` draws it.
+
+        ``unique`` is R² minus that of a fit without the band, at the strengths chosen for the other bands: what no
+        other band can explain. ``parts`` is the split of R² by the product measure, as `score` gives it with
+        ``split=True``; what is left of a part, ``shared``, is explained together with other bands. All of ``unique``
+        and ``shared`` sum to R². Source: Lescroart & Gallant 2019,
+        doi:10.1016/j.neuron.2018.10.004.
+
+        Args:
+            X: as in `predict`.
+            y: (m, t), or (m,) if the fit had (n,).
+
+        Raises:
+            ValueError: as `predict`; for given kernels, which are not kept.
+            TypeError: on anything but a tensor.
+
+        Cost: 10 n³ for each band and each set of proportions that targets share (at most the refined targets and the
+        candidates), and n² t for each band.
+        """
+        parts = self.score(X, y, split=True)
+        target = (y[:, None] if self.vector_target else y).double()
+        without = partition.scores_without(self, self._matrices(X), target).to(parts.dtype)
+        unique = self.score(X, y) - (without[..., 0] if self.vector_target else without)
+        return Partition(self.names, parts, unique)
 
     def _matrices(self, X: Any) -> list[Tensor]:
         if self.columns is not None:
