@@ -9,7 +9,7 @@ from typing import Any as _Any
 from torchridge import regularizers
 from torchridge.exceptions import TorchridgeWarning
 from torchridge.linear.ridge.ridge import ridge, ridge_path
-from torchridge.linear.ridge.solution import RidgeSolution
+from torchridge.linear.ridge.solution.solution import RidgeSolution
 from torchridge.solvers.iterative.operators import LinearOperator
 from torchridge.solvers.moments.moments import Moments
 from torchridge.strength import convert_strength
