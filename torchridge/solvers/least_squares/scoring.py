@@ -14,7 +14,8 @@ from torch import Tensor
 from torchridge.solvers.least_squares import spectral
 from torchridge.solvers.least_squares.objective import Objective, feature_variance, located, residual_moments, system
 from torchridge.solvers.least_squares.spectral import Spectrum, filters
-from torchridge.solvers.moments.blocks import Block, about, chunk_rows
+from torchridge.solvers.moments.blocks import Block, about
+from torchridge.solvers.moments.one_pass import chunk_rows
 from torchridge.solvers.moments.rows import Rows
 
 # Shrinkage factors lie in (0, 1]; what their low-rank basis leaves out is under this.
