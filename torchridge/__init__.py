@@ -15,7 +15,7 @@ if _TYPE_CHECKING:
     from torchridge.linear.ridge.nested import NestedRidgeCV, nested_ridge_cv
     from torchridge.linear.ridge.ridge import ridge, ridge_path
     from torchridge.linear.ridge.ridge_cv import ridge_cv
-    from torchridge.linear.ridge.solution import RidgeSolution
+    from torchridge.linear.ridge.solution.solution import RidgeSolution
     from torchridge.probing import ContinualProbe, LinearProbe, OnlineProbe, ProbeReport, fit_head_, probe_layers
     from torchridge.solvers.iterative.operators import LinearOperator
     from torchridge.solvers.moments.moments import Moments
@@ -47,7 +47,7 @@ _NAMES = {
     "linear.ridge.nested": "NestedRidgeCV nested_ridge_cv",
     "linear.ridge.ridge": "ridge ridge_path",
     "linear.ridge.ridge_cv": "ridge_cv",
-    "linear.ridge.solution": "RidgeSolution",
+    "linear.ridge.solution.solution": "RidgeSolution",
     "probing": "ContinualProbe LinearProbe OnlineProbe ProbeReport fit_head_ probe_layers",
     "solvers.iterative.operators": "LinearOperator",
     "solvers.moments.moments": "Moments",

@@ -121,7 +121,7 @@ def convert_strength(
         sample_weight_sum: Σ s; n_samples if it is not given. If a library divides the *weighted* sum by n (Keras'
             default reduction does), leave it out: n_samples alone is right then.
         target_std: sd of y, ddof 0 for glmnet. Spark has ddof 0 for its normal equations, 1 for L-BFGS.
-        feature_std: sd of a feature, or of each, if glmnet or Spark standardizes (the default): they then weight
+        feature_std: sd of a feature, or of each, if glmnet or Spark standardizes (the default): it then weights
             w² of each feature by sd(x)², so one number becomes one per feature. Leave it out for ``standardize=FALSE``
             or features of sd 1. ddof 0 for glmnet, as for y for Spark.
 

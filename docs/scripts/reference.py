@@ -46,7 +46,17 @@ ORDER = [
     *("penalties", "clear_regularizers", "LazyL2Linear", "check_optimizer", "muon_groups", "DecoupledWeightDecay"),
     *("ConstantWeightDecay", "CosineWeightDecay", "probe_layers", "LinearProbe", "ProbeReport", "Probe", "fit_head_"),
     *("Ridge", "RidgeCV", "RidgeClassifier", "RidgeClassifierCV", "LogisticRegression", "LogisticRegressionCV"),
-    *("plot_cv", "plot_path", "plot_layers", "plot_decay", "log_sweep", "log_cv", "log_path", "log_layers"),
+    *(
+        "plot_cv",
+        "plot_path",
+        "plot_layers",
+        "plot_bands",
+        "plot_decay",
+        "log_sweep",
+        "log_cv",
+        "log_path",
+        "log_layers",
+    ),
 ]
 
 

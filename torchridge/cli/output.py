@@ -1,4 +1,4 @@
-"""Where a command writes: refused before anything is read if it could not be written in the end."""
+"""If a command writes: refused before anything is read if it could not be written in the end."""
 
 from __future__ import annotations
 

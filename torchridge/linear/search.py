@@ -38,7 +38,7 @@ CS = Kind("Cs", "Widen `Cs`.", weaker=True)
 
 
 class Live(NamedTuple):
-    """Which scores count: a target that is constant has no R² and no correlation, and no say in a shared choice."""
+    """Which scores count: a target that is constant has no R² and no correlation, and has no say in a shared choice."""
 
     folds: Tensor | None = None  # (K, t) whether a target varies in a fold; None if that does not matter to the score
     dead: Tensor | None = None  # (t,) whether it is constant over all rows

@@ -1,4 +1,4 @@
-"""Continual learning: classes and tasks arrive, and any of them can be forgotten, as if it had never been."""
+"""Continual learning: classes and tasks are added, and any of them can be forgotten, as if it had never been."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from torchridge.linear.types import Labels
 from torchridge.probing.labelled import Labelled
-from torchridge.probing.report import Probe
+from torchridge.probing.layer_probe import Probe
 from torchridge.probing.settings import Task
 from torchridge.solvers.moments.blocks import Block
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchridge import _check
 from torchridge.linear.bands import partition
 from torchridge.linear.bands.partition import Partition
-from torchridge.linear.ridge.dual_solution import DualForm
+from torchridge.linear.ridge.solution.dual_solution import DualForm
 from torchridge.solvers.least_squares import target_scores
 
 

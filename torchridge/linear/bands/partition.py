@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from torchridge.linear.ridge.dual_solution import DualForm
-from torchridge.solvers.least_squares import dual, target_scores
+from torchridge.linear.ridge.solution.dual_solution import DualForm
+from torchridge.solvers.kernels import gram_matrix
+from torchridge.solvers.least_squares import target_scores
 from torchridge.solvers.least_squares.objective import Objective
 from torchridge.solvers.moments.rows import Rows
 
@@ -72,7 +73,7 @@ def _gram(solution: BandedSolution, name: str) -> Tensor:
     assert form.rows is not None
     rows = Rows(form.rows, solution.dual_coef, None, False)
     share = torch.full((len(form.rows),), 1 / len(form.rows), dtype=torch.float64, device=form.rows.device)
-    return dual.kernel_about(rows, share, Objective(solution.fit_intercept), torch.float64).gram
+    return gram_matrix.kernel_about(rows, share, Objective(solution.fit_intercept), torch.float64).gram
 
 
 def _with(form: DualForm, coef: Tensor) -> DualForm:

@@ -17,7 +17,7 @@ from torchridge.solvers.cross_entropy.over_ranks import summed
 from torchridge.solvers.cross_entropy.sparse import doubled
 from torchridge.solvers.iterative.operators import Operator
 
-# λ beside the mean loss of the weakest penalty that is solved, on features of unit deviation; and how many times
+# λ, next to the mean loss, of the weakest penalty that is solved, on features of unit deviation; and how many times
 # stronger another is, at which the weights of classes that overlap are the same, and others are smaller.
 _WEAKEST, _STRONGER = 1e-12, 1e2
 _GROWTH = 1e-2

@@ -13,8 +13,9 @@ from torchridge.linear.arguments import Options, check_options
 from torchridge.linear.bands.banded import splits_of
 from torchridge.linear.ridge.ridge_cv import ridge_cv
 from torchridge.linear.types import CV, Groups
-from torchridge.solvers.least_squares import dual, target_scores
-from torchridge.solvers.moments import blocks
+from torchridge.solvers.kernels import gram_matrix
+from torchridge.solvers.least_squares import target_scores
+from torchridge.solvers.moments import finite
 from torchridge.solvers.moments.folds import Split, check_groups
 from torchridge.solvers.moments.rows import Rows, check_rows, result_dtype
 
@@ -24,10 +25,10 @@ class NestedRidgeCV:
     """Scores of held-out rows at strengths that they had no part in.
 
     Attributes:
-        scores: (K, t) score of every outer fold and target; NaN where a target is constant in a fold (not for "mse").
-        alpha: (K,) the strength of every outer fold; (K, t) where each target has its own.
+        scores: (K, t) score of every outer fold and target; NaN if a target is constant in a fold (not for "mse").
+        alpha: (K,) the strength of every outer fold; (K, t) if each target has its own.
         scoring: "mse", "r2" or "correlation".
-        predictions: (n, t) of every row by the fit that held it out, (n,) where y came as (n,); of a row that is held
+        predictions: (n, t) of every row by the fit that held it out, (n,) if y came as (n,); of a row that is held
             out several times the mean, NaN if it never is. None unless asked for.
         dead_targets: (t,) whether a target is constant over all rows.
 
@@ -162,8 +163,8 @@ def _kernel(rows: Rows, options: Options) -> Tensor:
     n, dtype = len(rows.X), options.moments_dtype
     share = torch.full((n,), 1 / n, dtype=dtype, device=rows.X.device)
     objective = options.objective(rows.X.shape[1], rows.y.shape[1], rows.X)
-    found = dual.kernel_about(rows, share, objective, dtype)
-    blocks.check_kernel(found.gram, found.target, rows)
+    found = gram_matrix.kernel_about(rows, share, objective, dtype)
+    finite.check_kernel(found.gram, found.target, rows)
     return found.gram
 
 

@@ -13,8 +13,9 @@ from torchridge._ranks import Ranks, brief
 from torchridge.distributed import collectives
 from torchridge.distributed.folds import fold_plan
 from torchridge.linear.arguments import Options, check_options, refuse_beside_moments
-from torchridge.linear.ridge.cross_validation import Prepared, choose, cross_validate
-from torchridge.linear.ridge.solution import RidgeSolution
+from torchridge.linear.ridge.cross_validation import choose, cross_validate
+from torchridge.linear.ridge.prepare import Prepared
+from torchridge.linear.ridge.solution.solution import RidgeSolution
 from torchridge.linear.search import refuse_one_row
 from torchridge.solvers.least_squares.scorers import Whole
 from torchridge.solvers.least_squares.scoring import train_spectrum
@@ -58,7 +59,7 @@ class Own:
         self.rows = None if idle else check_rows(X, y, sample_weight).counted
 
     def made(self, ids: Tensor | None, dtype: torch.dtype) -> _Made:
-        """Return the moments of these rows, and what the other ranks are told, also where there are none."""
+        """Return the moments of these rows, and what the other ranks are told, even if there are none."""
         moments = Moments(dtype=dtype, device=self.X.device)
         if self.rows is not None:
             moments.update(self.X, self.y, self.sample_weight, ids)

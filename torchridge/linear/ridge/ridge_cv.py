@@ -16,7 +16,7 @@ from torchridge.linear.ridge.cross_validation import cross_validate
 from torchridge.linear.ridge.over_ranks import cross_validate_over_ranks
 from torchridge.linear.ridge.problem import refuse_own, route_cv
 from torchridge.linear.ridge.ridge import ridge, ridge_path
-from torchridge.linear.ridge.solution import RidgeSolution
+from torchridge.linear.ridge.solution.solution import RidgeSolution
 from torchridge.linear.types import CV, Groups, Scoring
 from torchridge.solvers.iterative.operators import LinearOperator
 from torchridge.solvers.moments.moments import Moments
@@ -56,7 +56,7 @@ def ridge_cv(
 
     Args:
         X: (n, d); (\*b, n, d) a batch of problems, each with its own strength; or `Moments`, for cv="gcv" or
-            "evidence", and for folds where they were updated with ``fold=`` (then `cv` may be left out).
+            "evidence", and for folds if they were updated with ``fold=`` (then `cv` may be left out).
         y: as in `ridge`.
         alphas: (L,) strengths, or "auto": a grid from the eigenvalues of the data, refined around the minimum.
         cv: "gcv" (the default for data), "loo", "evidence", a number of folds K (contiguous runs of rows, as
@@ -101,7 +101,7 @@ def ridge_cv(
         TypeError: as `ridge`.
 
     Warns:
-        GridEdgeWarning: where the best of the given strengths is the first or last of several.
+        GridEdgeWarning: if the best of the given strengths is the first or last of several.
 
     Cost: the Gram matrix, K eigendecompositions, and K·d²·r·t for the scores, r about 15. With training parts of fewer
     rows than features, the Gram matrix of the rows, one eigendecomposition (one more for each split whose training part

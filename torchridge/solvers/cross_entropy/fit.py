@@ -20,7 +20,7 @@ from torchridge.solvers.cross_entropy.path import Path, repair, solve_path, stre
 from torchridge.solvers.cross_entropy.single import Single
 from torchridge.solvers.iterative.operators import Operator
 
-# Below this the rounding of float32 sums is no longer small beside the gap that is asked for.
+# Below this the rounding of float32 sums is no longer small compared with the gap that is asked for.
 _FLOAT32_TOL = 1e-7
 
 # 4 / eps of float32. Planted data of condition 8e6 kept their gap to a fifth of `tol`, those of 7e8 missed it tenfold.

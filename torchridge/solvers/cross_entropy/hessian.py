@@ -36,7 +36,7 @@ WHOLE, _WORTH_WAITING = 2048, 32
 # Elements of the blocks of one problem, 256 MiB in float32; beyond it the Kronecker model has to do.
 _LARGEST = 2**26
 
-# What an evaluation costs beside its flops, and a flop of a narrow product beside one of a square product.
+# What an evaluation costs besides its flops, and a flop of a narrow product relative to one of a square product.
 _OVERHEAD, _NARROW = 5e7, 2.0
 
 

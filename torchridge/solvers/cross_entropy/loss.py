@@ -144,7 +144,7 @@ def _softmax(
 class Loss:
     """The weighted loss of one problem in which no class is closed, and its derivative by the logits (c, n).
 
-    A few operations, as small problems are made of nothing else: what `_softmax` does for losses that are tiny beside
+    A few operations, as small problems are made of nothing else: what `_softmax` does for losses that are tiny next to
     the logits is left out, so that a loss has an absolute error of a few roundings of its logits.
     """
 

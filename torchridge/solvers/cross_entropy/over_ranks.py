@@ -89,7 +89,7 @@ def _serve(ranks: Ranks, rows: Rows) -> None:
         empty = rows.features.new_empty(count * (2 + c * q), dtype=torch.float64)
         sent = ranks.broadcast("coefficients", empty)
         head, group = sent[:count].long(), sent[count : 2 * count].long()
-        problems = Problems(head, group, torch.zeros_like(sent[:count]))  # the penalty is no business of the rows
+        problems = Problems(head, group, torch.zeros_like(sent[:count]))  # the penalty is not a matter of the rows
         _answer(ranks, rows, problems, sent[2 * count :].view(count, c, q), bool(curvature))
 
 

@@ -76,7 +76,7 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
 def remember(state: State, step: Tensor, change: Tensor, accepted: Tensor) -> State:
     """Append a pair; blank if its curvature is not positive.
 
-    The curvature of a failed step is as true, and is kept, but not beside the Hessian itself, which knows better: there
+    The curvature of a failed step is as true, and is kept, but not with the Hessian itself, which knows better: there
     the next step goes less far in the same direction, or damped Newton steps would come to creep.
     """
     newton = torch.tensor([model is not None and model.whole for model in state.blocks], device=accepted.device)

@@ -18,7 +18,7 @@ from torch import Tensor
 Between = Callable[[slice, slice, Tensor], Tensor]
 
 # Numbers of one piece: 4 MB that stay in cache. A block of many columns earns larger pieces, as its products do more
-# with each number; a piece that is converted to another dtype is held beside the data, so its size has a limit.
+# with each number; a piece that is converted to another dtype is held next to the data, so its size has a limit.
 _PIECE = 2**20
 _FEW = 8
 _CONVERTED = 2**23

@@ -42,7 +42,7 @@ def more_rank(
 
 
 def few_steps(top: float, weakest: float, columns: int, tol: float, sketch: int, column_cost: float) -> bool:
-    """Whether conjugate gradients arrive so soon by themselves that a sketch of so many columns can save little."""
+    """Whether conjugate gradients converge so soon by themselves that a sketch of so many columns can save little."""
     return weakest > 0 and _steps(top / weakest, tol) <= _WORTH * _cost(sketch, columns, column_cost)
 
 
