@@ -142,9 +142,10 @@ def check_entries(X: Any) -> None:
 def too_large(shape: Any) -> str:
     """Return the error of a sparse matrix that cannot be made dense."""
     return (
-        f"a sparse `X` of shape {tuple(shape)} does not fit in {DENSE_BYTES / 2**30:g} GiB when made dense. Reduce its "
-        f"columns, stream dense batches through `partial_fit`, or use `Ridge`, `RidgeCV` with `cv`='gcv' or folds, or "
-        f"`RidgeClassifierCV` with `cv`='gcv', which only multiply with a sparse matrix in the memory of the CPU."
+        f"a sparse `X` of shape {tuple(shape)} does not fit in {DENSE_BYTES / 2**30:g} GiB when made dense. What "
+        f"only multiplies with it does without that: `Ridge`, `RidgeClassifier`, `LogisticRegression`, and their CV "
+        f"classes with `cv`='gcv' or folds, on the CPU. Otherwise reduce its columns, or stream dense batches through "
+        f"`partial_fit`."
     )
 
 
