@@ -149,7 +149,7 @@ class RidgeCVModel(LinearModel):
         return table if above and cheaper else filled(table)
 
     def _criterion(self, problem: Problem, alphas: Any, cv: Any, per_target: bool) -> Found:
-        """Choose by what the front door has beside scikit-learn: a grid of its own, GCV, the evidence."""
+        """Choose by what the front door has besides scikit-learn's: a grid of its own, GCV, the evidence."""
         _check.option(self.scoring, "scoring", (None, "neg_mean_squared_error"))
         if isinstance(cv, str):
             _check.option(cv, "cv", ("gcv", "loo", "evidence"))
