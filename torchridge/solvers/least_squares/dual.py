@@ -216,13 +216,12 @@ def free_columns(X: Tensor, center: Tensor, free: Tensor | None, intercept: bool
 
 
 def orthonormal(columns: Tensor) -> Tensor:
-    """Return an orthonormal basis of what the columns (n, q) span. No wait for a device if there is one column."""
+    """Return an orthonormal basis of what the columns (n, q) span: nothing if they are zero."""
     if columns.shape[1] == 0:
         return columns
-    if columns.shape[1] == 1:
-        unit: Tensor = columns / torch.linalg.vector_norm(columns)
-        return unit
     size = torch.linalg.vector_norm(columns, dim=0)
+    if columns.shape[1] == 1:
+        return columns / size if bool(size > 0) else columns[:, :0]
     left, sigma, _ = torch.linalg.svd(columns / torch.where(size > 0, size, 1), full_matrices=False)
     keep = sigma > len(columns) * torch.finfo(sigma.dtype).eps * sigma[0]
     independent: Tensor = left[:, keep]
@@ -353,10 +352,15 @@ def _fit_free(weight: Tensor, problem: Dual | Kernel, X: Tensor, L: int) -> None
 
 def _least_squares(columns: Tensor, left: Tensor) -> Tensor:
     """Return the least-squares coefficients (q, c) of targets (n, c), columns (n, q) brought to one size."""
-    size = torch.linalg.vector_norm(columns, dim=0)
-    size = torch.where(size > 0, size, 1)
+    size = sizes(columns)
     solved: Tensor = (torch.linalg.pinv(columns / size) @ left) / size[:, None]
     return solved
+
+
+def sizes(columns: Tensor) -> Tensor:
+    """Return the norm of every column, one for a column of zeros."""
+    size = torch.linalg.vector_norm(columns, dim=0)
+    return torch.where(size > 0, size, 1)
 
 
 def residual_squares(problem: Dual, alpha: Tensor) -> Tensor:

@@ -52,6 +52,7 @@ class Side(NamedTuple):
     basis: Tensor  # (n_T, m)
     seen: Tensor  # (f, m)
     fixed: Tensor | None  # (f, n_T) N
+    fixed_condition: float = 1.0  # of what is not penalized, squared
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,8 @@ class KernelFolds:
         worst = (top + weakest) / max(low + weakest, 1e-300) if top > 0 else 1.0
         if worst <= GRAM and self.problem is not None:
             worst = max(worst, free_condition(self.problem, self.rows, weakest))
+        if worst <= GRAM and self.problem is None and self.objective.free is not None:
+            worst = max(worst, *(self._side(k).fixed_condition for k in self._each))
         held = worst <= GRAM and self._kept()
         (_, d), t = self.rows.X.shape, self.rows.y.shape[1]
         careful = self.dtype is torch.float64 and not self.objective.precomputed and d * t * len(alpha) <= _CAREFUL
@@ -232,6 +235,7 @@ class KernelFolds:
         train, held = self.splits[k]
         problem = self._scaled_inside(k) if self.kernel is None else self.kernel
         own, across, fixed = problem.gram[train][:, train], problem.gram[held][:, train], None
+        condition = 1.0
         root = None if self._root is None else self._root[train]
         if root is not None:
             own, across = own * root * root[:, None], across * root
@@ -240,10 +244,13 @@ class KernelFolds:
         if columns.shape[1] == 1 and problem.intercept:
             fixed = (inside / (inside * inside).sum()).T.expand(len(held), -1)
         elif columns.shape[1]:
-            fixed = columns[held] @ torch.linalg.pinv(inside)
+            size = dual.sizes(inside)
+            fixed = (columns[held] / size) @ torch.linalg.pinv(inside / size)
+            sigma = torch.linalg.svdvals(inside / size)
+            condition = float(sigma[0] / sigma[-1]) ** 2 if len(sigma) == inside.shape[1] else torch.inf
         eigvals, basis = dual.complement_eigh(own, dual.orthonormal(inside))
         across = across if fixed is None else across - fixed @ own
-        return Side(eigvals, basis, across @ basis, fixed)
+        return Side(eigvals, basis, across @ basis, fixed, condition)
 
     def _scaled_inside(self, k: int) -> Kernel:
         share = torch.zeros(len(self.rows.X), dtype=self.dtype, device=self._device)
