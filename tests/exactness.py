@@ -80,8 +80,8 @@ def make(choose: Choose) -> Case:
     """Return a problem of which every trait is chosen from a list."""
     g = torch.Generator().manual_seed(choose(list(range(1000))))
     d = choose([1, 2, 3, 4])
-    n = max(4, choose([d - 1, d, d + 1, d + 2, 3 * d + 2]))
-    d = choose([d, d, n + 2])  # also fewer rows than features
+    n = max(4, choose([d - 1, d, d + 1, d + 2, 2 * d + 2]))
+    d = choose([d, d, n + 2]) if n < 7 else d  # also fewer rows than features
     X = torch.randn(n, d, generator=g, dtype=torch.float64)
     if choose([False, False, True]):
         X[n // 2 :] = X[: n - n // 2].clone()  # repeated rows
@@ -144,8 +144,21 @@ def _eliminate(matrix: Matrix, right: Matrix) -> Matrix:
     return right
 
 
-def exact(case: Case, alpha: float) -> Exact:
-    """Fit in long arithmetic."""
+class Sums(NamedTuple):
+    """What a problem is at every strength, in long arithmetic."""
+
+    a: Matrix  # (n, d) rows less their mean
+    b: Matrix  # (n, t)
+    s: list[Decimal]
+    mean: list[Decimal]
+    mean_y: list[Decimal]
+    gram: Matrix
+    cross: Matrix
+    penalty: list[Decimal]
+
+
+def sums(case: Case) -> Sums:
+    """Take sums in long arithmetic."""
     with localcontext() as context:
         context.prec = DIGITS
         x, z = _decimals(case.X), _decimals(case.y)
@@ -162,8 +175,21 @@ def exact(case: Case, alpha: float) -> Exact:
             mean, mean_y = [Decimal(0)] * d, [Decimal(0)] * t
         a = [[x[i][j] - mean[j] for j in range(d)] for i in range(n)]
         b = [[z[i][k] - mean_y[k] for k in range(t)] for i in range(n)]
-        gram = [[sum(s[i] * a[i][j] * a[i][m] for i in range(n)) for m in range(d)] for j in range(d)]
+        gram = [[Decimal(0)] * d for _ in range(d)]
+        for j in range(d):
+            weighted = [s[i] * a[i][j] for i in range(n)]
+            for m in range(j, d):
+                gram[j][m] = gram[m][j] = sum(weighted[i] * a[i][m] for i in range(n))
         cross = [[sum(s[i] * a[i][j] * b[i][k] for i in range(n)) for k in range(t)] for j in range(d)]
+        return Sums(a, b, s, mean, mean_y, gram, cross, p)
+
+
+def exact(case: Case, alpha: float, known: Sums | None = None) -> Exact:
+    """Fit in long arithmetic, from sums that may be `known`."""
+    with localcontext() as context:
+        context.prec = DIGITS
+        a, b, s, mean, mean_y, gram, cross, p = sums(case) if known is None else known
+        n, d, t = len(a), len(gram), len(cross[0])
         size, condition = _condition(gram, [Decimal(alpha) * v for v in p])
         shifted = [list(row) for row in gram]
         for j in range(d):
@@ -184,7 +210,8 @@ def _condition(gram: Matrix, penalty: list[Decimal]) -> tuple[list[float], float
     exact = [[gram[i][j] + (penalty[i] if i == j else 0) for j in range(d)] for i in range(d)]
     size = [float(exact[j][j].sqrt()) or 1.0 for j in range(d)]
     values = np.linalg.eigvalsh([[float(exact[i][j]) / size[i] / size[j] for j in range(d)] for i in range(d)])
-    kept = values[_nullity(exact, size) :]  # of those that are zero in long arithmetic, float64 holds the rounding
+    null = 0 if values[0] > 1e-9 * values[-1] else _nullity(exact, size)
+    kept = values[null:]  # of those that are zero in long arithmetic, float64 holds the rounding
     if not len(kept):
         return size, 1.0
     return size, float(kept.max() / kept.min()) if kept.min() > 1e-13 * kept.max() else float("inf")
@@ -303,8 +330,9 @@ def _expected(case: Case, parts: list[list[int]]) -> tuple[np.ndarray, np.ndarra
     allowed = np.zeros_like(values)
     for f, held in enumerate(parts):
         train = case.of(torch.tensor([i for i in range(n) if i not in held]))
+        known = sums(train)
         for i, alpha in enumerate(case.alphas):
-            fit = exact(train, alpha)
+            fit = exact(train, alpha, known)
             total, scale = heldout(case, fit, held)
             values[f, i] = [float(v) for v in total]
             # squares of what is nearly exact: the root of the product of both, not the larger alone
@@ -357,7 +385,8 @@ def _gcv(case: Case) -> Outcome:
         left = 1 - float(fit.dof + int(case.intercept)) / n
         want[i] = [float(v) / _weight(case, list(range(n))) / max(left, 1e-100) ** 2 for v in fit.squares]
         if left > 1e-3:
-            y = max(float((case.y**2).max()), fit.scale**2 / _weight(case, list(range(n))))  # what cancels in a residual
+            cancels = fit.scale**2 / _weight(case, list(range(n)))
+            y = max(float((case.y**2).max()), cancels)
             error = share(max(fit.condition, SCORES)) / left
             allowed[i] = (2 * error * (want[i] + np.sqrt(want[i] * y)) + error**2 * y).max()
     got, clear = -solution.scores, np.isfinite(allowed[:, 0])

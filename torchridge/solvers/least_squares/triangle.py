@@ -302,7 +302,10 @@ def _without_null_space(tri: Triangle, alpha: Tensor, left: Tensor, sigma: Tenso
     if idle.shape[1]:
         space, _ = _least(1 / tri.size, idle, space)
     shrunk = root_p[:, None] * space  # (d, rank)
-    shrunk = shrunk - outer @ (outer.mT @ shrunk)
+    for _ in range(2):
+        shrunk = shrunk - outer @ (outer.mT @ shrunk)
+    # Nor may rounding be left in the space itself: α p can be as large as its inverse squared.
+    space = torch.where(root_p[:, None] > 0, shrunk / root_p[:, None], space)
     matrix = torch.cat([sigma.diag().expand(len(alpha), -1, -1), alpha.sqrt()[:, None, None] * shrunk], 1)
     norm = torch.linalg.vector_norm(matrix, dim=1)
     q, upper = torch.linalg.qr(matrix / norm[:, None])
