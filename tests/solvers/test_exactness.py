@@ -462,3 +462,29 @@ def test_criteria_of_a_nearly_perfect_fit_keep_their_digits(wide: bool) -> None:
         fit = exactness.exact(case, alpha)
         want = float(fit.squares[0]) / 8 / (1 - float(fit.dof + 1) / 8) ** 2
         assert score == pytest.approx(-want, rel=1e-8)
+
+
+def far_from_its_mean() -> exactness.Case:
+    X, y = normal(30, 3)
+    X[:, 2] = X[:, 0] + 1e-4 * X[:, 2]
+    return exactness.Case(X + 1e8, y[:, None], [1e-3, 1e-6], None, None, True, False, 0)
+
+
+def one_heavy_row_of_few() -> exactness.Case:
+    X, y = normal(4, 6)
+    X[2:] = X[:2]
+    X[:, 0] += 1e6
+    s = torch.tensor([1e8, 3e-2, 1.5, 4.6e-5], dtype=torch.float64)
+    return exactness.Case(X, y[:, None], [1.0, 1e-3], s, None, True, True, 0)
+
+
+@pytest.mark.parametrize("solver", ["auto", "svd"])
+@pytest.mark.parametrize("make", [far_from_its_mean, one_heavy_row_of_few], ids=lambda make: make.__name__)
+def test_rows_are_centred_to_more_digits_than_one_number_holds(make: Any, solver: str) -> None:
+    case = make()
+    for alpha in case.alphas:
+        found = exactness.exact(case, alpha)
+        got = ridge(case.X, case.y, alpha, solver=solver, **case.options).weight[0]
+        want = torch.tensor([float(v[0]) for v in found.weight], dtype=torch.float64)
+        off = float(((got - want) * torch.tensor(found.size, dtype=torch.float64)).abs().max())
+        assert off <= exactness.share(found.condition) * found.scale

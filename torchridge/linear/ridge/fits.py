@@ -13,7 +13,7 @@ from torchridge.linear.ridge.choose import CAREFUL, Choice, resolved
 from torchridge.linear.ridge.dense import Dense, Fit, bias_of
 from torchridge.linear.ridge.diagnosis import Diagnosis, once, unchanged
 from torchridge.linear.ridge.dual_solution import DualForm
-from torchridge.linear.ridge.fits_rows import far_apart, far_apart_rows, fit_moments, fit_rows
+from torchridge.linear.ridge.fits_rows import far_apart, fit_moments, fit_rows, needs_rows, offset
 from torchridge.solvers import algebra
 from torchridge.solvers.algebra import Factor
 from torchridge.solvers.device import strengths_per_eigh
@@ -84,7 +84,7 @@ def fit_spectral(problem: Dense, choice: Choice, known: Spectrum | None = None) 
     rows = problem.rows if problem.exact else None
     weakest = problem.strengths.weakest
     if choice.solver == "svd" and rows is not None:
-        if far_apart(equations):
+        if far_apart(equations) or (problem.objective.intercept and offset(equations, block)):
             return fit_rows(problem, "asked for; columns at one size")
         spec = svd_spectrum(rows, place, equations.cross)
     else:
@@ -96,7 +96,8 @@ def fit_spectral(problem: Dense, choice: Choice, known: Spectrum | None = None) 
     unclear = found.undecided(weakest) or (rows is None and condition > CAREFUL[torch.float64])
     free = precision.free_condition(equations, weakest)
     if choice.solver != "svd" and problem.exact and (careful or unclear or free > CAREFUL[problem.dtype]):
-        if rows is not None and (spec.free is not None or condition > SCALED or far_apart(equations)):
+        moved = rows is not None and problem.objective.intercept and offset(equations, block)
+        if rows is not None and (spec.free is not None or condition > SCALED or moved or far_apart(equations)):
             return fit_rows(problem, f"condition {max(condition, free):.1e}: orthogonal factors, columns at one size")
         if rows is None and (fit := fit_moments(problem, equations, block)) is not None:
             return fit
@@ -264,7 +265,7 @@ def fit_from_dual(problem_: dual.Dual, problem: Dense, choice: Choice) -> Fit:
     if dependent and small:
         return fit_rows(problem, "free features: orthogonal factors of the rows, columns at one size")
     if careful and problem.refines:
-        if small and far_apart_rows(problem_, rows):
+        if small and needs_rows(problem_, rows):
             return fit_rows(problem, "orthogonal factors of the rows, columns at one size")
         whole = dual.of_targets(problem_, rows, objective, slice(None))
         return _fit_wide_rows(whole, rows, dual_frame(whole, objective), objective, problem.strengths)

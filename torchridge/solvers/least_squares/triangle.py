@@ -15,6 +15,7 @@ doi:10.1007/BF02165096; Eldén 1982, doi:10.1007/BF01932761 (standard form with 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -246,7 +247,8 @@ def _in_one_metric(tri: Triangle, alpha: Tensor) -> Roots | None:
 def _spread_at_one_size(tri: Triangle, alpha: Tensor) -> float:
     """Return the condition of the stacked columns, brought to one size, at one strength. Cost: a Cholesky factor."""
     factor = algebra.cholesky(tri.factor.mT @ tri.factor + torch.diag(shrinkage(tri, alpha[None])[0] ** 2))
-    return float(torch.where(factor.info == 0, factor.condition(), torch.inf).nan_to_num(torch.inf)) ** 0.5
+    squared = float(torch.where(factor.info == 0, factor.condition(), torch.inf).nan_to_num(torch.inf))
+    return math.sqrt(squared)
 
 
 def _by_cholesky(tri: Triangle, alpha: Tensor) -> Roots | None:
