@@ -355,7 +355,10 @@ def _weight(case: Case, rows: list[int]) -> float:
 
 def _folds(case: Case) -> Outcome:
     parts = ids_of(len(case.X), case.folds)
-    solution, said, faults = _called(lambda: ridge_cv(case.X, case.y, case.alphas, cv=case.folds, **case.options))
+    again = case.folds == 2  # the cheapest is called twice
+    solution, said, faults = _called(
+        lambda: ridge_cv(case.X, case.y, case.alphas, cv=case.folds, **case.options), again
+    )
     want, allowed = _expected(case, parts)
     weight = np.array([_weight(case, held) for held in parts])[:, None, None]
     faults += _compare("folds", -solution.fold_scores, want / weight, allowed / weight, said)
@@ -368,6 +371,8 @@ def _left_out(case: Case) -> Outcome:
     want, allowed = _expected(case, ids_of(n, n))
     weight = _weight(case, list(range(n)))
     faults += _compare("loo", -solution.scores, want.sum(0) / weight, allowed.sum(0) / weight, said)
+    if n > 5:
+        return faults, int(said), 1
     each, also, again = _called(lambda: ridge_cv(case.X, case.y, case.alphas, cv=n, **case.options), False)
     s = torch.ones(n, dtype=torch.float64) if case.sample_weight is None else case.sample_weight
     mean = (each.fold_scores * s[:, None, None]).sum(0) / s.sum()

@@ -16,7 +16,7 @@ from pretended_cuda.marks import on_cuda
 from torch import Tensor, nn
 
 import torchridge
-from torchridge.linear.ridge.diagnosis import Diagnosis
+from torchridge.linear.ridge.solution.diagnosis import Diagnosis
 
 matplotlib.use("Agg")
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from torchridge import _check, plots
-from torchridge.plots import HasCurve, HasLines
+from torchridge.plots.strengths import HasCurve, HasLines, curve_of
 
 __all__ = ["log_cv", "log_layers", "log_path", "log_sweep"]
 
@@ -106,7 +106,7 @@ def log_sweep(
     """
     for method in ("add_scalar", "add_text", "add_hparams"):
         _has(writer, method)
-    curve = plots.curve_of(result, target)
+    curve = curve_of(result, target)
     name = {"α": "alpha", "γ": "shrinkage"}.get(curve.name, curve.name)
     score = f"{tag}/{curve.scoring.replace(' ', '_')}"
     trials = _trials(curve, score, f"{tag}/{name}", f"{tag}/standard_error")

@@ -13,7 +13,7 @@ from tolerances import FOLD_SCORES, SOLVERS
 from torch import Tensor
 
 from torchridge import BandedSolution, banded_ridge_cv, ridge, ridge_cv
-from torchridge.solvers.least_squares import bands
+from torchridge.solvers.kernels import bands
 
 pytestmark = pytest.mark.filterwarnings("ignore::torchridge.TorchridgeWarning")
 CLOSE = SOLVERS[torch.float64]

@@ -8,7 +8,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch import Tensor
 
 from torchridge.solvers.least_squares import discriminant
-from torchridge.solvers.moments import blocks, targets
+from torchridge.solvers.moments import one_pass, targets
 from torchridge.solvers.moments.blocks import Block
 
 TOLERANCE = 1e-9  # the mean of 100 costs four digits in scikit-learn, none here
@@ -22,7 +22,7 @@ def rows() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def block_of(X: Tensor, y: Tensor, s: Tensor | None = None) -> Block:
-    return blocks.block_of(X, y, s, None, torch.float64, X.device)
+    return one_pass.block_of(X, y, s, None, torch.float64, X.device)
 
 
 def assert_same(a: Block, b: Block) -> None:

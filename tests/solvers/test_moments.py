@@ -71,7 +71,7 @@ def test_a_thousand_ragged_batches_equal_one(mean: float, device: torch.device) 
 def test_a_pass_in_many_chunks_equals_one(monkeypatch: pytest.MonkeyPatch, device: torch.device) -> None:
     X, y, s = data(7000, 6, mean=1e4, device=device)
     whole = Moments().update(X, y, s)
-    monkeypatch.setattr("torchridge.solvers.moments.blocks.CHUNK_BYTES", 8 * 8 * 64)
+    monkeypatch.setattr("torchridge.solvers.moments.one_pass.CHUNK_BYTES", 8 * 8 * 64)
     assert_same(Moments().update(X, y, s), whole)
 
 

@@ -16,7 +16,7 @@ from tolerances import FOLD_SCORES, SOLVERS
 from torch import Tensor
 
 from torchridge import RidgeSolution, estimators, nested_ridge_cv, ridge, ridge_cv, ridge_path
-from torchridge.solvers.least_squares.shared_strengths import shared
+from torchridge.solvers.kernels.shared_strengths import shared
 
 pytestmark = pytest.mark.filterwarnings("ignore::torchridge.TorchridgeWarning")
 ALPHAS = torch.logspace(-1, 4, 9, dtype=torch.float64)

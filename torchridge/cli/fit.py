@@ -12,7 +12,7 @@ import torch
 from torchridge.cli import model, output, rows
 from torchridge.linear.ridge.ridge import ridge
 from torchridge.linear.ridge.ridge_cv import ridge_cv
-from torchridge.linear.ridge.solution import RidgeSolution
+from torchridge.linear.ridge.solution.solution import RidgeSolution
 from torchridge.strength import convert_strength
 
 _ABOUT = """\

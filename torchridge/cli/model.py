@@ -11,7 +11,7 @@ from torch import Tensor
 
 from torchridge import _files
 from torchridge.linear.logistic.solution import LogisticSolution
-from torchridge.linear.ridge.solution import RidgeSolution
+from torchridge.linear.ridge.solution.solution import RidgeSolution
 
 
 @dataclass(frozen=True)

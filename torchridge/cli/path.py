@@ -13,7 +13,7 @@ from torchridge._files import replacing
 from torchridge.cli import model, output, rows
 from torchridge.linear.ridge.ridge import ridge_path
 from torchridge.linear.ridge.ridge_cv import ridge_cv
-from torchridge.linear.ridge.solution import RidgeSolution
+from torchridge.linear.ridge.solution.solution import RidgeSolution
 
 _ABOUT = """\
 Print the weight of every feature at every strength, one line a strength and target, and draw them with -o. The line of

@@ -11,12 +11,15 @@ from torch import Tensor
 
 from torchridge._ranks import Ranks
 from torchridge.solvers.least_squares import scoring, whole_rows
+from torchridge.solvers.least_squares.each_fold import FoldMoments
 from torchridge.solvers.least_squares.precision import Precision
-from torchridge.solvers.least_squares.scorers import FoldMoments, Whole, fold_blocks, variance_of
-from torchridge.solvers.least_squares.triangle import Triangle
+from torchridge.solvers.least_squares.scorers import Whole
+from torchridge.solvers.least_squares.triangle.factor import Triangle
 from torchridge.solvers.moments import blocks
 from torchridge.solvers.moments.blocks import Block
 from torchridge.solvers.moments.moments import Moments
+from torchridge.solvers.moments.one_pass import fold_blocks
+from torchridge.solvers.moments.parts import variance_of
 from torchridge.solvers.moments.rows import Rows
 
 # Numbers in the matrices of the rows that are left out together.

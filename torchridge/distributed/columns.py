@@ -9,7 +9,7 @@ from torch import Tensor
 
 from torchridge import _check
 from torchridge._ranks import Ranks, brief
-from torchridge.solvers.moments import blocks
+from torchridge.solvers.moments import one_pass
 from torchridge.solvers.moments.blocks import Block
 from torchridge.solvers.moments.moments import Moments
 from torchridge.solvers.moments.rows import Rows, check_fold, check_rows, result_dtype
@@ -73,7 +73,7 @@ def _block(X: Tensor, d: int, rows: Rows, index: Tensor, parts: _Parts) -> Block
     y = rows.y[index].double()
     s = torch.ones_like(y[:, 0]) if rows.sample_weight is None else rows.sample_weight[index].double()
     weight, t, own = s.sum(), y.shape[1], X.shape[1]
-    size = blocks.chunk_rows(d, t, 8)
+    size = one_pass.chunk_rows(d, t, 8)
     mean_y = y[0] + s @ (y - y[0]) / weight
     y = y - mean_y
     mean_own = _mean(X, index, s, size)

@@ -25,7 +25,7 @@ from torchridge.estimators._search import (
     sparse_leave_one_out,
 )
 from torchridge.linear.ridge.ridge_cv import ridge_cv
-from torchridge.linear.ridge.solution import RidgeSolution
+from torchridge.linear.ridge.solution.solution import RidgeSolution
 from torchridge.solvers.iterative import sparse_gram
 from torchridge.solvers.iterative.sparse_ridge import folds_pay, gram_pays, pays
 

@@ -14,13 +14,15 @@ from torchridge.estimators._input import take
 from torchridge.estimators._metrics import r2_by_target
 from torchridge.linear.arguments import Options, Strengths
 from torchridge.linear.matrices import operator_of
-from torchridge.linear.ridge.cross_validation import Prepared, prepare_rows
+from torchridge.linear.ridge.prepare import Prepared, prepare_rows
 from torchridge.linear.ridge.ridge import ridge, ridge_path
-from torchridge.linear.ridge.solution import RidgeSolution
+from torchridge.linear.ridge.solution.solution import RidgeSolution
 from torchridge.linear.search import first_best, mean_over_folds, warn_of_edge, warn_unless_resolved
 from torchridge.solvers.iterative.sparse_gram import LeaveOneOut, gram
-from torchridge.solvers.least_squares.few_rows import WholeDual
-from torchridge.solvers.least_squares.scorers import FoldMoments, Whole, fold_weights, leave_one_out_errors
+from torchridge.solvers.kernels.few_rows import WholeDual
+from torchridge.solvers.kernels.left_out import leave_one_out_errors
+from torchridge.solvers.least_squares.each_fold import FoldMoments, fold_weights
+from torchridge.solvers.least_squares.scorers import Whole
 from torchridge.solvers.moments.folds import Split
 from torchridge.solvers.moments.rows import Rows, check_rows
 

@@ -14,11 +14,11 @@ from torchridge.estimators._linear import with_sparse_rows
 from torchridge.estimators._protocol import convergence_warning
 from torchridge.exceptions import warn
 from torchridge.linear.ridge.ridge import ridge
-from torchridge.linear.ridge.solution import RidgeSolution
+from torchridge.linear.ridge.solution.solution import RidgeSolution
 from torchridge.solvers.iterative.sparse_ridge import pays
 from torchridge.solvers.least_squares.nonnegative import nonnegative
 from torchridge.solvers.least_squares.objective import Objective, frame, system
-from torchridge.solvers.moments import blocks
+from torchridge.solvers.moments import one_pass
 from torchridge.solvers.moments.blocks import Block
 from torchridge.solvers.moments.moments import Moments
 from torchridge.streams.sparse import COLUMNS
@@ -100,7 +100,7 @@ def solve_rows(table: Table, y: Tensor, weight: Tensor | None, request: Request)
     alpha = strength_of(request.alpha, target.shape[1]).to(target.device)
     if request.positive:
         _check.finite(table.X, "X")
-        block = blocks.block_of(table.X, target, weight, None, torch.float64, table.X.device)
+        block = one_pass.block_of(table.X, target, weight, None, torch.float64, table.X.device)
         return _positive(block, alpha, request)
     solver = "svd" if request.solver == "svd" else "auto"
     solution = ridge(table.X, target, alpha, sample_weight=weight, fit_intercept=request.fit_intercept, solver=solver)

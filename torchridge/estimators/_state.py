@@ -14,8 +14,8 @@ from torch import Tensor
 
 from torchridge.estimators._input import Container
 from torchridge.linear.logistic.solution import LogisticSolution
-from torchridge.linear.ridge.diagnosis import Diagnosis
-from torchridge.linear.ridge.solution import RidgeSolution
+from torchridge.linear.ridge.solution.diagnosis import Diagnosis
+from torchridge.linear.ridge.solution.solution import RidgeSolution
 from torchridge.solvers.moments.moments import Moments
 
 _KIND = "torchridge"  # the key of a dictionary that stands for something else

@@ -11,7 +11,7 @@ from torchridge.estimators._kinds import Classifier, Regressor
 from torchridge.estimators._labels import class_weights, joined_weights, read_labels
 from torchridge.estimators._linear import LinearModel, is_stream
 from torchridge.estimators._solve import Fitted, Request, check_request, solve_moments, solve_rows
-from torchridge.linear.ridge.solution import RidgeSolution
+from torchridge.linear.ridge.solution.solution import RidgeSolution
 
 
 class _RidgeModel(LinearModel):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from torchridge.linear.types import Labels
 from torchridge.probing.labelled import Labelled
-from torchridge.probing.report import Probe
+from torchridge.probing.layer_probe import Probe
 from torchridge.probing.settings import Task
 from torchridge.solvers.moments.blocks import Block
 

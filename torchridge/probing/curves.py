@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torchridge.plots import plot_layers
 
 if TYPE_CHECKING:
-    from torchridge.probing.report import Probe
+    from torchridge.probing.layer_probe import Probe
 
 
 def add_scalars(writer: Any, probes: Sequence[Probe], tag: str) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchridge._ranks import Group
 from torchridge.probing.features.batches import Batch, Column, Reader, check_batches
 from torchridge.probing.features.frozen import call, frozen
-from torchridge.probing.report import Probe
+from torchridge.probing.layer_probe import Probe
 from torchridge.probing.session import Session
 from torchridge.probing.settings import Metrics, Settings, Task
 from torchridge.probing.tasks import task_of_batches

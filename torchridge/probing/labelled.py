@@ -11,10 +11,10 @@ from torch import Tensor
 from torchridge import _check
 from torchridge.probing.features.batches import as_tensor
 from torchridge.probing.features.folding import ClassCodes, check_classes
+from torchridge.probing.layer_probe import Probe
 from torchridge.probing.readouts.table import READOUTS, names
-from torchridge.probing.report import Probe
 from torchridge.probing.tasks import task_of
-from torchridge.solvers.moments import blocks, targets
+from torchridge.solvers.moments import blocks, finite, one_pass, targets
 from torchridge.solvers.moments.blocks import Block
 from torchridge.solvers.moments.rows import check_rows
 
@@ -43,8 +43,8 @@ class Labelled:
         held = self.block
         if held is not None and (got := rows.X.shape[1]) != (d := held.gram.shape[0]):
             raise ValueError(f"`features` should have {d} columns as before, got {got}.")
-        block = blocks.block_of(*rows[:3], None, torch.float64, features.device)
-        blocks.check_finite(block, rows)
+        block = one_pass.block_of(*rows[:3], None, torch.float64, features.device)
+        finite.check_finite(block, rows)
         self.task = task
         self.dtype = features.dtype if features.is_floating_point() else torch.float64
         return block

@@ -12,8 +12,8 @@ from torchridge import _check
 from torchridge.linear.types import Labels
 from torchridge.probing.features.batches import as_tensor
 from torchridge.probing.labelled import Labelled
+from torchridge.probing.layer_probe import Probe
 from torchridge.probing.readouts.table import names
-from torchridge.probing.report import Probe
 from torchridge.probing.settings import Task
 from torchridge.solvers.moments import targets
 

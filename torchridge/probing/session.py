@@ -23,10 +23,11 @@ from torchridge.probing.features.chunks import Chunk, Extract, Gatherer, Labeler
 from torchridge.probing.features.folding import ClassCodes, StreamFolds
 from torchridge.probing.features.kept import Kept
 from torchridge.probing.features.table import LayerTable, check_memory, folds_of, shuffle, split
+from torchridge.probing.layer_probe import Probe
 from torchridge.probing.readouts.heldout import HeldOut
 from torchridge.probing.readouts.linear import Fitted, Parts
 from torchridge.probing.readouts.table import READOUTS, Source
-from torchridge.probing.report import Probe, ProbeReport
+from torchridge.probing.report import ProbeReport
 from torchridge.probing.settings import Settings
 
 _log = logging.getLogger(__name__)

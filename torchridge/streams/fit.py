@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from torchridge import _check, _files
-from torchridge.solvers.moments import blocks
-from torchridge.solvers.moments.blocks import Workspace
+from torchridge.solvers.moments import one_pass
 from torchridge.solvers.moments.moments import Moments
+from torchridge.solvers.moments.one_pass import Workspace
 from torchridge.solvers.moments.rows import check_rows
 from torchridge.streams import checkpoint as checkpoints
 from torchridge.streams import prefetch
@@ -161,8 +161,8 @@ class _Plan:
         rows = check_rows(batch.X, batch.y, batch.sample_weight)  # type: ignore[arg-type]
         device = moments.device or rows.X.device
         if self.work is None:
-            n = self.rows or blocks.chunk_rows(rows.X.shape[1], rows.y.shape[1], moments.dtype.itemsize)
-            self.work = blocks.workspace(n, rows.X.shape[1], rows.y.shape[1], moments.dtype, device)
+            n = self.rows or one_pass.chunk_rows(rows.X.shape[1], rows.y.shape[1], moments.dtype.itemsize)
+            self.work = one_pass.workspace(n, rows.X.shape[1], rows.y.shape[1], moments.dtype, device)
         moments._update(rows, fold, work=self.work)
 
     def check_filled(self, moments: Moments, n: int) -> None:
@@ -213,7 +213,7 @@ def _plan(
 
 def _default_rows(d: int, t: int, row_bytes: int, dtype: torch.dtype, most: int | None, held: int) -> int:
     """Return a whole number of the chunks that moments are summed in."""
-    chunk = blocks.chunk_rows(d, t, dtype.itemsize)
+    chunk = one_pass.chunk_rows(d, t, dtype.itemsize)
     wanted = min(_MOST_BYTES, max(_LEAST_BYTES, _CHUNKS * chunk * row_bytes)) // held
     size = wanted if most is None else min(wanted, most)
     return max(1, size // row_bytes if size < chunk * row_bytes else size // (chunk * row_bytes) * chunk)
@@ -221,7 +221,7 @@ def _default_rows(d: int, t: int, row_bytes: int, dtype: torch.dtype, most: int 
 
 def _batch_bytes(max_bytes: int, d: int, t: int, k: int, dtype: torch.dtype, least: int, held: int) -> int:
     """Return how many bytes each of the batches that are held may have, or raise where that is under `least`."""
-    moments = (k + 4) * (d + t) * d * dtype.itemsize + blocks.CHUNK_BYTES
+    moments = (k + 4) * (d + t) * d * dtype.itemsize + one_pass.CHUNK_BYTES
     if (max_bytes - moments) // held < least:
         raise ValueError(
             f"`max_bytes`={max_bytes} is too small: moments of {d} features, {t} targets and {k} folds take {moments}, "

@@ -10,14 +10,15 @@ from torch import Tensor
 from torchridge import _check
 from torchridge.linear.bands.band_features import Bands, bands_of
 from torchridge.linear.bands.banded_solution import BandedSolution
-from torchridge.linear.ridge.dual_solution import DualForm
 from torchridge.linear.ridge.problem import check_given_kernel
+from torchridge.linear.ridge.solution.dual_solution import DualForm
 from torchridge.linear.types import CV, Groups
-from torchridge.solvers.least_squares import dual, target_scores
-from torchridge.solvers.least_squares.band_search import Found, search_bands
-from torchridge.solvers.least_squares.dual import Kernel
+from torchridge.solvers.kernels import gram_matrix
+from torchridge.solvers.kernels.band_search import Found, search_bands
+from torchridge.solvers.kernels.gram_matrix import Kernel
+from torchridge.solvers.least_squares import target_scores
 from torchridge.solvers.least_squares.objective import Objective
-from torchridge.solvers.moments import blocks, folds
+from torchridge.solvers.moments import finite, folds
 from torchridge.solvers.moments.rows import Rows, check_rows, result_dtype
 
 
@@ -123,8 +124,8 @@ def _kernel(rows: Rows, objective: Objective, name: str) -> Kernel:
         check_given_kernel(rows.X, rows.y)
     n = len(rows.X)
     share = torch.full((n,), 1 / n, dtype=torch.float64, device=rows.X.device)
-    found = dual.kernel_about(rows, share, objective, torch.float64)
-    blocks.check_kernel(found.gram, found.target, rows)
+    found = gram_matrix.kernel_about(rows, share, objective, torch.float64)
+    finite.check_kernel(found.gram, found.target, rows)
     return found
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from torchridge import _check
-from torchridge.linear.ridge.dual_solution import DualForm
+from torchridge.linear.ridge.solution.dual_solution import DualForm
 from torchridge.solvers.least_squares import target_scores
 
 

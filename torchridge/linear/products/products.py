@@ -13,8 +13,8 @@ from torchridge.exceptions import ConvergenceWarning, warn
 from torchridge.linear.arguments import Options, Strengths, needs_torch, strengths_of
 from torchridge.linear.matrices import kind_of, operator_of, shape_of
 from torchridge.linear.ridge.choose import Choice
-from torchridge.linear.ridge.diagnosis import Diagnosis
-from torchridge.linear.ridge.solution import RidgeSolution
+from torchridge.linear.ridge.solution.diagnosis import Diagnosis
+from torchridge.linear.ridge.solution.solution import RidgeSolution
 from torchridge.solvers.iterative import nystrom, solve_many, sparse_ridge
 from torchridge.solvers.iterative import standard_form as design
 from torchridge.solvers.iterative.nystrom import Nystrom

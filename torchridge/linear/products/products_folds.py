@@ -15,7 +15,7 @@ from torchridge.linear import search
 from torchridge.linear.arguments import Options, grid_of
 from torchridge.linear.products.products import Problem, check, fit, warn_unless_converged, with_scores
 from torchridge.linear.ridge.choose import Choice
-from torchridge.linear.ridge.solution import RidgeSolution
+from torchridge.linear.ridge.solution.solution import RidgeSolution
 from torchridge.linear.search import refuse_one_row
 from torchridge.solvers.iterative import solve_many, trace
 from torchridge.solvers.iterative import standard_form as design

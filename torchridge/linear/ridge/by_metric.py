@@ -14,10 +14,11 @@ from torchridge.linear import search
 from torchridge.linear.arguments import Options, grid_of
 from torchridge.linear.matrices import kind_of
 from torchridge.linear.metrics import Held, Metric, first
-from torchridge.linear.ridge.cross_validation import prepare_rows
-from torchridge.linear.ridge.solution import RidgeSolution
-from torchridge.solvers.least_squares.few_rows import WholeDual
-from torchridge.solvers.least_squares.scorers import Whole, leave_one_out_errors
+from torchridge.linear.ridge.prepare import prepare_rows
+from torchridge.linear.ridge.solution.solution import RidgeSolution
+from torchridge.solvers.kernels.few_rows import WholeDual
+from torchridge.solvers.kernels.left_out import leave_one_out_errors
+from torchridge.solvers.least_squares.scorers import Whole
 from torchridge.solvers.least_squares.target_scores import measured
 from torchridge.solvers.moments import folds
 from torchridge.solvers.moments.moments import Moments

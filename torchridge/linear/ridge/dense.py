@@ -11,10 +11,10 @@ from torch import Tensor
 
 from torchridge.linear.arguments import Strengths
 from torchridge.linear.ridge.choose import CAREFUL, Choice
-from torchridge.linear.ridge.diagnosis import Diagnosis
-from torchridge.linear.ridge.dual_solution import DualForm
+from torchridge.linear.ridge.solution.diagnosis import Diagnosis
+from torchridge.linear.ridge.solution.dual_solution import DualForm
 from torchridge.solvers.least_squares.objective import Frame, Objective
-from torchridge.solvers.moments import blocks
+from torchridge.solvers.moments import finite
 from torchridge.solvers.moments.blocks import Block
 from torchridge.solvers.moments.rows import Rows
 
@@ -72,7 +72,7 @@ class Dense:
         """Return the moments, or raise if they are not finite: the matrix of an eigendecomposition must be."""
         block = self.moments()
         if self.rows is not None:
-            blocks.check_finite(block, self.rows)
+            finite.check_finite(block, self.rows)
         return block
 
 

@@ -14,8 +14,8 @@ from torchridge import _check
 from torchridge.exceptions import IllConditionedWarning, one_for_all, warn
 from torchridge.linear.arguments import Options, check_one_strength, check_strengths, needs_torch
 from torchridge.linear.ridge.choose import CAREFUL
-from torchridge.linear.ridge.diagnosis import Diagnosis, once
-from torchridge.linear.ridge.solution import RidgeSolution
+from torchridge.linear.ridge.solution.diagnosis import Diagnosis, once
+from torchridge.linear.ridge.solution.solution import RidgeSolution
 from torchridge.solvers.least_squares import batches as dense
 from torchridge.solvers.least_squares.batches import Batch
 from torchridge.solvers.moments.rows import result_dtype

@@ -9,14 +9,15 @@ from torch import Tensor
 
 from torchridge import _check
 from torchridge.linear.arguments import Options
-from torchridge.solvers.least_squares import dual
-from torchridge.solvers.least_squares.dual import Dual, Kernel
-from torchridge.solvers.least_squares.kernel_folds import OPERATOR_BYTES, KernelFolds
+from torchridge.solvers.kernels import dual, gram_matrix
+from torchridge.solvers.kernels.dual import Dual
+from torchridge.solvers.kernels.gram_matrix import Kernel
+from torchridge.solvers.kernels.kernel_folds import OPERATOR_BYTES, KernelFolds
 from torchridge.solvers.least_squares.objective import Objective
 from torchridge.solvers.least_squares.target_scores import BATCH_BYTES
-from torchridge.solvers.moments import blocks
-from torchridge.solvers.moments.blocks import CHUNK_BYTES
+from torchridge.solvers.moments import finite
 from torchridge.solvers.moments.folds import Split
+from torchridge.solvers.moments.one_pass import CHUNK_BYTES
 from torchridge.solvers.moments.rows import Rows
 
 _LOG = logging.getLogger(__name__)
@@ -49,9 +50,9 @@ def kernel_folds(
     complementary = all(len(a) + len(b) == n and bool(_present(a, b, n).all()) for a, b in parts)
     parts = [(a.to(device), b.to(device)) for a, b in parts]
     if not _check.sum_is_finite(rows.y):
-        blocks.check_squares(source, dtype, overflowed=True)
+        finite.check_squares(source, dtype, overflowed=True)
     if objective.standardize:
-        blocks.check_squares(source, dtype)
+        finite.check_squares(source, dtype)
         return KernelFolds(rows, parts, objective, None, None, complementary, dtype, batch)
     kernel, problem = whole(rows, objective, source, dtype)
     return KernelFolds(rows, parts, objective, kernel, problem, complementary, dtype, batch)
@@ -68,9 +69,9 @@ def whole(rows: Rows, objective: Objective, source: Rows, dtype: torch.dtype) ->
     n, device, weight = len(rows.X), rows.X.device, rows.sample_weight
     weight = None if weight is None else weight.detach().to(dtype)
     share = torch.full((n,), 1 / n, dtype=dtype, device=device) if weight is None else weight / weight.sum()
-    kernel = dual.kernel_about(rows, share, objective, dtype)
-    blocks.check_kernel(kernel.gram, kernel.target, source)
-    return kernel, dual.diagonalized(dual.weighted(kernel, None if weight is None else weight.sqrt()), rows)
+    kernel = gram_matrix.kernel_about(rows, share, objective, dtype)
+    finite.check_kernel(kernel.gram, kernel.target, source)
+    return kernel, dual.diagonalized(gram_matrix.weighted(kernel, None if weight is None else weight.sqrt()), rows)
 
 
 def memory_of_batches(rows: Rows, count: int, dtype: torch.dtype, most: int | None) -> int:

@@ -7,11 +7,12 @@ from torch import Tensor
 
 from torchridge.linear.ridge.choose import CAREFUL, Choice
 from torchridge.linear.ridge.dense import Dense, Fit
-from torchridge.linear.ridge.diagnosis import Diagnosis
-from torchridge.solvers.least_squares import dual, triangle
-from torchridge.solvers.least_squares.dual import Dual
+from torchridge.linear.ridge.solution.diagnosis import Diagnosis
+from torchridge.solvers.kernels import dual_weights, gram_matrix
+from torchridge.solvers.kernels.dual import Dual
 from torchridge.solvers.least_squares.objective import System
-from torchridge.solvers.least_squares.triangle import Triangle
+from torchridge.solvers.least_squares.triangle import estimates, factor, roots
+from torchridge.solvers.least_squares.triangle.factor import Triangle
 from torchridge.solvers.moments.blocks import Block, constant_noise
 from torchridge.solvers.moments.rows import Rows
 
@@ -42,8 +43,8 @@ def needs_rows(problem: Dual, rows: Rows) -> bool:
     """Return `far_apart` or `offset` of rows whose gram matrix (n, n) was taken; one wait for a device."""
     parts, moved = [], []
     weight = problem.center.new_tensor(float(len(rows.X))) if problem.root is None else (problem.root**2).sum()
-    for part in dual.column_chunks(rows.X, torch.float64):
-        x = dual.columns_of(rows.X.detach(), part, problem, torch.float64)
+    for part in gram_matrix.column_chunks(rows.X, torch.float64):
+        x = dual_weights.columns_of(rows.X.detach(), part, problem, torch.float64)
         square = (x * x).sum(0)
         parts.append(square if problem.scale is None else square * problem.scale[part])
         moved.append(_offset(problem.center[part], square, weight))
@@ -56,9 +57,9 @@ def _far(squares: Tensor) -> bool:
 
 
 def fit_rows(problem: Dense, reason: str) -> Fit:
-    """Solve from the rows. Cost: `triangle.triangle`, and `triangle.roots` of every strength."""
+    """Solve from the rows. Cost: `factor.triangle`, and `roots.roots` of every strength."""
     assert problem.rows is not None
-    tri = triangle.triangle(problem.rows, problem.objective)
+    tri = factor.triangle(problem.rows, problem.objective)
     return _fit(tri, problem, Choice("svd", reason))
 
 
@@ -66,9 +67,9 @@ def fit_moments(problem: Dense, equations: System, block: Block) -> Fit | None:
     """Solve from moments whose columns differ in size and in nothing else; None if that is not so."""
     if block.gram.dtype is not torch.float64 or not far_apart(equations):
         return None
-    tri = triangle.triangle_of(block, problem.objective)
+    tri = factor.triangle_of(block, problem.objective)
     weakest = tri.rest.new_tensor([problem.strengths.weakest])
-    if not float(triangle.roots(tri, weakest).spread) ** 2 <= CAREFUL[torch.float32]:
+    if not float(roots.roots(tri, weakest).spread) ** 2 <= CAREFUL[torch.float32]:
         return None
     return _fit(tri, problem, Choice("cholesky", "columns that differ in size by decades, brought to one"))
 
@@ -79,8 +80,8 @@ def _fit(tri: Triangle, problem: Dense, choice: Choice) -> Fit:
     parts, spreads, weak, rank = [], [], [], len(tri.size)
     for start, some in _runs(tri, alpha):
         own = _targets(tri, start, len(some)) if strengths.per_target else tri
-        found = triangle.roots(own, some)
-        w = triangle.weights(own, found, some)  # (d, L, t)
+        found = roots.roots(own, some)
+        w = estimates.weights(own, found, some)  # (d, L, t)
         parts.append(w.diagonal(dim1=1, dim2=2) if strengths.per_target else w)
         spreads.append(found.spread)
         weak.append(found.weak)
@@ -97,7 +98,7 @@ def _fit(tri: Triangle, problem: Dense, choice: Choice) -> Fit:
 
 def _runs(tri: Triangle, alpha: Tensor) -> list[tuple[int, Tensor]]:
     runs, start = [], 0
-    for some in triangle.at_once(tri, alpha):
+    for some in roots.at_once(tri, alpha):
         runs.append((start, some))
         start += len(some)
     return runs
@@ -124,20 +125,20 @@ def _known(tri: Triangle, problem: Dense, spread: float) -> Diagnosis:
         parts = []
         for start, some in _runs(tri, alpha):
             own = _targets(tri, start, len(some)) if strengths.per_target else tri
-            table = triangle.residual_squares(own, triangle.scaled_weights(own, triangle.roots(own, some), some))
+            table = estimates.residual_squares(own, estimates.scaled_weights(own, roots.roots(own, some), some))
             parts.append(table.diagonal()[None] if strengths.per_target else table)
         return torch.cat(parts, 1 if strengths.per_target else 0)
 
     def dof() -> Tensor:
-        return torch.cat([triangle.dof(tri, triangle.roots(tri, some)) for _, some in _runs(tri, alpha)])
+        return torch.cat([estimates.dof(tri, roots.roots(tri, some)) for _, some in _runs(tri, alpha)])
 
     def unit_variance() -> Tensor:
-        return torch.cat([triangle.unit_variance(tri, triangle.roots(tri, some)) for _, some in _runs(tri, alpha)], 1)
+        return torch.cat([estimates.unit_variance(tri, roots.roots(tri, some)) for _, some in _runs(tri, alpha)], 1)
 
     return Diagnosis(
         squares=squares,
         dof=dof,
         unit_variance=unit_variance,
         condition=lambda: spread**2,
-        rank=lambda: triangle.rank(tri),
+        rank=lambda: factor.rank(tri),
     )

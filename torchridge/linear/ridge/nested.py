@@ -13,8 +13,9 @@ from torchridge.linear.arguments import Options, check_options
 from torchridge.linear.bands.banded import splits_of
 from torchridge.linear.ridge.ridge_cv import ridge_cv
 from torchridge.linear.types import CV, Groups
-from torchridge.solvers.least_squares import dual, target_scores
-from torchridge.solvers.moments import blocks
+from torchridge.solvers.kernels import gram_matrix
+from torchridge.solvers.least_squares import target_scores
+from torchridge.solvers.moments import finite
 from torchridge.solvers.moments.folds import Split, check_groups
 from torchridge.solvers.moments.rows import Rows, check_rows, result_dtype
 
@@ -160,8 +161,8 @@ def _kernel(rows: Rows, options: Options) -> Tensor:
     n, dtype = len(rows.X), options.moments_dtype
     share = torch.full((n,), 1 / n, dtype=dtype, device=rows.X.device)
     objective = options.objective(rows.X.shape[1], rows.y.shape[1], rows.X)
-    found = dual.kernel_about(rows, share, objective, dtype)
-    blocks.check_kernel(found.gram, found.target, rows)
+    found = gram_matrix.kernel_about(rows, share, objective, dtype)
+    finite.check_kernel(found.gram, found.target, rows)
     return found.gram
 
 

@@ -13,8 +13,9 @@ from torchridge._ranks import Ranks, brief
 from torchridge.distributed import collectives
 from torchridge.distributed.folds import fold_plan
 from torchridge.linear.arguments import Options, check_options, refuse_beside_moments
-from torchridge.linear.ridge.cross_validation import Prepared, choose, cross_validate
-from torchridge.linear.ridge.solution import RidgeSolution
+from torchridge.linear.ridge.cross_validation import choose, cross_validate
+from torchridge.linear.ridge.prepare import Prepared
+from torchridge.linear.ridge.solution.solution import RidgeSolution
 from torchridge.linear.search import refuse_one_row
 from torchridge.solvers.least_squares.scorers import Whole
 from torchridge.solvers.least_squares.scoring import train_spectrum

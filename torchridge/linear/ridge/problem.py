@@ -12,9 +12,9 @@ from torchridge.linear.arguments import Options, check_options, needs_torch, ref
 from torchridge.linear.matrices import dense_of, kind_of, shape_of
 from torchridge.linear.ridge.choose import Choice, choose_products
 from torchridge.linear.ridge.dense import Dense
-from torchridge.linear.ridge.diagnosis import once
+from torchridge.linear.ridge.solution.diagnosis import once
 from torchridge.solvers.least_squares.target_scores import KINDS
-from torchridge.solvers.moments import blocks
+from torchridge.solvers.moments import one_pass
 from torchridge.solvers.moments.moments import Moments
 from torchridge.solvers.moments.rows import Rows, check_rows, result_dtype
 
@@ -39,7 +39,7 @@ def of_rows(rows: Rows, alpha: Any, name: str, options: Options) -> Problem:
     objective = options.objective(d, t, rows.X)
     strengths = strengths_of(alpha, name, t, rows.X)
     counted = rows.counted
-    moments = once(lambda: blocks.block_of(*counted[:3], None, dtype, rows.X.device))
+    moments = once(lambda: one_pass.block_of(*counted[:3], None, dtype, rows.X.device))
     dense = Dense(objective, strengths, result_dtype(rows.X), moments, counted, dtype is torch.float64)
     return Problem(dense, rows, options.solver, counted.X.shape[0], (d, t), rows.X.device)
 

@@ -21,7 +21,7 @@ from torchridge.linear.arguments import Options, alpha_of, one_of
 from torchridge.linear.products.products import solve as solve_by_products
 from torchridge.linear.ridge import differentiable
 from torchridge.linear.ridge.problem import dense_problem, route
-from torchridge.linear.ridge.solution import RidgeSolution
+from torchridge.linear.ridge.solution.solution import RidgeSolution
 from torchridge.linear.ridge.solve import solve, solve_rows
 from torchridge.solvers.iterative.operators import LinearOperator
 from torchridge.solvers.moments.moments import Moments

@@ -16,7 +16,7 @@ from torchridge.linear.ridge.cross_validation import cross_validate
 from torchridge.linear.ridge.over_ranks import cross_validate_over_ranks
 from torchridge.linear.ridge.problem import refuse_own, route_cv
 from torchridge.linear.ridge.ridge import ridge, ridge_path
-from torchridge.linear.ridge.solution import RidgeSolution
+from torchridge.linear.ridge.solution.solution import RidgeSolution
 from torchridge.linear.types import CV, Groups, Scoring
 from torchridge.solvers.iterative.operators import LinearOperator
 from torchridge.solvers.moments.moments import Moments

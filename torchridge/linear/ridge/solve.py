@@ -11,12 +11,13 @@ from torchridge.exceptions import IllConditionedWarning, RankDeficientWarning, w
 from torchridge.linear.arguments import Options
 from torchridge.linear.ridge.choose import choose
 from torchridge.linear.ridge.dense import Fit
-from torchridge.linear.ridge.diagnosis import Diagnosis
-from torchridge.linear.ridge.fits import fit_cholesky, fit_dual, fit_spectral
+from torchridge.linear.ridge.fits import fit_cholesky, fit_spectral
+from torchridge.linear.ridge.fits_dual import fit_dual
 from torchridge.linear.ridge.problem import Problem, of_rows
-from torchridge.linear.ridge.solution import RidgeSolution
+from torchridge.linear.ridge.solution.diagnosis import Diagnosis
+from torchridge.linear.ridge.solution.solution import RidgeSolution
 from torchridge.linear.ridge.table import SOLVERS, Solver
-from torchridge.solvers.moments import blocks
+from torchridge.solvers.moments.finite import check_squares, check_vanishing
 from torchridge.solvers.moments.rows import Rows, check_rows
 
 # A new solver is a function (problem, choice) → Fit and a line here.
@@ -113,9 +114,9 @@ def _check_range(fit: Fit, problem: Problem) -> None:
         largest = float(torch.maximum(_largest(fit.columns_kept), _largest(fit.bias)))
     finite = largest <= torch.finfo(dtype).max
     if isinstance(source, Rows) and not finite:
-        blocks.check_squares(source, fit.bias.dtype)
+        check_squares(source, fit.bias.dtype)
     if isinstance(source, Rows) and (not finite or fit.rank == 0):
-        blocks.check_vanishing(source, fit.bias.dtype)
+        check_vanishing(source, fit.bias.dtype)
     if not finite:
         raise ValueError(
             f"the weights are too large for {dtype}, or the biases. Rescale `X` or `y`, raise `alpha`, or pass "

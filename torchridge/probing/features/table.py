@@ -11,7 +11,7 @@ from torch import Tensor
 
 from torchridge import _check
 from torchridge.probing.features.chunks import Chunk
-from torchridge.solvers.moments import blocks, targets
+from torchridge.solvers.moments import blocks, one_pass, targets
 from torchridge.solvers.moments.blocks import Block
 
 Key = tuple[int, int]  # fold; class, or −1 where the classes of a fold share one block
@@ -52,7 +52,7 @@ class LayerTable:
             device = self.device or (torch.device("cpu") if rows.device.type == "mps" else rows.device)
             x, z = rows.to(device), y.to(device)
             weight = None if chunk.weight is None else chunk.weight.to(device)
-            fresh = {k: blocks.block_of(x, z, weight, i, torch.float64, device) for k, i in parts.items()}
+            fresh = {k: one_pass.block_of(x, z, weight, i, torch.float64, device) for k, i in parts.items()}
             _check_finite(fresh, rows, layer)
             added[layer] = {**(old := self._widened(layer, width)), **_merged(old, fresh)}
         self.blocks, self.width, self.chunks = added, width, self.chunks + 1
@@ -81,7 +81,7 @@ class LayerTable:
         parts = folds * (max(width, 2) if self.plan.by_class else 1)
         t = width * (2 if self.plan.control else 1)
         held = sum(parts * (d * d + d * t + d + t) for d in sizes.values())
-        return 8 * (held + (2 * folds + 6) * max(d * (d + t) for d in sizes.values())) + blocks.CHUNK_BYTES
+        return 8 * (held + (2 * folds + 6) * max(d * (d + t) for d in sizes.values())) + one_pass.CHUNK_BYTES
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return tensors, and what JSON holds."""

@@ -17,9 +17,9 @@ from torchridge.linear.search import ALPHAS, SHRINKAGES, Kind, itself, search, w
 from torchridge.probing.readouts.table import READOUTS, Readout, Source
 from torchridge.solvers.least_squares import discriminant
 from torchridge.solvers.least_squares.discriminant import as_difference
+from torchridge.solvers.least_squares.each_fold import fold_moments, fold_weights
 from torchridge.solvers.least_squares.grid import coarse_grid
 from torchridge.solvers.least_squares.objective import Objective, feature_variance
-from torchridge.solvers.least_squares.scorers import fold_moments, fold_weights
 from torchridge.solvers.moments import targets
 from torchridge.solvers.moments.blocks import Block
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torchridge.solvers.least_squares.objective import Frame
 from torchridge.solvers.least_squares.spectral import Spectrum
-from torchridge.solvers.moments.blocks import CHUNK_BYTES
+from torchridge.solvers.moments.one_pass import CHUNK_BYTES
 from torchridge.solvers.moments.rows import Rows
 
 

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from torchridge.solvers import algebra
-from torchridge.solvers.least_squares import triangle
 from torchridge.solvers.least_squares.objective import Objective, System
-from torchridge.solvers.least_squares.triangle import Triangle
+from torchridge.solvers.least_squares.triangle import roots
+from torchridge.solvers.least_squares.triangle.factor import Triangle, triangle, triangle_of
 from torchridge.solvers.moments.blocks import Block
 from torchridge.solvers.moments.parts import take
 from torchridge.solvers.moments.rows import Rows
 
-GRAM = triangle.GRAM
+GRAM = roots.GRAM
 
 # Condition that units may cost above that of the columns at one size.
 _UNITS = 100.0
@@ -78,13 +78,13 @@ def careful(
     block: Block, objective: Objective, weakest: float, rows: Rows | None, index: Tensor | None, precision: Precision
 ) -> Triangle:
     """Return the factor that holds the digits: of the moments, columns at one size, or else of the rows `index`."""
-    tri = triangle.triangle_of(block, objective)
+    tri = triangle_of(block, objective)
     strength = tri.rest.new_tensor([weakest])
-    spread = float(triangle.roots(tri, strength).spread)
+    spread = float(roots.roots(tri, strength).spread)
     if spread**2 <= GRAM or rows is None:
         precision.note(_EPS * spread**2, f"scores from moments, columns at one size: condition {spread**2:.1e}")
         return tri
-    tri = triangle.triangle(rows if index is None else take(rows, index), objective)
-    spread_rows = float(triangle.roots(tri, strength).spread)
+    tri = triangle(rows if index is None else take(rows, index), objective)
+    spread_rows = float(roots.roots(tri, strength).spread)
     precision.note(_EPS * spread_rows, f"scores from the rows: condition {spread**2:.1e}")
     return tri

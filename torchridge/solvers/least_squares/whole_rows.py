@@ -10,9 +10,10 @@ import math
 import torch
 from torch import Tensor
 
-from torchridge.solvers.least_squares import scoring, triangle
+from torchridge.solvers.least_squares import scoring
 from torchridge.solvers.least_squares.objective import Objective
-from torchridge.solvers.least_squares.triangle import Triangle
+from torchridge.solvers.least_squares.triangle import estimates, factor, roots
+from torchridge.solvers.least_squares.triangle.factor import Triangle
 from torchridge.solvers.moments.parts import take
 from torchridge.solvers.moments.rows import Rows
 
@@ -31,22 +32,22 @@ def tiny(lost: float) -> float:
 def gcv(tri: Triangle, alpha: Tensor, intercept: bool) -> Tensor:
     """Return generalized cross-validation at every strength, (L, t)."""
     parts = []
-    for some in triangle.at_once(tri, alpha):
-        found = triangle.roots(tri, some)
-        squares = triangle.residual_squares(tri, triangle.scaled_weights(tri, found, some))
+    for some in roots.at_once(tri, alpha):
+        found = roots.roots(tri, some)
+        squares = estimates.residual_squares(tri, estimates.scaled_weights(tri, found, some))
         whole = None if tri.exact else (tri.target**2).sum(0) + tri.rest
-        parts.append(scoring.gcv(squares, triangle.dof(tri, found) + intercept, tri.rows, tri.weight, whole))
+        parts.append(scoring.gcv(squares, estimates.dof(tri, found) + intercept, tri.rows, tri.weight, whole))
     return torch.cat(parts)
 
 
 def evidence(tri: Triangle, alpha: Tensor, intercept: bool) -> Tensor:
     """Return what `scoring.evidence` does at every strength, (L, t); infinite at α = 0, and where no row is left."""
-    count, parts = tri.rows - intercept - triangle.rank_of_free(tri), []
-    for some in triangle.at_once(tri, alpha):
-        found = triangle.roots(tri, some)
-        v = triangle.scaled_weights(tri, found, some)
-        shrunk = (triangle.shrinkage(tri, some)[:, :, None] * v) ** 2
-        energy = triangle.residual_squares(tri, v) + shrunk.sum(1)
+    count, parts = tri.rows - intercept - factor.rank_of_free(tri), []
+    for some in roots.at_once(tri, alpha):
+        found = roots.roots(tri, some)
+        v = estimates.scaled_weights(tri, found, some)
+        shrunk = (factor.shrinkage(tri, some)[:, :, None] * v) ** 2
+        energy = estimates.residual_squares(tri, v) + shrunk.sum(1)
         parts.append(scoring.evidence_of(found.volume, energy, count))
     table = torch.cat(parts)
     return torch.where((alpha > 0)[:, None], table, torch.inf) if bool((tri.penalty > 0).any()) else table
@@ -75,10 +76,10 @@ def leave_one_out_errors(
     n, index = rows.X.shape[0], torch.arange(rows.X.shape[0], device=rows.X.device)
     weight = None if rows.sample_weight is None else rows.sample_weight.detach().to(tri.rest)
     errors, left = [], []
-    for some in triangle.at_once(tri, alpha):
-        found = triangle.roots(tri, some)
-        runs = [e for _, e in triangle.residuals(tri, rows, index, triangle.weights(tri, found, some))]
-        hat = triangle.leverages(tri, found, rows.X.detach(), objective.intercept)
+    for some in roots.at_once(tri, alpha):
+        found = roots.roots(tri, some)
+        runs = [e for _, e in estimates.residuals(tri, rows, index, estimates.weights(tri, found, some))]
+        hat = estimates.leverages(tri, found, rows.X.detach(), objective.intercept)
         hat = hat if weight is None else hat * weight[:, None]
         errors.append(torch.cat(runs))
         left.append(1 - hat)
@@ -100,10 +101,10 @@ def refitted_errors(rows: Rows, few: Tensor, counted: Rows, objective: Objective
     everyone, result = torch.arange(counted.X.shape[0], device=few.device), []
     for i, j in zip(few.tolist(), place[few].tolist(), strict=True):
         others = torch.cat([everyone[:j], everyone[j + 1 :]])
-        tri = triangle.triangle(take(counted, others), objective)
+        tri = factor.triangle(take(counted, others), objective)
         runs = []
-        for some in triangle.at_once(tri, alpha):
-            w = triangle.weights(tri, triangle.roots(tri, some), some)
+        for some in roots.at_once(tri, alpha):
+            w = estimates.weights(tri, roots.roots(tri, some), some)
             runs.append(tri.unexplained(rows.X[i : i + 1].detach(), rows.y[i : i + 1].detach(), w))
         result.append(torch.cat(runs, 1))
     return torch.cat(result)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from torchridge import _check
-from torchridge.solvers.moments import blocks
-from torchridge.solvers.moments.blocks import Block, Workspace
+from torchridge.solvers.moments import blocks, one_pass
+from torchridge.solvers.moments.blocks import Block
+from torchridge.solvers.moments.one_pass import Workspace
 from torchridge.solvers.moments.rows import Rows, check_fold, check_rows, result_dtype
 from torchridge.solvers.moments.saved import DTYPES, check_parts, cloned, least_weight
 
@@ -114,11 +115,11 @@ class Moments:
     ) -> dict[int | None, Block]:
         """Return the moments of the rows `kept` (default: all), by fold."""
         if not isinstance(ids, Tensor):
-            return {ids: blocks.block_of(*rows[:3], kept, self.dtype, device, work)}
+            return {ids: one_pass.block_of(*rows[:3], kept, self.dtype, device, work)}
         host = ids.cpu() if kept is None else ids[kept.to(ids.device)].cpu()
         places = torch.arange(len(host)) if kept is None else kept.cpu()
         parts = {k: places[host == k].to(rows.X.device) for k in torch.unique(host).tolist()}
-        return {k: blocks.block_of(*rows[:3], index, self.dtype, device, work) for k, index in parts.items()}
+        return {k: one_pass.block_of(*rows[:3], index, self.dtype, device, work) for k, index in parts.items()}
 
     def _merged(self, added: Mapping[Any, Block]) -> dict[int | None, Block]:
         return {k: blocks.merge([self._blocks[k], b]) if k in self._blocks else b for k, b in added.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from torchridge.solvers.moments.blocks import constant_noise
+from torchridge.solvers.moments.blocks import Block, constant_noise
 from torchridge.solvers.moments.rows import Rows
 
 # Numbers in the weights of a path that are held at once to predict with.
@@ -42,3 +42,9 @@ def target_variance(rows: Rows, index: Tensor | slice) -> Tensor:
     left = left - s @ left  # what rounding left of a large mean
     variance: Tensor = s @ left**2
     return torch.where(variance > constant_noise(mean), variance, 0)
+
+
+def variance_of(block: Block) -> Tensor:
+    """Return the variance of the targets, (t,), zero if they are constant."""
+    variance = block.yy / block.weight
+    return torch.where(variance > constant_noise(block.mean_y), variance, 0)

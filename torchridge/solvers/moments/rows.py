@@ -35,7 +35,7 @@ def check_rows(
 
     Without `values` the weights' values are not looked at: the caller sees them together with the moments.
 
-    Finiteness of X and y is not looked at here: `blocks.check_finite` sees it in their moments for free.
+    Finiteness of X and y is not looked at here: `finite.check_finite` sees it in their moments for free.
     """
     for name, value in (("X", X), ("y", y)):
         _check.is_tensor(value, name)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 
 from torchridge import _check
-from torchridge.solvers.moments import blocks
+from torchridge.solvers.moments import finite
 from torchridge.solvers.moments.blocks import Block
 from torchridge.solvers.moments.rows import Rows, check_weight
 
@@ -30,7 +30,7 @@ def least_weight(parts: list[Block], rows: Rows) -> float:
         _check.finite(rows.y, "y")
     if not all(math.isfinite(v) for v in values):
         for b in parts:
-            blocks.check_finite(b, rows)
+            finite.check_finite(b, rows)
     return low
 
 

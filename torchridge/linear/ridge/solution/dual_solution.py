@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from torchridge.solvers.device import memory
-from torchridge.solvers.least_squares import dual, target_scores
+from torchridge.solvers.kernels import gram_matrix
+from torchridge.solvers.least_squares import target_scores
 
 # Weights of more than this are held against the memory of the device before they are made.
 _ASK_BYTES = 2**30
@@ -107,7 +108,7 @@ class DualForm:
         _refuse_beyond_memory(L * t, d, self.dtype, X.device)
         result = torch.empty(L * t, d, dtype=self.dtype, device=X.device)
         flat = self.coef.flatten(1)
-        for part in dual.column_chunks(X, flat.dtype):
+        for part in gram_matrix.column_chunks(X, flat.dtype):
             x = self._centred(X[:, part], part)
             for some in target_scores.target_batches(L * t, x.shape[1], flat.dtype.itemsize, None):
                 result[some, part] = (flat[:, some].T @ x).to(self.dtype)

@@ -13,7 +13,7 @@ from torchridge.solvers.least_squares import target_scores
 from torchridge.solvers.moments.rows import check_weight, weight_shape
 
 if TYPE_CHECKING:
-    from torchridge.linear.ridge.solution import RidgeSolution
+    from torchridge.linear.ridge.solution.solution import RidgeSolution
 
 
 def score(solution: RidgeSolution, X: Any, y: Any, scoring: Any, sample_weight: Any, max_bytes: int | None) -> Tensor:

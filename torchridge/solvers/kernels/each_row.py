@@ -9,14 +9,16 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from torchridge.solvers.least_squares.kernel_folds import KernelFolds
+from torchridge.solvers.kernels.kernel_folds import KernelFolds
+from torchridge.solvers.least_squares.each_fold import FoldMoments
 from torchridge.solvers.least_squares.objective import Objective, system
 from torchridge.solvers.least_squares.precision import Precision
-from torchridge.solvers.least_squares.scorers import FoldMoments, Scorer, fold_blocks
+from torchridge.solvers.least_squares.scorers import Scorer
 from torchridge.solvers.least_squares.spectral import spectrum
 from torchridge.solvers.least_squares.target_scores import Sums
 from torchridge.solvers.least_squares.whole_rows import refitted_errors
-from torchridge.solvers.moments import blocks
+from torchridge.solvers.moments import blocks, one_pass
+from torchridge.solvers.moments.one_pass import fold_blocks
 from torchridge.solvers.moments.parts import target_variance, weight_of
 from torchridge.solvers.moments.rows import Rows
 
@@ -37,7 +39,7 @@ class EachRow:
     @cached_property
     def eigvals(self) -> Tensor:
         """Those of all rows."""
-        block = blocks.block_of(*self.rows[:3], None, self.dtype, self.rows.X.device)
+        block = one_pass.block_of(*self.rows[:3], None, self.dtype, self.rows.X.device)
         return spectrum(system(block, self.objective)).eigvals
 
     @property

@@ -11,11 +11,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torchridge.solvers.least_squares import dual
-from torchridge.solvers.least_squares.bands import FARTHEST, centroids, descend, folds_of, local
-from torchridge.solvers.least_squares.dual import Dual, Kernel
+from torchridge.solvers.kernels import dual
+from torchridge.solvers.kernels.bands import FARTHEST, centroids, descend, folds_of, local
+from torchridge.solvers.kernels.dual import Dual
+from torchridge.solvers.kernels.gram_matrix import Kernel
+from torchridge.solvers.kernels.kernel_folds import KernelFolds
 from torchridge.solvers.least_squares.grid import coarse_grid, finer_grid
-from torchridge.solvers.least_squares.kernel_folds import KernelFolds
 from torchridge.solvers.least_squares.objective import Objective
 from torchridge.solvers.moments.folds import Split
 from torchridge.solvers.moments.rows import Rows

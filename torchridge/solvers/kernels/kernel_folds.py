@@ -22,12 +22,14 @@ import torch
 from torch import Tensor
 
 from torchridge.solvers import algebra
-from torchridge.solvers.least_squares import dual, spectral, target_scores
-from torchridge.solvers.least_squares.dual import Dual, Kernel
-from torchridge.solvers.least_squares.few_rows import KEPT, free_condition, splits_by_rows
+from torchridge.solvers.kernels import complement, gram_matrix
+from torchridge.solvers.kernels.dual import Dual
+from torchridge.solvers.kernels.few_rows import KEPT, free_condition, splits_by_rows
+from torchridge.solvers.kernels.gram_matrix import Kernel
+from torchridge.solvers.kernels.shared_strengths import Shared, shared
+from torchridge.solvers.least_squares import spectral, target_scores
 from torchridge.solvers.least_squares.objective import Objective
 from torchridge.solvers.least_squares.precision import GRAM, Precision
-from torchridge.solvers.least_squares.shared_strengths import Shared, shared
 from torchridge.solvers.moments.folds import Split
 from torchridge.solvers.moments.rows import Rows
 
@@ -52,7 +54,7 @@ class Side(NamedTuple):
     basis: Tensor  # (n_T, m)
     seen: Tensor  # (f, m)
     fixed: Tensor | None  # (f, n_T) N
-    fixed_condition: float = 1.0  # of what is not penalized, squared
+    condition: float  # of what is not penalized, columns at one size, squared
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class KernelFolds:
         if worst <= GRAM and self.problem is not None:
             worst = max(worst, free_condition(self.problem, self.rows, weakest))
         if worst <= GRAM and self.problem is None and self.objective.free is not None:
-            worst = max(worst, *(self._side(k).fixed_condition for k in self._each))
+            worst = max(worst, *(self._side(k).condition for k in self._each))
         held = worst <= GRAM and self._kept()
         (_, d), t = self.rows.X.shape, self.rows.y.shape[1]
         careful = self.dtype is torch.float64 and not self.objective.precomputed and d * t * len(alpha) <= _CAREFUL
@@ -239,16 +241,13 @@ class KernelFolds:
         root = None if self._root is None else self._root[train]
         if root is not None:
             own, across = own * root * root[:, None], across * root
-        columns = dual.free_columns(self.rows.X.detach(), problem.center, problem.free, problem.intercept)
+        columns = complement.free_columns(self.rows.X.detach(), problem.center, problem.free, problem.intercept)
         inside = columns[train] if root is None else columns[train] * root[:, None]
         if columns.shape[1] == 1 and problem.intercept:
             fixed = (inside / (inside * inside).sum()).T.expand(len(held), -1)
         elif columns.shape[1]:
-            size = dual.sizes(inside)
-            fixed = (columns[held] / size) @ torch.linalg.pinv(inside / size)
-            sigma = torch.linalg.svdvals(inside / size)
-            condition = float(sigma[0] / sigma[-1]) ** 2 if len(sigma) == inside.shape[1] else torch.inf
-        eigvals, basis = dual.complement_eigh(own, dual.orthonormal(inside))
+            fixed, condition = complement.fitted_by_columns(inside, columns[held])
+        eigvals, basis = complement.complement_eigh(own, complement.orthonormal(inside))
         across = across if fixed is None else across - fixed @ own
         return Side(eigvals, basis, across @ basis, fixed, condition)
 
@@ -256,7 +255,7 @@ class KernelFolds:
         share = torch.zeros(len(self.rows.X), dtype=self.dtype, device=self._device)
         train, weight = self.splits[k][0], self.rows.sample_weight
         share[train] = 1 if weight is None else weight[train].detach().to(self.dtype)
-        return dual.kernel_about(self.rows, share / share.sum(), self.objective, self.dtype)
+        return gram_matrix.kernel_about(self.rows, share / share.sum(), self.objective, self.dtype)
 
     @property
     def _device(self) -> torch.device:
@@ -286,4 +285,4 @@ class KernelFolds:
         if self.objective.prior is None:
             return None
         nowhere = torch.zeros_like(self.rows.X[0], dtype=self.dtype)
-        return dual.fitted_by_prior(self.rows, nowhere, self.objective.prior, self.dtype)
+        return gram_matrix.fitted_by_prior(self.rows, nowhere, self.objective.prior, self.dtype)

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from torchridge.solvers.least_squares import dual, precision, scoring, spectral, triangle, whole_rows
-from torchridge.solvers.least_squares.dual import Dual
+from torchridge.solvers.kernels import dual
+from torchridge.solvers.kernels.dual import Dual
+from torchridge.solvers.least_squares import precision, scoring, spectral, whole_rows
 from torchridge.solvers.least_squares.objective import Objective
 from torchridge.solvers.least_squares.precision import Precision
 from torchridge.solvers.least_squares.target_scores import Sums, target_batches
-from torchridge.solvers.least_squares.triangle import Triangle
+from torchridge.solvers.least_squares.triangle import estimates, factor, roots
+from torchridge.solvers.least_squares.triangle.factor import Triangle
 from torchridge.solvers.moments.blocks import constant_noise
 from torchridge.solvers.moments.folds import Split
 from torchridge.solvers.moments.parts import take, target_variance, weight_of
@@ -27,8 +29,8 @@ def splits_by_rows(rows: Rows, splits: list[Split], objective: Objective, alpha:
     """Return mean squared errors (K, L, t) from an orthogonal factor of the rows of every training part."""
     scores, worst = [], 1.0
     for train, held in splits:
-        tri = triangle.triangle(take(rows, train), objective)
-        squares, spread = triangle.heldout_squares(tri, rows, held, alpha)
+        tri = factor.triangle(take(rows, train), objective)
+        squares, spread = estimates.heldout_squares(tri, rows, held, alpha)
         scores.append(squares / weight_of(rows, held))
         worst = max(worst, float(spread.amax()))
     known.note(torch.finfo(alpha.dtype).eps * worst, f"scores from the rows: condition {worst**2:.1e}")
@@ -89,8 +91,8 @@ class WholeDual:
         """Return the factor that holds the digits of these strengths, None if the gram matrix does."""
         if self.objective.precomputed or holds([self.problem], alpha, [self.rows], self.precision):
             return None
-        tri = triangle.triangle(self.rows, self.objective)
-        spread = float(triangle.roots(tri, alpha.min().reshape(1)).spread)
+        tri = factor.triangle(self.rows, self.objective)
+        spread = float(roots.roots(tri, alpha.min().reshape(1)).spread)
         lost = torch.finfo(alpha.dtype).eps * spread
         self.precision.note(lost, f"scores from the rows: condition {spread**2:.1e}")
         return tri

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from torchridge import _check
 from torchridge import _files as files
-from torchridge.linear import curves, matrices, printing, saved
+from torchridge.linear import curves
 from torchridge.linear.curves import Curve, Lines
-from torchridge.linear.ridge.diagnosis import Diagnosis
-from torchridge.linear.ridge.dual_solution import DualForm, MadeWhenRead, weight_of
-from torchridge.linear.ridge.score import score
+from torchridge.linear.ridge.solution import describe, parts, predictions, saving
+from torchridge.linear.ridge.solution.diagnosed import Diagnosed
+from torchridge.linear.ridge.solution.diagnosis import Diagnosis
+from torchridge.linear.ridge.solution.dual_solution import DualForm, MadeWhenRead, weight_of
+from torchridge.linear.ridge.solution.score import score
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class RidgeSolution:
+class RidgeSolution(Diagnosed):
     """Weights that minimize Σ s (y − Wx − b)² + α Σ p (W − prior)², and what is known about them.
 
     α multiplies the squared weights against the *sum* of squared errors (scikit-learn's convention; see
@@ -134,64 +135,7 @@ class RidgeSolution:
         return coef if self.is_path else coef[0]
 
     def __repr__(self) -> str:
-        known = self.diagnosis.known
-        return printing.listed(
-            f"RidgeSolution{' (path)' if self.is_path else ''}",
-            {
-                "weight": printing.shaped(self.weight) if self.dual is None else f"{self.shape}, made when read",
-                "bias": printing.shaped(self.bias) if self.fit_intercept else "none",
-                "alpha": printing.figures(self.alpha),
-                "score": printing.chosen_by(self.alphas, self.fold_scores, self.best_score, self.scoring),
-                "dof": printing.figures(torch.as_tensor(known["dof"])) if "dof" in known else None,
-                "condition": f"{known['condition']:.3g}" if isinstance(known.get("condition"), float) else None,
-                "n_samples": str(self.n_samples),
-                "converged": printing.count_true(self.converged),
-                "solver": f"{self.solver}: {self.reason}",
-            },
-        )
-
-    @property
-    def dof(self) -> Tensor:
-        """Effective degrees of freedom, the intercept not counted; costs an eigendecomposition if one was not taken."""
-        dof: Tensor = self.diagnosis["dof"]
-        return dof
-
-    @property
-    def condition(self) -> float | Tensor:
-        """Condition number of XᵀX + αD at the weakest strength, features scaled by their penalty; cost as `dof`."""
-        condition: float | Tensor = self.diagnosis["condition"]
-        return condition
-
-    @property
-    def rank(self) -> int | Tensor | None:
-        """Numerical rank of the centred rows, as far as the solver resolved it; None for "cg". Cost as `dof`."""
-        rank: int | Tensor | None = self.diagnosis["rank"]
-        return rank
-
-    @property
-    def residual_variance(self) -> Tensor:
-        """Σ s (y − ŷ)² / (n − dof − 1), the −1 with an intercept, (t,); NaN where dof is. Cost as `dof`."""
-        variance: Tensor = self.diagnosis["residual_variance"]
-        return variance
-
-    @property
-    def unit_variance(self) -> Tensor | None:
-        """Sampling variance of each weight for unit noise; None from "cg". Cost as `dof`, and n² d if n < d."""
-        variance: Tensor | None = self.diagnosis["unit_variance"]
-        return variance
-
-    @property
-    def standard_errors(self) -> Tensor:
-        """Standard error of each weight for independent noise of equal variance, shaped as `weight`.
-
-        They are those of the sampling distribution of the ridge estimate about its own (shrunken) mean.
-        """
-        if self.solver == "cg":
-            raise ValueError("`solver`='cg' knows no standard errors. Use a direct solver, e.g. 'cholesky' or 'dual'.")
-        unit = self.unit_variance
-        assert unit is not None
-        unit = unit if unit.ndim == self.weight.ndim else unit[..., None, :]
-        return (self.residual_variance[..., :, None] * unit).sqrt()
+        return describe.text(self)
 
     def predict(self, X: Tensor | Any, *, max_bytes: int | None = None) -> Tensor:
         """Return X Wᵀ + b, (n, t), or (n,) where y came as (n,); a path gives a leading dimension of strengths.
@@ -208,49 +152,14 @@ class RidgeSolution:
                 the rows that were fitted have been changed in place.
             TypeError: on what is no dense real tensor.
         """
-        if max_bytes is not None:
-            _check.integer(max_bytes, "max_bytes", minimum=1)
-        if matrices.kind_of(X) in ("sparse", "operator"):
-            return self._predict_by_products(X)
-        if not isinstance(X, Tensor):
-            raise TypeError(f"`X` should be a torch.Tensor, got {type(X).__name__}. Use `torch.as_tensor(X)`.")
-        if X.ndim < 1 or X.shape[-1] != self.shape[-1]:
-            raise ValueError(f"`X` has shape {tuple(X.shape)}, expected (..., {self.shape[-1]}) as it was fitted on.")
-        _check.is_dense_real(X, "X")
-        _check.same_device({"X": X, "weight": self.bias})
-        if self.dual is not None:
-            return self._predict_by_kernel(X, self.dual, max_bytes)
-        rows = X.to(self.weight.dtype)
-        rows = rows.unsqueeze(0) if X.ndim == 1 else rows
-        rows = rows.unsqueeze(-3) if self.is_path and X.ndim > 2 else rows
-        out = rows @ self.weight.mT + self.bias.unsqueeze(-2)
-        out = out.squeeze(-2) if X.ndim == 1 else out
-        return out.squeeze(-1) if self.vector_target else out
-
-    def _predict_by_kernel(self, X: Tensor, dual: DualForm, max_bytes: int | None) -> Tensor:
-        flat, (_, L, t) = X.reshape(-1, X.shape[-1]), dual.coef.shape
-        out = torch.empty(L, len(flat), t, dtype=dual.dtype, device=X.device)
-        for rows, part, predicted in dual.predictions(flat, max_bytes):
-            out[:, rows, part] = predicted.to(dual.dtype)
-        out = out.reshape(L, *X.shape[:-1], t).movedim(0, -3 if X.ndim > 1 else -2)
-        out = out if self.is_path else out.squeeze(-3 if X.ndim > 1 else -2)
-        return out.squeeze(-1) if self.vector_target else out
+        return predictions.predict(self, X, max_bytes)
 
     def predictions(self, X: Tensor, max_bytes: int | None = None) -> Iterator[tuple[slice, slice, Tensor]]:
         """Yield runs of rows of X (m, d), runs of targets, and their predictions (L, rows, targets), for one problem.
 
         What `score` takes one after the other: all of them need not fit in memory. L = 1 but for a path.
         """
-        if self.dual is not None:
-            yield from self.dual.predictions(X, max_bytes)
-            return
-        weight = self.weight if self.is_path else self.weight[None]
-        bias = self.bias if self.is_path else self.bias[None]
-        most = 2**28 if max_bytes is None else max_bytes
-        step = max(1, most // (8 * (weight[..., 0].numel() + X.shape[1])))
-        for i in range(0, len(X), step):
-            rows = slice(i, min(i + step, len(X)))
-            yield rows, slice(0, weight.shape[1]), X[rows].to(weight.dtype) @ weight.mT + bias[:, None, :]
+        return predictions.runs(self, X, max_bytes)
 
     def score(
         self,
@@ -286,37 +195,7 @@ class RidgeSolution:
         Raises:
             ValueError: where y came as (n,), or for a batch of problems.
         """
-        if self.vector_target or len(self.shape) != 2 + self.is_path:
-            raise ValueError(f"there are no targets to choose from: the weights have shape {self.shape}.")
-        part = targets if isinstance(targets, slice) else torch.as_tensor(targets, device=self.bias.device)
-        per_target = self.alpha.ndim == 1 and not self.is_path
-        changes: dict[str, Any] = {"alpha": self.alpha[part]} if per_target else {}
-        for name in ("scores", "fold_scores", "dead_targets", "score_errors", "residual", "converged"):
-            value = getattr(self, name)
-            changes[name] = None if value is None else value[..., part]
-        if self.best_score is not None and self.best_score.ndim:
-            changes["best_score"] = self.best_score[part]
-        diagnosis = self.diagnosis.map(
-            residual_variance=lambda v: v[..., part],
-            **({"dof": lambda v: v[part], "unit_variance": lambda v: v[part]} if per_target else {}),
-        )
-        chosen = self.with_changes(bias=self.bias[..., part], diagnosis=diagnosis, **changes)
-        if self.dual is None:
-            return chosen.with_changes(weight=self.weight[..., part, :])
-        dual = self.dual.of_targets(part)
-        return chosen.with_changes(dual=dual, weight=weight_of(dual, self.is_path))
-
-    def _predict_by_products(self, X: Any) -> Tensor:
-        kind = matrices.kind_of(X)
-        d = self.shape[-1]
-        if (shape := tuple(X.shape)) != (*shape[:1], d) or self.weight.ndim != 2 + self.is_path:
-            raise ValueError(f"`X` has shape {shape}, expected (n, {d}), and one problem.")
-        operator = matrices.operator_of(X, str(kind))
-        _check.same_device({"X": self.weight.new_empty(0, device=operator.device), "weight": self.weight})
-        flat = self.weight.reshape(-1, d).double().T
-        out = operator.matmul(flat).T.reshape(*self.weight.shape[:-1], -1).mT + self.bias.double().unsqueeze(-2)
-        out = out.to(self.weight.dtype)
-        return out.squeeze(-1) if self.vector_target else out
+        return parts.of_targets(self, targets)
 
     def at(self, index: int) -> RidgeSolution:
         """Return one strength of a path; a negative `index` counts from the last.
@@ -324,24 +203,7 @@ class RidgeSolution:
         Raises:
             ValueError: where there is only one, or no such strength.
         """
-        if not self.is_path:
-            raise ValueError(f"this solution has one strength, got `index`={index}; `at` picks from a path.")
-        _check.position(index, self.alpha.shape[-1], "index", "strengths")
-        dual = None if self.dual is None else self.dual.at(index)
-        return self.with_changes(
-            dual=dual,
-            weight=self.weight[..., index, :, :] if dual is None else weight_of(dual, False),
-            bias=self.bias[..., index, :],
-            alpha=self.alpha[..., index],
-            diagnosis=self.diagnosis.map(
-                dof=lambda dof: dof[..., index],
-                residual_variance=lambda variance: variance[..., index, :],
-                unit_variance=lambda unit: None if unit is None else unit[..., index, :],
-            ),
-            residual=None if self.residual is None else self.residual[..., index, :],
-            converged=None if self.converged is None else self.converged[..., index, :],
-            is_path=False,
-        )
+        return parts.at(self, index)
 
     def curve(self, target: int | None = None) -> Curve:
         """Return the score of every strength that was tried, for one target or their mean.
@@ -374,16 +236,7 @@ class RidgeSolution:
         Raises:
             OSError: if the folder does not exist or is not writable, or `path` is a folder itself.
         """
-        form = "dual" if form == "auto" and self.dual is not None else "weight" if form == "auto" else form
-        _check.option(form, "form", ("weight", "dual"))
-        if form == "dual" and self.dual is None:
-            raise ValueError("`form`='dual': this solution holds weights. Use form='weight'.")
-        left_out = {"diagnosis", "dual", *(["weight"] if form == "dual" else [])}
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left_out}
-        if form == "dual" and self.dual is not None:
-            values |= {"form": form, **{f"dual.{name}": value for name, value in self.dual.state().items()}}
-        values |= {f"diagnosis.{name}": value for name, value in dict(self.diagnosis).items()}
-        saved.write(path, self.KIND, {k: v for k, v in values.items() if v is not None}, dict(names or {}), "path")
+        saving.save(self, path, names, form)
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> RidgeSolution:
@@ -400,14 +253,9 @@ class RidgeSolution:
         cls, path: str | Path, device: torch.device | str = "cpu", name: str = "path"
     ) -> tuple[RidgeSolution, dict[str, Any]]:
         """Return a saved solution and the names that were saved with it; errors call the file `name`."""
-        values, names = saved.read(path, cls.KIND, device, name)
+        values, names = saving.read(path, cls.KIND, device, name)
         with files.understood(path, name):
-            known = dict.fromkeys(("dof", "condition", "rank", "residual_variance", "unit_variance"))
-            known |= {k.removeprefix("diagnosis."): values.pop(k) for k in [*values] if k.startswith("diagnosis.")}
-            kept = {k.removeprefix("dual."): values.pop(k) for k in [*values] if k.startswith("dual.")}
-            if values.pop("form", "weight") == "dual":
-                values |= {"dual": DualForm.of_state(kept), "weight": None}
-            return cls(diagnosis=Diagnosis.of(**known), **values), names
+            return cls(**values), names
 
     def to_linear(self) -> nn.Linear:
         """Return an `nn.Linear` that computes `predict`, with a bias where an intercept was fitted.
@@ -415,18 +263,7 @@ class RidgeSolution:
         Raises:
             ValueError: on a path, or a batch of problems.
         """
-        if self.weight.ndim != 2:
-            raise ValueError(
-                f"a single layer holds one problem at one strength, got weights of shape {tuple(self.weight.shape)}. "
-                f"Pick one, e.g. `path.at(0).to_linear()`."
-            )
-        t, d = self.weight.shape
-        layer = nn.Linear(d, t, bias=self.fit_intercept, device=self.weight.device, dtype=self.weight.dtype)
-        with torch.no_grad():
-            layer.weight.copy_(self.weight)
-            if self.fit_intercept:
-                layer.bias.copy_(self.bias)
-        return layer
+        return describe.as_linear(self)
 
 
 made = MadeWhenRead()
