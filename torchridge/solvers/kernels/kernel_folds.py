@@ -24,7 +24,7 @@ from torch import Tensor
 from torchridge.solvers import algebra
 from torchridge.solvers.kernels import complement, gram_matrix
 from torchridge.solvers.kernels.dual import Dual
-from torchridge.solvers.kernels.few_rows import KEPT, free_condition, splits_by_rows
+from torchridge.solvers.kernels.few_rows import KEPT, bearable, free_condition, splits_by_rows
 from torchridge.solvers.kernels.gram_matrix import Kernel
 from torchridge.solvers.kernels.shared_strengths import Shared, shared
 from torchridge.solvers.least_squares import spectral, target_scores
@@ -101,7 +101,7 @@ class KernelFolds:
             worst = max(worst, free_condition(self.problem, self.rows, weakest))
         if worst <= GRAM and self.problem is None and self.objective.free is not None:
             worst = max(worst, *(self._side(k).condition for k in self._each))
-        held = worst <= GRAM and self._kept()
+        held = worst <= bearable(self.rows) and self._kept()
         (_, d), t = self.rows.X.shape, self.rows.y.shape[1]
         careful = self.dtype is torch.float64 and not self.objective.precomputed and d * t * len(alpha) <= _CAREFUL
         if held or not careful:
