@@ -177,13 +177,15 @@ def position(value: Any, count: int, name: str, of: str) -> None:
     """Raise unless `value` is the index of one of `count` things."""
     whole = integer(value, name, minimum=-count)
     if whole >= count:
-        raise ValueError(f"`{name}`={whole} is not there: the path has {count} {of}, counted from 0.")
+        raise ValueError(f"`{name}`={whole} is out of range for a path of {count} {of} (0 to {count - 1}).")
 
 
 def same_length(got: int, expected: int, name: str, of: str) -> None:
     """Raise unless `name` has as many rows as `of`."""
     if got != expected:
-        raise ValueError(f"`{name}` has {got} rows, but `{of}` has {expected}; expected as many rows in both.")
+        raise ValueError(
+            f"`{name}` has {got} rows, but `{of}` has {expected}; expected the same number of rows in both."
+        )
 
 
 def shape(value: Tensor, expected: Sequence[tuple[int, ...]], name: str) -> None:

@@ -44,4 +44,4 @@ def _numbers(text: str) -> list[float]:
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
-        raise argparse.ArgumentTypeError(f"should be numbers with commas, got {text!r}") from None
+        raise argparse.ArgumentTypeError(f"should be numbers separated by commas, got {text!r}") from None

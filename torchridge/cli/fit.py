@@ -60,7 +60,7 @@ def _folds(options: argparse.Namespace) -> int | None:
         raise argparse.ArgumentTypeError("--fold names a column of fold ids, and --cv makes folds; leave one out")
     options.cv, options.scoring = options.cv or "5", options.scoring or "mse"
     if options.scoring == "r2" and options.fold is None and options.cv in ("gcv", "evidence"):
-        raise argparse.ArgumentTypeError(f"--scoring r2 needs folds, which --cv {options.cv} has none of")
+        raise argparse.ArgumentTypeError(f"--scoring r2 needs folds, and --cv {options.cv} makes none")
     if options.alpha is not None or options.fold is not None or options.cv in ("gcv", "evidence"):
         return None
     if not re.fullmatch("[0-9]{1,18}", options.cv) or int(options.cv) < 2:

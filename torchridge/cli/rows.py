@@ -28,7 +28,7 @@ def _device(text: str) -> str:
     except RuntimeError:
         raise argparse.ArgumentTypeError(f"expected cpu, cuda or cuda:0, got {text!r}") from None
     if kind == "cuda" and not torch.cuda.is_available():
-        raise argparse.ArgumentTypeError(f"{text} was asked for, and torch finds no CUDA device; leave --device out")
+        raise argparse.ArgumentTypeError(f"{text} was requested, but torch finds no CUDA device; leave out --device")
     if kind not in ("cpu", "cuda"):
         raise argparse.ArgumentTypeError(f"expected cpu, cuda or cuda:0, got {text!r}")
     return text

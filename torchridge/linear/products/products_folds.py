@@ -86,13 +86,13 @@ def _check_criterion(cv: Any, groups: Any, scoring: str) -> None:
     if cv != "gcv":
         what = "leverages" if cv == "loo" else "all eigenvalues"
         raise ValueError(
-            f"`cv`={cv!r} needs {what}, which solver='cg' does not know. Use cv='gcv', a number of folds, or a direct "
+            f"`cv`={cv!r} needs {what}, which solver='cg' does not offer. Use cv='gcv', a number of folds, or a direct "
             f"solver."
         )
     if groups is not None:
         raise ValueError(f"`groups` has no use with `cv`={cv!r}. Pass a number of folds, e.g. cv=5.")
     if scoring == "r2":
-        raise ValueError("`scoring`='r2' needs held-out targets, which `cv`='gcv' has none of. Use folds.")
+        raise ValueError("`scoring`='r2' needs held-out targets, and `cv`='gcv' holds none out. Use folds.")
 
 
 def _search(

@@ -114,7 +114,7 @@ def choose(prepared: Prepared, alphas: Any, cv: Any, scoring: str, per_target: b
     kind = cv if isinstance(cv, str) and cv in ("gcv", "evidence") else "gcv" if variances is None else scoring
     if kind != scoring and scoring != "mse":
         raise ValueError(
-            f"`scoring`={scoring!r} needs held-out targets, which `cv`={kind!r} has none of. Use folds or cv='loo'."
+            f"`scoring`={scoring!r} needs held-out targets, and `cv`={kind!r} holds none out. Use folds or cv='loo'."
         )
     dead = prepared.dead
     live = None

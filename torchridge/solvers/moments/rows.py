@@ -41,7 +41,7 @@ def check_rows(
         _check.is_tensor(value, name)
         if type(value).__name__ == "DTensor":
             raise TypeError(
-                f"`{name}` is a DTensor. Of rows, give `{name}.to_local()` and add up over ranks (`all_reduce`, or "
+                f"`{name}` is a DTensor. For rows, give `{name}.to_local()` and add up over ranks (`all_reduce`, or "
                 f"process_group='world'); of columns, call `column_moments`."
             )
         _check.is_dense_real(value, name)
@@ -88,7 +88,7 @@ def weight_shape(sample_weight: Tensor, n: int, flatten: bool = False) -> Tensor
     weight = sample_weight.reshape(-1) if flatten else sample_weight
     if weight.ndim != 1 or weight.shape[0] != n:
         raise ValueError(
-            f"`sample_weight` should have shape ({n},), one weight a row, got {tuple(sample_weight.shape)}."
+            f"`sample_weight` should have shape ({n},), one weight for each row, got {tuple(sample_weight.shape)}."
         )
     return weight
 
