@@ -185,8 +185,17 @@ def test_no_import_circle() -> None:
 )
 def test_importing_torchridge_pulls_in_no_optional_package(optional: str) -> None:
     # torch itself may bring some of them
-    code = f"import sys, torch; had = {optional!r} in sys.modules; import torchridge; new = {optional!r} in sys.modules"
-    code += "; sys.exit(new and not had)"
+    names = "Moments, L2Linear, logistic_cv, penalty, ridge_cv, weight_decay_groups"
+    code = f"import sys, torch; had = {optional!r} in sys.modules; from torchridge import {names}"
+    code += f"; new = {optional!r} in sys.modules; sys.exit(new and not had)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_import_waits_for_nothing_that_is_not_asked_for() -> None:
+    code = "import sys, torch, torchridge; a = [m for m in sys.modules if m.startswith('torchridge.')]"
+    code += (
+        "; torchridge.ridge; b = [m for m in sys.modules if m.startswith('torchridge.training')]; sys.exit(bool(a + b))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

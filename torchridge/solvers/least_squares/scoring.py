@@ -258,18 +258,20 @@ def leave_one_out_residuals(
     inner = (filtered[:, :, None] * spec.coef[:, None, :]).reshape(-1, L * t)
     # Small means are taken off after the product: off z rather than off a copy of x.
     shifted = spec.base is not None or bool((center.mean_x**2 > feature_variance(block)).any())
-    offset = center.mean_x[None] @ spec.transform
+    offset = spec.transform.mT @ center.mean_x
     size = max(256, _CACHED_NUMBERS // (spec.transform.shape[0] + L * t))
+    z = inner.new_empty(spec.transform.shape[1], min(size, rows.X.shape[0]))
     for start in range(0, rows.X.shape[0], size):
         part = slice(start, start + size)
         x = rows.X[part].detach().to(inner)
         x = x - center.mean_x if shifted else x
         y = rows.y[part].detach().to(inner) - center.mean_y
         y = y if spec.base is None else y - (x @ spec.base)
-        z = x @ spec.transform  # (chunk, m)
-        z = z if shifted else z.sub_(offset)
-        error = y[:, None, :] - (z @ inner).reshape(-1, L, t)
-        leverage = (z.mul_(z) @ filtered) + _fixed_leverage(spec, block, objective, x)
+        # (m, chunk): products with few strengths are three times as fast this way round.
+        z = torch.mm(spec.transform.mT, x.mT, out=z if len(x) == z.shape[1] else z.new_empty(len(z), len(x)))
+        z = z if shifted else z.sub_(offset[:, None])
+        error = y[:, None, :] - (inner.mT @ z).mT.reshape(-1, L, t)
+        leverage = (filtered.mT @ z.mul_(z)).mT + _fixed_leverage(spec, block, objective, x)
         if rows.sample_weight is not None:
             leverage = leverage * rows.sample_weight[part].detach().to(inner)[:, None]
         left = 1 - leverage
