@@ -15,6 +15,7 @@ from torchridge.linear.ridge.ridge_cv import ridge_cv
 from torchridge.linear.types import CV, Groups
 from torchridge.solvers.kernels import gram_matrix
 from torchridge.solvers.least_squares import target_scores
+from torchridge.solvers.least_squares.criteria import from_moments
 from torchridge.solvers.moments import finite
 from torchridge.solvers.moments.folds import Split, check_groups
 from torchridge.solvers.moments.rows import Rows, check_rows, result_dtype
@@ -118,7 +119,7 @@ def nested_ridge_cv(
         >>> tuple(found.scores.shape), bool(found.score > 0.5)
         ((3, 1), True)
     """
-    _check.option(scoring, "scoring", target_scores.KINDS)
+    _check.option(scoring, "scoring", target_scores.SCORES)
     _check.option(predictions, "predictions", (True, False))
     own = (fit_intercept, standardize, penalty_factors, prior, "auto", moments_dtype, None, None, None, kernel)
     options = Options(*own)
@@ -130,7 +131,7 @@ def nested_ridge_cv(
     splits = splits_of(outer, len(X), rows.y, labels)
     inner: dict[str, Any] = {"alpha_per_target": alpha_per_target, "fit_intercept": fit_intercept}
     inner |= {"moments_dtype": moments_dtype}
-    inner["scoring"] = "mse" if isinstance(cv, str) and cv in ("gcv", "evidence") else scoring
+    inner["scoring"] = "mse" if _check.one_of(cv, *from_moments()) else scoring
     if _one_kernel(rows, options):
         data, inner["kernel"] = _kernel(rows, options), "precomputed"
     else:

@@ -17,6 +17,7 @@ from torchridge.linear.ridge.cross_validation import choose, cross_validate
 from torchridge.linear.ridge.prepare import Prepared
 from torchridge.linear.ridge.solution.solution import RidgeSolution
 from torchridge.linear.search import refuse_one_row
+from torchridge.solvers.least_squares.criteria import CRITERIA
 from torchridge.solvers.least_squares.scorers import Whole
 from torchridge.solvers.least_squares.scoring import train_spectrum
 from torchridge.solvers.moments.moments import Moments
@@ -76,7 +77,7 @@ def over_ranks(
     def own() -> _Made:
         check_options(options)
         if isinstance(choice.get("cv"), str) and not isinstance(X, Moments):
-            _check.option(choice["cv"], "cv", ("gcv", "loo", "evidence"))
+            _check.option(choice["cv"], "cv", CRITERIA)
         if isinstance(X, Moments):
             refuse_beside_moments(y=y, sample_weight=sample_weight)
             return _Made(X, collectives.says(X))
@@ -107,7 +108,7 @@ def cross_validate_over_ranks(
     ranks, cv = Ranks(group), "gcv" if cv is None else cv
     if isinstance(cv, str):
         whole = over_ranks(X, y, sample_weight, "ridge_cv", options, group, cv=cv, **choice)
-        if cv != "loo":
+        if not CRITERIA[cv].holds_out:
             return cross_validate(whole, None, alphas, cv, groups, scoring, per_target, None, options)
         rows = Own(X, y, sample_weight).rows
         return choose(leave_one_out(whole, rows, options, ranks), alphas, cv, scoring, per_target)
@@ -129,7 +130,7 @@ def leave_one_out(whole: Moments, rows: Rows | None, options: Options, ranks: Ra
     d, t = block.cross.shape
     objective = options.objective(d, t, block.gram, dtype=whole.dtype)
     refuse_one_row(block.rows, "loo", objective)
-    everything = Whole("loo", train_spectrum(block, objective), block, objective, None)
+    everything = Whole(CRITERIA["loo"], train_spectrum(block, objective), block, objective, None)
     scorer = collectives.LeaveOneOut(everything, rows, ranks)
     return Prepared(scorer, objective, whole, options, lambda: block)
 

@@ -26,6 +26,7 @@ from torchridge.solvers.kernels.each_row import EachRow
 from torchridge.solvers.kernels.few_rows import WholeDual
 from torchridge.solvers.kernels.kernel_folds import KernelFolds
 from torchridge.solvers.least_squares import each_fold, target_scores
+from torchridge.solvers.least_squares.criteria import CRITERIA, criterion_of
 from torchridge.solvers.least_squares.objective import Objective
 from torchridge.solvers.least_squares.scorers import Scorer, Whole
 from torchridge.solvers.least_squares.scoring import train_spectrum
@@ -33,8 +34,6 @@ from torchridge.solvers.moments import blocks, finite, folds, one_pass
 from torchridge.solvers.moments.blocks import Block
 from torchridge.solvers.moments.moments import Moments
 from torchridge.solvers.moments.rows import Rows, result_dtype
-
-_CRITERIA = ("gcv", "loo", "evidence")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,12 +93,15 @@ def prepare_moments(moments: Moments, cv: Any, options: Options) -> Prepared:
     d, t = block.cross.shape
     objective = options.objective(d, t, block.gram, dtype=moments.dtype)
     cv = ("folds" if moments.folds else "gcv") if cv is None else cv
-    if isinstance(cv, str) and cv in ("gcv", "evidence"):
+    criterion = criterion_of(cv)
+    if criterion is not None:
+        if criterion.holds_out:
+            raise ValueError(
+                f"`cv`={cv!r} needs the rows, which moments do not hold. Use cv='gcv', or folds in `Moments`."
+            )
         refuse_one_row(block.rows, cv, objective)
-        scorer = Whole(cv, train_spectrum(block, objective), block, objective, None)
+        scorer = Whole(criterion, train_spectrum(block, objective), block, objective, None)
         return Prepared(scorer, objective, moments, options, lambda: block)
-    if isinstance(cv, str) and cv == "loo":
-        raise ValueError("`cv`='loo' needs the rows, which moments do not hold. Use cv='gcv', or folds in `Moments`.")
     k = len(moments.folds)
     if k < 2 or (cv != "folds" and cv != k):
         raise ValueError(
@@ -118,7 +120,7 @@ def prepare_rows(rows: Rows, cv: Any, groups: Any, options: Options) -> Prepared
     objective = options.objective(rows.X.shape[1], rows.y.shape[1], rows.X)
     options = options._replace(solver="dual") if objective.precomputed else options
     if isinstance(cv, str):
-        _check.option(cv, "cv", _CRITERIA)
+        _check.option(cv, "cv", CRITERIA)
         if groups is not None:
             raise ValueError(f"`groups` has no use with `cv`={cv!r}. Pass a number of folds, e.g. cv=5.")
         return _prepare_whole(rows, cv, objective, options)
@@ -137,22 +139,22 @@ def prepare_rows(rows: Rows, cv: Any, groups: Any, options: Options) -> Prepared
 
 
 def _prepare_whole(rows: Rows, cv: str, objective: Objective, options: Options) -> Prepared:
-    n, d = rows.X.shape
+    (n, d), criterion = rows.X.shape, CRITERIA[cv]
     counted = counted_of(rows, objective)
     refuse_memory(options)
     refuse_one_row(counted.X.shape[0], cv, objective)
     few = options.solver == "dual" or (options.solver == "auto" and n < d)
-    if cv == "loo" and objective.standardize:  # the scales are those of the other rows
+    if criterion.holds_out and objective.standardize:  # the scales are those of the other rows
         finite.check_squares(counted)
         dtype = torch.float64 if few else options.moments_dtype
         return Prepared(EachRow(counted, objective.to(dtype), few, dtype), objective, rows, options, None, counted)
     if few:
         objective = objective.to(torch.float64)
         problem = _diagonalized(counted, objective, rows)
-        return Prepared(WholeDual(cv, problem, counted, objective), objective, rows, options, None, counted)
+        return Prepared(WholeDual(criterion, problem, counted, objective), objective, rows, options, None, counted)
     block = one_pass.block_of(*counted[:3], None, options.moments_dtype, rows.X.device)
     finite.check_finite(block, rows)
-    scorer = Whole(cv, train_spectrum(block, objective), block, objective, counted)
+    scorer = Whole(criterion, train_spectrum(block, objective), block, objective, counted)
     return Prepared(scorer, objective, rows, options, lambda: block, counted)
 
 

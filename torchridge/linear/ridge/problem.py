@@ -13,7 +13,8 @@ from torchridge.linear.matrices import dense_of, kind_of, shape_of
 from torchridge.linear.ridge.choose import Choice, choose_products
 from torchridge.linear.ridge.dense import Dense
 from torchridge.linear.ridge.solution.diagnosis import once
-from torchridge.solvers.least_squares.target_scores import KINDS
+from torchridge.solvers.least_squares.criteria import criterion_of
+from torchridge.solvers.least_squares.target_scores import from_moments
 from torchridge.solvers.moments import one_pass
 from torchridge.solvers.moments.moments import Moments
 from torchridge.solvers.moments.rows import Rows, check_rows, result_dtype
@@ -129,11 +130,12 @@ def route_cv(
 ) -> tuple[Any, Choice | None]:
     """Return the same for cross-validation."""
     _check.option(options.solver, "solver", ("auto", "spectral", "dual", "cg"))
-    _check.option(scoring, "scoring", KINDS)
+    _check.option(scoring, "scoring", from_moments())
     _check.option(per_target, "alpha_per_target", (True, False))
     if isinstance(X, Moments) and options.solver == "cg":
         raise ValueError("`solver`='cg' needs the rows themselves, got moments. Use 'auto'.")
-    direct = isinstance(cv, str) and cv in ("loo", "evidence") and kind_of(X) == "dense" and options.solver == "auto"
+    criterion = criterion_of(cv)
+    direct = criterion is not None and criterion.lacks and kind_of(X) == "dense" and options.solver == "auto"
     return (X, None) if direct else route(X, y, alphas, options)
 
 

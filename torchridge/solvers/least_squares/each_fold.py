@@ -15,6 +15,7 @@ from torchridge.solvers.least_squares.nodes import Nodes
 from torchridge.solvers.least_squares.objective import Objective, frame, system
 from torchridge.solvers.least_squares.precision import Precision
 from torchridge.solvers.least_squares.spectral import Spectrum
+from torchridge.solvers.least_squares.target_scores import ProductsScore, Score, above_noise
 from torchridge.solvers.least_squares.triangle import estimates, roots
 from torchridge.solvers.least_squares.triangle.factor import Triangle
 from torchridge.solvers.moments.blocks import Block, about
@@ -199,11 +200,17 @@ class FoldMoments:
             )
         return torch.cat(parts)
 
-    def correlations(self, alpha: Tensor) -> Tensor:
-        """Return correlations of predictions and held-out targets, (K, L, t)."""
+    def scores(self, score: Score, alpha: Tensor) -> Tensor:
+        """Return a score of predictions and held-out targets that follows from products, (K, L, t)."""
+        assert isinstance(score, ProductsScore)
         self._check_finite()
-        host = alpha.detach().cpu()
-        return scoring.heldout_correlations(self.spectra, list(self._host_eigvals), self.held, host)
+        each = scoring.heldout_products(self.spectra, list(self._host_eigvals), self.held, alpha.detach().cpu())
+        found = []
+        for seen, (linear, own) in zip(self.held, each, strict=True):
+            spread = above_noise(own, seen.yy) / seen.weight
+            score_of_fold = score.of(linear / seen.weight, spread, seen.yy / seen.weight)
+            found.append(score.masked(score_of_fold, seen.yy > 0))
+        return torch.stack(found)
 
     def variances(self) -> Tensor:
         """Return yy / Σ s of the held-out parts, (K, t)."""
