@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -22,7 +21,7 @@ from torchridge.solvers.iterative import standard_form as design
 from torchridge.solvers.iterative.nystrom import Nystrom
 from torchridge.solvers.iterative.standard_form import Design
 from torchridge.solvers.least_squares import target_scores
-from torchridge.solvers.least_squares.criteria import CRITERIA, Criterion, criterion_of
+from torchridge.solvers.least_squares.criteria import CRITERIA, Criterion, Fit, criterion_of
 from torchridge.solvers.least_squares.grid import coarse_grid_by_norm
 from torchridge.solvers.least_squares.target_scores import SCORES, Score
 from torchridge.solvers.moments import folds
@@ -151,17 +150,6 @@ def _merged(a: Scores, b: Scores, order: Tensor) -> Scores:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class ProductsFit:
-    """What products know of fits to all rows, of `criteria.Fit`."""
-
-    squares: Tensor
-    dof: Tensor
-    rows: int
-    weight: Tensor
-    explainable: None = None
-
-
 def _of_all_rows(problem: Problem, form: Design, criterion: Criterion) -> Scorer:
     fixed = form.fixed.shape[1]
 
@@ -178,7 +166,7 @@ def _of_all_rows(problem: Problem, form: Design, criterion: Criterion) -> Scorer
         warn_unless_converged(dof.residual, dof.steps, problem.rule._replace(tol=trace.tolerance(problem.rule)))
 
         def value(of_dof: Tensor) -> Tensor:
-            return criterion.of(ProductsFit(table, of_dof, n, form.total[0]))  # type: ignore[arg-type]
+            return criterion.of(Fit(n, form.total[0], lambda: table, lambda: None, lambda: of_dof))
 
         values, error = torch.func.jvp(value, (dof.value + fixed,), (dof.error,))[:2]
         return Scores(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -12,13 +11,12 @@ from torch import Tensor
 from torchridge.solvers.kernels import dual
 from torchridge.solvers.kernels.dual import Dual
 from torchridge.solvers.least_squares import precision, scoring, spectral, whole_rows
-from torchridge.solvers.least_squares.criteria import Criterion
+from torchridge.solvers.least_squares.criteria import Criterion, Fit
 from torchridge.solvers.least_squares.objective import Objective
 from torchridge.solvers.least_squares.precision import Precision
 from torchridge.solvers.least_squares.target_scores import Score, Sums, target_batches
 from torchridge.solvers.least_squares.triangle import estimates, factor, roots
 from torchridge.solvers.least_squares.triangle.factor import Triangle
-from torchridge.solvers.least_squares.whole_rows import TriangleFit
 from torchridge.solvers.moments.blocks import constant_noise
 from torchridge.solvers.moments.folds import Split
 from torchridge.solvers.moments.parts import take, target_variance, weight_of
@@ -105,10 +103,33 @@ class WholeDual:
         alpha = alpha.to(self.like)
         tri = self.careful(alpha)
         if tri is None:
-            return self.criterion.of(KernelFit(self, alpha))[None]
-        return self.criterion.of(TriangleFit(tri, alpha, self.rows, self.objective, self.precision.lost))[None]
+            return self.criterion.of(self._fit(alpha))[None]
+        return self.criterion.of(whole_rows.fit_of(tri, alpha, self.rows, self.objective, self.precision.lost))[None]
 
-    def errors(self, alpha: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    def _fit(self, alpha: Tensor) -> Fit:
+        problem, n, weight = self.problem, self.rows.X.shape[0], weight_of(self.rows, slice(None))
+
+        def squares() -> Tensor:
+            return dual.residual_squares(problem, alpha)
+
+        def energy() -> Tensor:
+            kept = spectral.filters(problem.eigvals, alpha)
+            shrunk = (problem.eigvals[:, None] * kept**2).T @ problem.coef**2
+            return squares() + alpha[:, None] * shrunk
+
+        return Fit(
+            n,
+            weight,
+            squares,
+            explainable=lambda: None,
+            dof=lambda: dual.dof(problem, alpha) + int(problem.intercept),
+            energy=energy,
+            volume=lambda: scoring.volume(problem.eigvals, alpha),
+            count=lambda: n - problem.unpenalized.shape[1],
+            left_out=lambda: torch.cat([e.square_().sum(0) for _, e in self._errors(alpha)], 1) / weight,
+        )
+
+    def _errors(self, alpha: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """Yield runs of targets and √s times their leave-one-out residuals, (n, L, run)."""
         n, t = self.problem.target.shape
         few = self._alone()
@@ -130,13 +151,13 @@ class WholeDual:
 
     def left_out(self, alpha: Tensor) -> Tensor:
         """Return √s times the leave-one-out residuals, (n, L, t)."""
-        return torch.cat([error for _, error in self.errors(alpha)], 2)
+        return torch.cat([error for _, error in self._errors(alpha)], 2)
 
     def scores(self, score: Score, alpha: Tensor) -> Tensor:
         """Return a score of leave-one-out predictions, (1, L, t)."""
         sums, root = Sums(self.rows.y, self.rows.sample_weight, len(alpha)), self.problem.root
         everything = slice(0, len(self.rows.y))
-        for part, error in self.errors(alpha.to(self.like)):
+        for part, error in self._errors(alpha.to(self.like)):
             error = error if root is None else error / root[:, None, None]
             y = self.rows.y[:, part].detach().to(error)
             sums.add(everything, part, (y[:, None, :] - error).transpose(0, 1))
@@ -145,59 +166,6 @@ class WholeDual:
     def variances(self) -> Tensor | None:
         """Only leave-one-out holds targets out."""
         return target_variance(self.rows, slice(None))[None] if self.criterion.holds_out else None
-
-
-@dataclass(frozen=True)
-class KernelFit:
-    """What the Gram matrix of all rows says of fits at strengths (L,): see `criteria.Fit`."""
-
-    whole: WholeDual
-    alpha: Tensor
-    explainable: None = None  # residuals are summed
-
-    @property
-    def rows(self) -> int:
-        """How many rows count."""
-        return self.whole.rows.X.shape[0]
-
-    @property
-    def weight(self) -> Tensor:
-        """Σ s."""
-        return weight_of(self.whole.rows, slice(None))
-
-    @cached_property
-    def squares(self) -> Tensor:
-        """Σ s (y − ŷ)², (L, t)."""
-        return dual.residual_squares(self.whole.problem, self.alpha)
-
-    @property
-    def dof(self) -> Tensor:
-        """The trace of the hat matrix, (L,)."""
-        return dual.dof(self.whole.problem, self.alpha) + int(self.whole.problem.intercept)
-
-    @property
-    def energy(self) -> Tensor:
-        """Σ s (y − ŷ)² + α ‖w‖², (L, t)."""
-        problem = self.whole.problem
-        kept = spectral.filters(problem.eigvals, self.alpha)
-        shrunk = (problem.eigvals[:, None] * kept**2).T @ problem.coef**2
-        return self.squares + self.alpha[:, None] * shrunk
-
-    @property
-    def volume(self) -> Tensor:
-        """The logarithm of det(I + X Xᵀ / α), (L,)."""
-        return scoring.volume(self.whole.problem.eigvals, self.alpha)
-
-    @property
-    def count(self) -> int:
-        """Rows less what is not penalized."""
-        return self.rows - self.whole.problem.unpenalized.shape[1]
-
-    @property
-    def left_out(self) -> Tensor:
-        """Σ s e² / Σ s of leave-one-out, (L, t)."""
-        errors = [e.square_().sum(0) for _, e in self.whole.errors(self.alpha)]
-        return torch.cat(errors, 1) / self.weight
 
 
 def _targets(objective: Objective, part: slice) -> Objective:

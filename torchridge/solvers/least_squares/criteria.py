@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,47 +14,37 @@ from torch import Tensor
 _LEAST_LEFT, _FEW_LEFT = 1e-12, 1e-2
 
 
-class Fit(Protocol):
-    """What all rows say of the fits at strengths (L,): of moments, a Gram matrix, an orthogonal factor, or products.
+def _unknown() -> Any:
+    raise AssertionError("products do not know this: give the criterion a `lacks`")
 
-    Each value is computed when it is asked for; products know the squares and the degrees of freedom alone.
+
+@dataclass(frozen=True)
+class Fit:
+    """What all rows say of the fits at strengths (L,): moments, a Gram matrix, an orthogonal factor, or products.
+
+    Everything but `rows` and `weight` is computed when it is called. Products know nothing below `dof`.
+
+    Attributes:
+        rows: how many rows count.
+        weight: Σ s.
+        squares: (L, t) Σ s (y − ŷ)² over all rows.
+        explainable: (t,) what the squares were subtracted from, whose rounding they carry; None if they were summed.
+        dof: (L,) the trace of the hat matrix, the intercept counted.
+        energy: (L, t) Σ s (y − ŷ)² + α ‖w‖².
+        volume: (L,) the logarithm of det(I + X Xᵀ / α).
+        count: rows less what is not penalized.
+        left_out: (L, t) Σ s e² / Σ s over exact leave-one-out residuals.
     """
 
-    @property
-    def rows(self) -> int:
-        """How many rows count."""
-
-    @property
-    def weight(self) -> Tensor:
-        """Σ s."""
-
-    @property
-    def squares(self) -> Tensor:
-        """Σ s (y − ŷ)² over all rows, (L, t)."""
-
-    @property
-    def explainable(self) -> Tensor | None:
-        """What the squares were subtracted from, (t,), whose rounding they carry; None if they were summed."""
-
-    @property
-    def dof(self) -> Tensor:
-        """The trace of the hat matrix, the intercept counted, (L,)."""
-
-    @property
-    def energy(self) -> Tensor:
-        """Σ s (y − ŷ)² + α ‖w‖², (L, t)."""
-
-    @property
-    def volume(self) -> Tensor:
-        """The logarithm of det(I + X Xᵀ / α), (L,)."""
-
-    @property
-    def count(self) -> int:
-        """Rows less what is not penalized."""
-
-    @property
-    def left_out(self) -> Tensor:
-        """Σ s e² / Σ s over exact leave-one-out residuals, (L, t), from the rows."""
+    rows: int
+    weight: Tensor
+    squares: Callable[[], Tensor]
+    explainable: Callable[[], Tensor | None]
+    dof: Callable[[], Tensor]
+    energy: Callable[[], Tensor] = _unknown
+    volume: Callable[[], Tensor] = _unknown
+    count: Callable[[], int] = _unknown
+    left_out: Callable[[], Tensor] = _unknown
 
 
 class Criterion:
@@ -82,7 +74,7 @@ class GCV(Criterion):
 
     def of(self, fit: Fit) -> Tensor:
         """Return the criterion, (L, t)."""
-        dof, squares, whole = fit.dof, fit.squares, fit.explainable
+        dof, squares, whole = fit.dof(), fit.squares(), fit.explainable()
         eps, left = torch.finfo(dof.dtype).eps, (1 - dof / fit.rows)[:, None]
         lost = (left < _LEAST_LEFT).expand_as(squares)
         if whole is not None:
@@ -101,11 +93,11 @@ class Evidence(Criterion):
 
     def of(self, fit: Fit) -> Tensor:
         """Return the criterion, (L, t)."""
-        energy, count = fit.energy, fit.count
+        energy, count = fit.energy(), fit.count()
         if count <= 0:
             return torch.full_like(energy, torch.inf)
         noise = (energy / count).clamp_min(torch.finfo(energy.dtype).tiny)
-        return torch.log(noise) + fit.volume[:, None] / count
+        return torch.log(noise) + fit.volume()[:, None] / count
 
 
 class LeaveOneOut(Criterion):
@@ -116,7 +108,7 @@ class LeaveOneOut(Criterion):
 
     def of(self, fit: Fit) -> Tensor:
         """Return the criterion, (L, t)."""
-        return fit.left_out
+        return fit.left_out()
 
 
 CRITERIA: dict[str, Criterion] = {"gcv": GCV(), "loo": LeaveOneOut(), "evidence": Evidence()}

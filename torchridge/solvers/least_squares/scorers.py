@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from torchridge.solvers.least_squares import precision, scoring, spectral, whole_rows
-from torchridge.solvers.least_squares.criteria import Criterion
+from torchridge.solvers.least_squares.criteria import Criterion, Fit
 from torchridge.solvers.least_squares.objective import Objective, system
 from torchridge.solvers.least_squares.precision import Precision
 from torchridge.solvers.least_squares.spectral import Spectrum
 from torchridge.solvers.least_squares.target_scores import Score, Sums
 from torchridge.solvers.least_squares.triangle.factor import Triangle
-from torchridge.solvers.least_squares.whole_rows import TriangleFit
 from torchridge.solvers.moments.blocks import Block
 from torchridge.solvers.moments.parts import variance_of
 from torchridge.solvers.moments.rows import Rows
@@ -85,8 +83,42 @@ class Whole:
         alpha = alpha.to(self.like)
         tri = self.careful(alpha)
         if tri is None:
-            return self.criterion.of(MomentsFit(self, alpha))[None]
-        return self.criterion.of(TriangleFit(tri, alpha, self.rows, self.objective, self.precision.lost))[None]
+            return self.criterion.of(self._fit(alpha))[None]
+        return self.criterion.of(whole_rows.fit_of(tri, alpha, self.rows, self.objective, self.precision.lost))[None]
+
+    def _fit(self, alpha: Tensor) -> Fit:
+        spec, block, objective = self.spectrum, self.block, self.objective
+
+        def squares() -> Tensor:
+            return scoring.residual_squares(spec, block, objective, alpha)
+
+        def energy() -> Tensor:
+            shrunk = (spectral.filters(spec.eigvals, alpha) ** 2).T @ spec.coef**2
+            return squares() + alpha[:, None] * shrunk
+
+        return Fit(
+            block.rows,
+            block.weight,
+            squares,
+            explainable=lambda: scoring.explainable(spec, block, objective),
+            dof=lambda: spectral.dof(spec, alpha) + objective.intercept,
+            energy=energy,
+            volume=lambda: scoring.volume(spec.eigvals, alpha),
+            count=lambda: block.rows - objective.intercept - (spec.free.rank if spec.free else 0),
+            left_out=lambda: self._left_out(alpha),
+        )
+
+    def _left_out(self, alpha: Tensor) -> Tensor:
+        assert self.rows is not None
+        rows, objective = self.rows, self.objective
+        parts = (self.spectrum, self.block, objective, rows, alpha)
+        total, few = scoring.leave_one_out(*parts, whole_rows.tiny(self.precision.lost))
+        if len(few):
+            again = whole_rows.refitted_errors(rows, few, rows, objective, alpha.double()) ** 2
+            weight = rows.sample_weight
+            again = again if weight is None else again * weight[few].detach().to(again)[:, None, None]
+            total = total + again.sum(0)
+        return total / self.block.weight
 
     def scores(self, score: Score, alpha: Tensor) -> Tensor:
         """Return a score of leave-one-out predictions, (1, L, t)."""
@@ -103,68 +135,3 @@ class Whole:
     def variances(self) -> Tensor | None:
         """Only leave-one-out holds targets out."""
         return variance_of(self.block)[None] if self.criterion.holds_out else None
-
-
-@dataclass(frozen=True)
-class MomentsFit:
-    """What the moments of all rows say of fits at strengths (L,): see `criteria.Fit`."""
-
-    whole: Whole
-    alpha: Tensor
-
-    @property
-    def rows(self) -> int:
-        """How many rows count."""
-        return self.whole.block.rows
-
-    @property
-    def weight(self) -> Tensor:
-        """Σ s."""
-        return self.whole.block.weight
-
-    @cached_property
-    def squares(self) -> Tensor:
-        """Σ s (y − ŷ)², (L, t)."""
-        return scoring.residual_squares(self.whole.spectrum, self.whole.block, self.whole.objective, self.alpha)
-
-    @property
-    def explainable(self) -> Tensor:
-        """What the squares were subtracted from, (t,)."""
-        return scoring.explainable(self.whole.spectrum, self.whole.block, self.whole.objective)
-
-    @property
-    def dof(self) -> Tensor:
-        """The trace of the hat matrix, (L,)."""
-        return spectral.dof(self.whole.spectrum, self.alpha) + self.whole.objective.intercept
-
-    @property
-    def energy(self) -> Tensor:
-        """Σ s (y − ŷ)² + α ‖w‖², (L, t)."""
-        spec = self.whole.spectrum
-        shrunk = (spectral.filters(spec.eigvals, self.alpha) ** 2).T @ spec.coef**2
-        return self.squares + self.alpha[:, None] * shrunk
-
-    @property
-    def volume(self) -> Tensor:
-        """The logarithm of det(I + X Xᵀ / α), (L,)."""
-        return scoring.volume(self.whole.spectrum.eigvals, self.alpha)
-
-    @property
-    def count(self) -> int:
-        """Rows less what is not penalized."""
-        free = self.whole.spectrum.free
-        return self.rows - self.whole.objective.intercept - (free.rank if free else 0)
-
-    @property
-    def left_out(self) -> Tensor:
-        """Σ s e² / Σ s of leave-one-out, (L, t)."""
-        whole, rows = self.whole, self.whole.rows
-        assert rows is not None
-        parts = (whole.spectrum, whole.block, whole.objective, rows, self.alpha)
-        total, few = scoring.leave_one_out(*parts, whole_rows.tiny(whole.precision.lost))
-        if len(few):
-            again = whole_rows.refitted_errors(rows, few, rows, whole.objective, self.alpha.double()) ** 2
-            weight = rows.sample_weight
-            again = again if weight is None else again * weight[few].detach().to(again)[:, None, None]
-            total = total + again.sum(0)
-        return total / self.weight

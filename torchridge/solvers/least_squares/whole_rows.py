@@ -6,12 +6,12 @@ A leverage h near one leaves no digits of e / (1 − h): such rows are left out 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 
 import torch
 from torch import Tensor
 
+from torchridge.solvers.least_squares.criteria import Fit
 from torchridge.solvers.least_squares.objective import Objective
 from torchridge.solvers.least_squares.triangle import estimates, factor, roots
 from torchridge.solvers.least_squares.triangle.factor import Triangle
@@ -30,73 +30,38 @@ def tiny(lost: float) -> float:
     return min(_TINY, max(lost, torch.finfo(torch.float64).eps) / _RELATIVE)
 
 
-@dataclass(frozen=True)
-class TriangleFit:
-    """What an orthogonal factor of all rows says of fits at strengths (L,): see `criteria.Fit`."""
+def fit_of(tri: Triangle, alpha: Tensor, rows: Rows | None, objective: Objective, lost: float) -> Fit:
+    """Return what the factor of all rows says of fits at strengths (L,)."""
+    found = cache(lambda: _at_strengths(tri, alpha))
+    penalized = bool((tri.penalty > 0).any())
 
-    tri: Triangle
-    alpha: Tensor
-    rows_at_hand: Rows | None
-    objective: Objective
-    lost: float
+    def left_out() -> Tensor:
+        assert rows is not None
+        return leave_one_out(tri, rows, rows, objective, alpha, lost)
 
-    @property
-    def rows(self) -> int:
-        """How many rows count."""
-        return self.tri.rows
+    return Fit(
+        tri.rows,
+        tri.weight,
+        squares=lambda: found()[0],
+        explainable=lambda: None if tri.exact else (tri.target**2).sum(0) + tri.rest,
+        dof=lambda: found()[1] + objective.intercept,
+        energy=lambda: found()[2],
+        volume=lambda: torch.where(alpha > 0, found()[3], torch.inf) if penalized else found()[3],
+        count=lambda: tri.rows - objective.intercept - factor.rank_of_free(tri),
+        left_out=left_out,
+    )
 
-    @property
-    def weight(self) -> Tensor:
-        """Σ s."""
-        return self.tri.weight
 
-    @property
-    def squares(self) -> Tensor:
-        """Σ s (y − ŷ)², (L, t)."""
-        return self._found[0]
-
-    @property
-    def explainable(self) -> Tensor | None:
-        """Nothing if the factor was taken of the rows."""
-        return None if self.tri.exact else (self.tri.target**2).sum(0) + self.tri.rest
-
-    @property
-    def dof(self) -> Tensor:
-        """The trace of the hat matrix, (L,)."""
-        return self._found[1] + self.objective.intercept
-
-    @property
-    def energy(self) -> Tensor:
-        """Σ s (y − ŷ)² + α ‖w‖², (L, t)."""
-        return self._found[2]
-
-    @property
-    def volume(self) -> Tensor:
-        """The logarithm of det(I + X Xᵀ / α), (L,); infinite at α = 0."""
-        volume = self._found[3]
-        return torch.where(self.alpha > 0, volume, torch.inf) if bool((self.tri.penalty > 0).any()) else volume
-
-    @property
-    def count(self) -> int:
-        """Rows less what is not penalized."""
-        return self.tri.rows - self.objective.intercept - factor.rank_of_free(self.tri)
-
-    @property
-    def left_out(self) -> Tensor:
-        """Σ s e² / Σ s of leave-one-out, (L, t)."""
-        assert self.rows_at_hand is not None
-        return leave_one_out(self.tri, self.rows_at_hand, self.rows_at_hand, self.objective, self.alpha, self.lost)
-
-    @cached_property
-    def _found(self) -> tuple[Tensor, ...]:
-        parts = []
-        for some in roots.at_once(self.tri, self.alpha):
-            found = roots.roots(self.tri, some)
-            v = estimates.scaled_weights(self.tri, found, some)
-            squares = estimates.residual_squares(self.tri, v)
-            shrunk = ((factor.shrinkage(self.tri, some)[:, :, None] * v) ** 2).sum(1)
-            parts.append((squares, estimates.dof(self.tri, found), squares + shrunk, found.volume))
-        return tuple(torch.cat(each) for each in zip(*parts, strict=True))
+def _at_strengths(tri: Triangle, alpha: Tensor) -> tuple[Tensor, ...]:
+    """Return Σ s e², (L, t), the degrees of freedom less the intercept, (L,), Σ s e² + α ‖w‖² and the volume."""
+    parts = []
+    for some in roots.at_once(tri, alpha):
+        found = roots.roots(tri, some)
+        v = estimates.scaled_weights(tri, found, some)
+        squares = estimates.residual_squares(tri, v)
+        shrunk = ((factor.shrinkage(tri, some)[:, :, None] * v) ** 2).sum(1)
+        parts.append((squares, estimates.dof(tri, found), squares + shrunk, found.volume))
+    return tuple(torch.cat(each) for each in zip(*parts, strict=True))
 
 
 def leave_one_out(
