@@ -26,6 +26,9 @@ from torchridge.solvers.least_squares.grid import coarse_grid_by_norm
 from torchridge.solvers.least_squares.target_scores import SCORES, Score
 from torchridge.solvers.moments import folds
 
+# Share of the standard error of the degrees of freedom over which a criterion is differentiated.
+_STEP = 1e-3
+
 
 class Scores(NamedTuple):
     """Scores of strengths, and what was found on the way."""
@@ -168,10 +171,10 @@ def _of_all_rows(problem: Problem, form: Design, criterion: Criterion) -> Scorer
         def value(of_dof: Tensor) -> Tensor:
             return criterion.of(Fit(n, form.total[0], lambda: table, lambda: None, lambda: of_dof))
 
-        values, error = torch.func.jvp(value, (dof.value + fixed,), (dof.error,))[:2]
-        return Scores(
-            criterion.sign * values[None], error.abs(), dof.value + fixed - int(problem.objective.intercept), table
-        )
+        at, step = dof.value + fixed, _STEP * dof.error
+        values, error = value(at), (value(at + step) - value(at - step)).abs() / (2 * _STEP)
+        error = torch.where(torch.isfinite(values), error, torch.inf)
+        return Scores(criterion.sign * values[None], error, at - int(problem.objective.intercept), table)
 
     return score
 
