@@ -23,7 +23,7 @@ from torchridge.solvers.least_squares.scorers import Whole
 from torchridge.solvers.least_squares.target_scores import SCORES, from_moments
 from torchridge.solvers.moments import folds
 from torchridge.solvers.moments.moments import Moments
-from torchridge.solvers.moments.rows import check_rows
+from torchridge.solvers.moments.rows import Rows
 
 # (strengths) → (K, L, m, t) predictions of held-out rows; K pairs of them with the rows' numbers.
 Tables = dict[str, Tensor]
@@ -156,7 +156,7 @@ def _leave_one_out(data: Data, options: Options, fits: Fits) -> Predict:
     if kind_of(data.X) != "dense" or options.standardize or options.kernel or options.solver == "cg":
         each = _folds(data, torch.arange(n), None, fits)
         return lambda grid: [(torch.cat([p for p, _ in each(grid)], 1), torch.arange(n))]
-    rows = check_rows(data.X, data.y, data.weight)
+    rows = Rows(*_check.rows(data.X, data.y, data.weight))
     scorer = prepare_rows(rows, "loo", None, options).scorer
     assert isinstance(scorer, (Whole, WholeDual))
 

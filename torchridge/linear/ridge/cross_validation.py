@@ -12,7 +12,7 @@ from torch import Tensor
 from torchridge import _check
 from torchridge.exceptions import one_for_all
 from torchridge.linear import search
-from torchridge.linear.arguments import Options, check_options, grid_of, needs_torch, refuse_beside_moments
+from torchridge.linear.arguments import Options, check_options, grid_of, refuse_beside_moments
 from torchridge.linear.ridge import differentiable
 from torchridge.linear.ridge.prepare import Prepared, prepare_moments, prepare_rows
 from torchridge.linear.ridge.problem import check_given_kernel
@@ -23,7 +23,7 @@ from torchridge.solvers.least_squares.grid import coarse_grid
 from torchridge.solvers.least_squares.target_scores import SCORES, SquaresScore, from_moments
 from torchridge.solvers.moments import finite
 from torchridge.solvers.moments.moments import Moments
-from torchridge.solvers.moments.rows import Rows, check_rows
+from torchridge.solvers.moments.rows import Rows
 
 
 def cross_validate(
@@ -64,10 +64,10 @@ def cross_validate(
         check_given_kernel(X, y, sample_weight)
     if X.ndim > 2:
         return _batch(X, y, alphas, cv, groups, scoring, per_target, sample_weight, options)
-    if needs_torch(X, y, sample_weight, options.penalty_factors, options.prior):
+    if _check.watched(X, y, sample_weight, options.penalty_factors, options.prior):
         return _differentiable(X, y, alphas, cv, groups, scoring, per_target, sample_weight, options)
     cv = "gcv" if cv is None else cv
-    prepared = prepare_rows(check_rows(X, y, sample_weight), cv, groups, options)
+    prepared = prepare_rows(Rows(*_check.rows(X, y, sample_weight)), cv, groups, options)
     return choose(prepared, alphas, cv, scoring, per_target)
 
 

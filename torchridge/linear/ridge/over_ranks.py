@@ -21,7 +21,7 @@ from torchridge.solvers.least_squares.criteria import CRITERIA
 from torchridge.solvers.least_squares.scorers import Whole
 from torchridge.solvers.least_squares.scoring import train_spectrum
 from torchridge.solvers.moments.moments import Moments
-from torchridge.solvers.moments.rows import Rows, check_rows, result_dtype
+from torchridge.solvers.moments.rows import Rows, result_dtype
 
 
 class _Made(NamedTuple):
@@ -57,7 +57,7 @@ class Own:
         self.n = X.shape[0]
         idle = self.n == 0 or (isinstance(sample_weight, Tensor) and not bool((sample_weight != 0).any()))
         _check.same_length(y.shape[0], self.n, "y", "X")
-        self.rows = None if idle else check_rows(X, y, sample_weight).counted
+        self.rows = None if idle else Rows(*_check.rows(X, y, sample_weight)).counted
 
     def made(self, ids: Tensor | None, dtype: torch.dtype) -> _Made:
         """Return the moments of these rows, and what the other ranks are told, also where there are none."""
@@ -65,7 +65,11 @@ class Own:
         if self.rows is not None:
             moments.update(self.X, self.y, self.sample_weight, ids)
         form = {"features": self.X.shape[1], "targets": self.y.shape[1] if self.y.ndim == 2 else 1}
-        form |= {"vector_target": self.y.ndim == 1, "result_dtype": str(result_dtype(self.X)), "dtype": str(dtype)}
+        form |= {
+            "vector_target": self.y.ndim == 1,
+            "result_dtype": str(result_dtype(self.X.dtype)),
+            "dtype": str(dtype),
+        }
         return _Made(moments, {**collectives.says(moments), **form})
 
 

@@ -55,7 +55,7 @@ class Prepared:
         else:
             assert self.rows is not None
             (n, d), t, device = self.rows.X.shape, self.rows.y.shape[1], self.rows.X.device
-            dtype = result_dtype(self.rows.X)
+            dtype = result_dtype(self.rows.X.dtype)
         exact = self.options.moments_dtype is torch.float64
         dense = Dense(self.objective, strengths, dtype, self.moments or self._summed, self.rows, exact)
         solver = "auto" if self.moments is None else "cholesky"  # the moments are there, though rows may be few

@@ -11,7 +11,6 @@ from torchridge import _check
 from torchridge.linear import matrices
 from torchridge.solvers.least_squares import target_scores
 from torchridge.solvers.least_squares.target_scores import SCORES
-from torchridge.solvers.moments.rows import check_weight, weight_shape
 
 if TYPE_CHECKING:
     from torchridge.linear.ridge.solution.solution import RidgeSolution
@@ -55,8 +54,8 @@ def _checked(X: Any, y: Any, sample_weight: Any) -> Tensor | None:
     if sample_weight is None:
         return None
     _check.is_tensor(sample_weight, "sample_weight")
-    weight = weight_shape(sample_weight, int(X.shape[-2] if len(X.shape) > 1 else 1))
-    check_weight(weight)
+    weight = _check.weight_shape(sample_weight, int(X.shape[-2] if len(X.shape) > 1 else 1))
+    _check.least_weight(weight)
     return weight.detach()
 
 
