@@ -25,8 +25,9 @@ from torchridge.solvers.kernels import dual, gram_matrix
 from torchridge.solvers.kernels.each_row import EachRow
 from torchridge.solvers.kernels.few_rows import WholeDual
 from torchridge.solvers.kernels.kernel_folds import KernelFolds
-from torchridge.solvers.least_squares import each_fold, target_scores
+from torchridge.solvers.least_squares import target_scores
 from torchridge.solvers.least_squares.criteria import CRITERIA, criterion_of
+from torchridge.solvers.least_squares.each_fold import FoldMoments
 from torchridge.solvers.least_squares.objective import Objective
 from torchridge.solvers.least_squares.scorers import Scorer, Whole
 from torchridge.solvers.least_squares.scoring import train_spectrum
@@ -110,7 +111,7 @@ def prepare_moments(moments: Moments, cv: Any, options: Options) -> Prepared:
         )
     held = [moments.block(f) for f in moments.folds]
     train = [moments.without(f) for f in moments.folds]
-    folded = each_fold.fold_moments(train, held, objective, None, None)
+    folded = FoldMoments(train, held, objective)
     return Prepared(folded, objective, moments, options, lambda: block)
 
 
@@ -181,7 +182,7 @@ def _prepare_folds(rows: Rows, ids: Tensor, objective: Objective, options: Optio
     refuse_memory(options)
     held = one_pass.fold_blocks(counted, index, options.moments_dtype)
     train = blocks.merge_others(held)
-    scorer = each_fold.fold_moments(train, held, objective, counted, index)
+    scorer = FoldMoments(train, held, objective, counted, index)
     return Prepared(scorer, objective, rows, options, once(lambda: blocks.merge(held)), counted)
 
 
@@ -211,5 +212,5 @@ def _prepare_splits(rows: Rows, parts: list[folds.Split], objective: Objective, 
     finite.check_squares(rows)
     train = one_pass.fold_blocks(rows, [a for a, _ in parts], options.moments_dtype)
     held = one_pass.fold_blocks(rows, [b for _, b in parts], options.moments_dtype)
-    scorer = each_fold.fold_moments(train, held, objective, rows, [b for _, b in parts], [a for a, _ in parts])
+    scorer = FoldMoments(train, held, objective, rows, [b for _, b in parts], [a for a, _ in parts])
     return Prepared(scorer, objective, rows, options, None, rows.counted)

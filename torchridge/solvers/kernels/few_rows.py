@@ -14,7 +14,8 @@ from torchridge.solvers.least_squares import precision, scoring, spectral, whole
 from torchridge.solvers.least_squares.criteria import Criterion, Fit
 from torchridge.solvers.least_squares.objective import Objective
 from torchridge.solvers.least_squares.precision import Precision
-from torchridge.solvers.least_squares.target_scores import Score, Sums, target_batches
+from torchridge.solvers.least_squares.scorers import AllRows
+from torchridge.solvers.least_squares.target_scores import Score, of_left_out, target_batches
 from torchridge.solvers.least_squares.triangle import estimates, factor, roots
 from torchridge.solvers.least_squares.triangle.factor import Triangle
 from torchridge.solvers.moments.blocks import constant_noise
@@ -69,7 +70,7 @@ def free_condition(problem: Dual, rows: Rows, weakest: float) -> float:
 
 
 @dataclass(frozen=True)
-class WholeDual:
+class WholeDual(AllRows):
     """The criteria of `Whole` for fewer rows than features."""
 
     criterion: Criterion
@@ -83,11 +84,6 @@ class WholeDual:
         """Those of all rows."""
         return self.problem.eigvals
 
-    @property
-    def like(self) -> Tensor:
-        """Those eigenvalues."""
-        return self.problem.eigvals
-
     def careful(self, alpha: Tensor) -> Triangle | None:
         """Return the factor that holds the digits of these strengths, None if the gram matrix does."""
         if self.objective.precomputed or holds([self.problem], alpha, [self.rows], self.precision):
@@ -98,15 +94,11 @@ class WholeDual:
         self.precision.note(lost, f"scores from the rows: condition {spread**2:.1e}")
         return tri
 
-    def squares(self, alpha: Tensor) -> Tensor:
-        """Return the criterion, (1, L, t)."""
-        alpha = alpha.to(self.like)
+    def fit(self, alpha: Tensor) -> Fit:
+        """Return what is known of fits at strengths (L,)."""
         tri = self.careful(alpha)
-        if tri is None:
-            return self.criterion.of(self._fit(alpha))[None]
-        return self.criterion.of(whole_rows.fit_of(tri, alpha, self.rows, self.objective, self.precision.lost))[None]
-
-    def _fit(self, alpha: Tensor) -> Fit:
+        if tri is not None:
+            return whole_rows.fit_of(tri, alpha, self.rows, self.objective, self.precision.lost)
         problem, n, weight = self.problem, self.rows.X.shape[0], weight_of(self.rows, slice(None))
 
         def squares() -> Tensor:
@@ -155,13 +147,10 @@ class WholeDual:
 
     def scores(self, score: Score, alpha: Tensor) -> Tensor:
         """Return a score of leave-one-out predictions, (1, L, t)."""
-        sums, root = Sums(self.rows.y, self.rows.sample_weight, len(alpha)), self.problem.root
-        everything = slice(0, len(self.rows.y))
-        for part, error in self._errors(alpha.to(self.like)):
-            error = error if root is None else error / root[:, None, None]
-            y = self.rows.y[:, part].detach().to(error)
-            sums.add(everything, part, (y[:, None, :] - error).transpose(0, 1))
-        return sums.scores(score)[None]
+        root, every = self.problem.root, slice(0, len(self.rows.y))
+        each = self._errors(alpha.to(self.like))
+        runs = ((every, part, e if root is None else e / root[:, None, None]) for part, e in each)
+        return of_left_out(score, self.rows.y, self.rows.sample_weight, len(alpha), runs)
 
     def variances(self) -> Tensor | None:
         """Only leave-one-out holds targets out."""

@@ -38,8 +38,8 @@ class FoldMoments:
     train: list[Block]
     held: list[Block]
     objective: Objective
-    rows: Rows | None
-    held_rows: list[Tensor] | None
+    rows: Rows | None = None
+    held_rows: list[Tensor] | None = None
     train_rows: list[Tensor] | None = None  # None if they are all that are not held out
     precision: Precision = field(default_factory=Precision)
 
@@ -215,18 +215,6 @@ class FoldMoments:
     def variances(self) -> Tensor:
         """Return yy / Σ s of the held-out parts, (K, t)."""
         return torch.stack([variance_of(b) for b in self.held])
-
-
-def fold_moments(
-    train: list[Block],
-    held: list[Block],
-    objective: Objective,
-    rows: Rows | None,
-    index: list[Tensor] | None,
-    train_index: list[Tensor] | None = None,
-) -> FoldMoments:
-    """Prepare the training parts, which are diagonalized when that is asked for."""
-    return FoldMoments(train, held, objective, rows, index, train_index)
 
 
 def fold_weights(scorer: FoldMoments, k: int, alpha: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -13,7 +14,7 @@ from torchridge.solvers.least_squares.criteria import Criterion, Fit
 from torchridge.solvers.least_squares.objective import Objective, system
 from torchridge.solvers.least_squares.precision import Precision
 from torchridge.solvers.least_squares.spectral import Spectrum
-from torchridge.solvers.least_squares.target_scores import Score, Sums
+from torchridge.solvers.least_squares.target_scores import Score, of_left_out
 from torchridge.solvers.least_squares.triangle.factor import Triangle
 from torchridge.solvers.moments.blocks import Block
 from torchridge.solvers.moments.parts import variance_of
@@ -45,8 +46,32 @@ class Scorer(Protocol):
         """What the last scores came from, and what rounding may have taken of them."""
 
 
+class AllRows(ABC):
+    """Criteria that hold out no fold, from a fit to all rows."""
+
+    criterion: Criterion
+
+    @property
+    @abstractmethod
+    def eigvals(self) -> Tensor:
+        """Those of all rows."""
+
+    @property
+    def like(self) -> Tensor:
+        """Those eigenvalues."""
+        return self.eigvals
+
+    @abstractmethod
+    def fit(self, alpha: Tensor) -> Fit:
+        """Return what is known of fits at strengths (L,), by whatever holds their digits."""
+
+    def squares(self, alpha: Tensor) -> Tensor:
+        """Return the criterion, (1, L, t)."""
+        return self.criterion.of(self.fit(alpha.to(self.like)))[None]
+
+
 @dataclass(frozen=True)
-class Whole:
+class Whole(AllRows):
     """Criteria that hold out no fold, from the moments of all rows."""
 
     criterion: Criterion
@@ -61,11 +86,6 @@ class Whole:
         """Those of all rows."""
         return self.spectrum.eigvals
 
-    @property
-    def like(self) -> Tensor:
-        """Those eigenvalues."""
-        return self.spectrum.eigvals
-
     def careful(self, alpha: Tensor) -> Triangle | None:
         """Return the factor that holds the digits of these strengths, None if the eigenvalues do."""
         weakest = float(alpha.min())
@@ -78,15 +98,11 @@ class Whole:
             return None
         return precision.careful(self.block, self.objective, weakest, self.rows, None, self.precision)
 
-    def squares(self, alpha: Tensor) -> Tensor:
-        """Return the criterion, (1, L, t)."""
-        alpha = alpha.to(self.like)
+    def fit(self, alpha: Tensor) -> Fit:
+        """Return what is known of fits at strengths (L,)."""
         tri = self.careful(alpha)
-        if tri is None:
-            return self.criterion.of(self._fit(alpha))[None]
-        return self.criterion.of(whole_rows.fit_of(tri, alpha, self.rows, self.objective, self.precision.lost))[None]
-
-    def _fit(self, alpha: Tensor) -> Fit:
+        if tri is not None:
+            return whole_rows.fit_of(tri, alpha, self.rows, self.objective, self.precision.lost)
         spec, block, objective = self.spectrum, self.block, self.objective
 
         def squares() -> Tensor:
@@ -123,14 +139,10 @@ class Whole:
     def scores(self, score: Score, alpha: Tensor) -> Tensor:
         """Return a score of leave-one-out predictions, (1, L, t)."""
         assert self.rows is not None
-        alpha = alpha.to(self.like)
-        sums = Sums(self.rows.y, self.rows.sample_weight, len(alpha))
+        alpha, every = alpha.to(self.like), slice(0, self.rows.y.shape[1])
         each = scoring.leave_one_out_residuals(self.spectrum, self.block, self.objective, self.rows, alpha)
-        everything = slice(0, self.rows.y.shape[1])
-        for part, error, _ in each:
-            y = self.rows.y[part].detach().to(error)
-            sums.add(part, everything, (y[:, None, :] - error).transpose(0, 1))
-        return sums.scores(score)[None]
+        runs = ((part, every, error) for part, error, _ in each)
+        return of_left_out(score, self.rows.y, self.rows.sample_weight, len(alpha), runs)
 
     def variances(self) -> Tensor | None:
         """Only leave-one-out holds targets out."""

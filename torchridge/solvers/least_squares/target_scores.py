@@ -5,7 +5,7 @@ A target that is constant on the rows that are scored has neither R² nor a corr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -166,3 +166,14 @@ class Sums:
         mean = self.linear / self.total
         spread = above_noise(self.own / self.total - mean**2, self.variance + mean**2)
         return score.masked(score.of(self.both / self.total, spread, self.variance), self.varies)
+
+
+def of_left_out(
+    score: Score, y: Tensor, weight: Tensor | None, strengths: int, runs: Iterable[tuple[slice, slice, Tensor]]
+) -> Tensor:
+    """Return a score that moments tell, (1, L, t), from leave-one-out errors (rows, L, targets) of runs of both."""
+    sums = Sums(y, weight, strengths)
+    for rows, part, error in runs:
+        own = y[rows, part].detach().to(error)
+        sums.add(rows, part, (own[:, None, :] - error).transpose(0, 1))
+    return sums.scores(score)[None]
