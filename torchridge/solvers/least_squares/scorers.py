@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Protocol
 
 import torch
@@ -15,10 +16,13 @@ from torchridge.solvers.least_squares.objective import Objective, system
 from torchridge.solvers.least_squares.precision import Precision
 from torchridge.solvers.least_squares.spectral import Spectrum
 from torchridge.solvers.least_squares.target_scores import Score, of_left_out
-from torchridge.solvers.least_squares.triangle.factor import Triangle
+from torchridge.solvers.least_squares.triangle.factor import Triangle, triangle
 from torchridge.solvers.moments.blocks import Block
 from torchridge.solvers.moments.parts import variance_of
 from torchridge.solvers.moments.rows import Rows
+
+# Share of the squares of the targets under which a difference of moments has lost the tenth digit of what is left.
+_NEARLY_PERFECT = 1e-4
 
 
 class Scorer(Protocol):
@@ -36,7 +40,7 @@ class Scorer(Protocol):
         """Return mean squared errors (K, L, t), or what stands in for them, of strengths (L,) on any device."""
 
     def scores(self, score: Score, alpha: Tensor) -> Tensor:
-        """Return a score of held-out predictions that squares do not tell, (K, L, t), where there are variances."""
+        """Return a score of held-out predictions that squares do not tell, (K, L, t), if there are variances."""
 
     def variances(self) -> Tensor | None:
         """Return the variance of the held-out targets, (K, t); None if none are held out."""
@@ -104,9 +108,11 @@ class Whole(AllRows):
         if tri is not None:
             return whole_rows.fit_of(tri, alpha, self.rows, self.objective, self.precision.lost)
         spec, block, objective = self.spectrum, self.block, self.objective
-
-        def squares() -> Tensor:
-            return scoring.residual_squares(spec, block, objective, alpha)
+        squares = cache(lambda: scoring.residual_squares(spec, block, objective, alpha))
+        if self.rows is not None and not self.criterion.holds_out and self._nearly_perfect(squares()):
+            self.precision.note(self.precision.lost, "scores from the rows: the fit is nearly perfect")
+            tri = triangle(self.rows, objective)
+            return whole_rows.fit_of(tri, alpha, self.rows, objective, self.precision.lost)
 
         def energy() -> Tensor:
             shrunk = (spectral.filters(spec.eigvals, alpha) ** 2).T @ spec.coef**2
@@ -123,6 +129,13 @@ class Whole(AllRows):
             count=lambda: block.rows - objective.intercept - (spec.free.rank if spec.free else 0),
             left_out=lambda: self._left_out(alpha),
         )
+
+    def _nearly_perfect(self, squares: Tensor) -> bool:
+        """Return whether squares of residuals (L, t) are so small beside those of the targets that rows must tell."""
+        if self.like.dtype is not torch.float64:
+            return False
+        whole = torch.where(variance_of(self.block) > 0, system(self.block, self.objective).yy, 0)
+        return bool((squares < _NEARLY_PERFECT * whole).any())
 
     def _left_out(self, alpha: Tensor) -> Tensor:
         assert self.rows is not None

@@ -1,4 +1,4 @@
-"""How well each strength predicts: GCV, evidence, leave-one-out, and held-out folds, from moments where they suffice.
+"""How well each strength predicts: GCV, evidence, leave-one-out, and held-out folds, from moments if they suffice.
 
 All of them return errors of shape (L, t): L strengths, t targets; lower is better.
 """
