@@ -70,21 +70,23 @@ ROOT = {f"{room}.py" for room in ("__init__", "__main__", "_check", "_ranks", "e
 ROOT |= {"strength.py", "tensorboard.py", "py.typed", "_files", "cli", "distributed", "estimators", "integrations"}
 ROOT |= {"linear", "plots", "probing", "solvers", "streams", "training"}
 
-# Below `linear/` arguments are checked where a public call comes in, and nowhere else.
+# Below `linear/` arguments are checked where a public call comes in, and nowhere else: rows and their weights in
+# `_check.rows`, which a public call asks once. What stays, by the public names that come in there:
 DOORS = {
-    "distributed": {"columns", "folds", "moments_folder"},
-    "integrations": {"_penalized", "lightning", "transformers"},
-    "solvers": {"moments.folds", "moments.finite", "moments.moments", "moments.rows", "moments.saved"},
-    "streams": {"arrow", "checkpoint", "fit"},
+    "distributed": {"columns", "folds", "moments_folder"},  # column_moments; a number of folds of all ranks; its state
+    "integrations": {"lightning", "transformers"},  # options of the callbacks
+    # Moments and their state; `cv`, `fold`, `groups`; and rows whose moments were not finite, named after the fact.
+    "solvers": {"moments.moments", "moments.saved", "moments.folds", "moments.finite"},
+    "streams": {"checkpoint", "fit"},  # stream_moments, fit_stream, and what they saved
     "training": {
-        "monitor",
-        "parameters.decisions",
-        "penalties.attach",
-        "penalties.step",
-        "penalties.strengths",
-        "weight_decay.gather",
-        "weight_decay.references",
-        "weight_decay.schedule",
+        "monitor",  # L2Monitor
+        "parameters.decisions",  # rules and strengths of weight_decay_groups, muon_groups, explain_weight_decay
+        "penalties.attach",  # regularize
+        "penalties.step",  # penalize_step
+        "penalties.strengths",  # strengths of Keras's regularizers
+        "weight_decay.gather",  # `lr` of weight_decay_groups, muon_groups and DecayTable.groups
+        "weight_decay.references",  # `reference` of DecoupledWeightDecay
+        "weight_decay.schedule",  # ConstantWeightDecay, CosineWeightDecay
     },
 }
 
@@ -141,6 +143,45 @@ def test_arguments_are_checked_at_the_door() -> None:
         if 0 < FLOOR_OF[wing(name)] < ground and "torchridge._check" in targets:
             found.setdefault(wing(name), set()).add(name.split(".", 2)[2])
     assert found == DOORS
+
+
+def rooms_that_see(X: torch.Tensor, call: Callable[[], Any]) -> list[str]:
+    """The rooms whose functions are given X, a view of it, or a collection with one, in turn."""
+    place, seen = X.untyped_storage().data_ptr(), []
+
+    def holds(value: Any) -> bool:
+        if isinstance(value, torch.Tensor):
+            return value.untyped_storage().data_ptr() == place
+        each = value.values() if isinstance(value, dict) else value if isinstance(value, (tuple, list)) else ()
+        return any(map(holds, each))
+
+    def watch(frame: Any, event: str, _: Any) -> None:
+        name, code = frame.f_globals.get("__name__", ""), frame.f_code
+        if event == "call" and name in NAMES:
+            count = code.co_argcount + code.co_kwonlyargcount + bool(code.co_flags & 4) + bool(code.co_flags & 8)
+            if any(holds(frame.f_locals.get(a)) for a in code.co_varnames[:count]):
+                seen.append(wing(name))
+
+    sys.setprofile(watch)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    return [room for before, room in zip(["", *seen], seen, strict=False) if room != before]
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(("n", "d"), [(50, 4), (4, 50)])
+def test_rows_are_checked_once_and_enter_each_room_once_or_twice(n: int, d: int, weighted: bool) -> None:
+    X, y = torch.randn(n, d), torch.randn(n)
+    weight = torch.rand(n) + 0.1 if weighted else None
+    for fit in (torchridge.ridge, torchridge.ridge_path):
+        seen = rooms_that_see(
+            X, lambda fit=fit: fit(X, y, 1.0 if fit is torchridge.ridge else [1.0], sample_weight=weight)
+        )
+        assert seen[:4] == ["linear", "_check", "linear", "solvers"] and seen[4:] in ([], ["linear"])
+    moments = rooms_that_see(X, lambda: torchridge.Moments().update(X, y, weight))
+    assert moments.count("_check") <= 2  # and once more in the dtype that they are summed in
 
 
 def test_pictures_know_no_model() -> None:

@@ -28,11 +28,6 @@ def values_visible(*tensors: Tensor | None) -> bool:
     return not any(t is not None and (wrapped(t) or t.is_meta) for t in tensors)
 
 
-def install(package: str, extra: str) -> str:
-    """Return how to get a package that an error misses, by its own name or by an extra of a checkout of torchridge."""
-    return f"Install it: `pip install {package}`, or in a checkout of torchridge `pip install -e '.[{extra}]'`."
-
-
 def is_tensor(value: Any, name: str) -> None:
     """Raise unless `value` is a tensor."""
     if isinstance(value, Tensor):
@@ -212,3 +207,93 @@ def non_negative(value: Tensor, name: str) -> float:
     first = int((value.detach() < 0).reshape(-1).nonzero()[0, 0])
     got = value.detach().reshape(-1)[first].item()
     raise ValueError(f"`{name}` should not be negative, got {got} at position {first}.")
+
+
+def watched(*values: Any) -> bool:
+    """Whether autograd, a functorch transform or torch.compile is active, so that all operations must be torch's."""
+    tensors = [v for v in values if isinstance(v, Tensor)]
+    if not values_visible(*tensors):
+        return True
+    return torch.is_grad_enabled() and any(v.requires_grad for v in tensors)
+
+
+def rows(
+    X: Any, y: Any, sample_weight: Any = None, *, flatten: bool = False, values: bool = True
+) -> tuple[Tensor, Tensor, Tensor | None, bool, bool]:
+    """Return X (n, d), y (n, t), weights (n,), whether y came as (n,), and whether some weights are zero, or raise.
+
+    `flatten` folds leading dimensions of all three into rows. Without `values` the weights' values are not looked at:
+    the caller sees them together with the moments. Whether X and y are finite, moments show for free.
+    """
+    for name, value in (("X", X), ("y", y)):
+        is_tensor(value, name)
+        if type(value).__name__ == "DTensor":
+            raise TypeError(
+                f"`{name}` is a DTensor. For rows, give `{name}.to_local()` and add up over ranks (`all_reduce`, or "
+                f"process_group='world'); of columns, call `column_moments`."
+            )
+        is_dense_real(value, name)
+    if flatten and X.ndim > 1:
+        X, y = _flattened(X, y)
+    if X.ndim != 2:
+        raise ValueError(f"`X` should have shape (rows, features), got {tuple(X.shape)}. {_remedy(X)}")
+    if y.ndim not in (1, 2):
+        raise ValueError(f"`y` should have shape (rows,) or (rows, targets), got {tuple(y.shape)}.")
+    not_empty(X, "X")
+    not_empty(y, "y")
+    same_length(y.shape[0], X.shape[0], "y", "X")
+    if sample_weight is not None:
+        is_tensor(sample_weight, "sample_weight")
+        is_dense_real(sample_weight, "sample_weight")
+    same_device({"X": X, "y": y, "sample_weight": sample_weight})
+    for name, value in (("X", X), ("y", y)):
+        exact_integers(value, name)
+    weight, least = None, 1.0
+    if sample_weight is not None:
+        weight = weight_shape(sample_weight, X.shape[0], flatten)
+        least = least_weight(weight) if values else least
+    if least == 0:
+        finite(X, "X")  # no moment shows what such a row holds
+        finite(y, "y")
+    return X, y[:, None] if y.ndim == 1 else y, weight, y.ndim == 1, least == 0
+
+
+def plain_rows(X: Any, y: Any, sample_weight: Any, *beside: Any) -> tuple[Any, ...] | None:
+    """Return what `rows` does; None for a batch of problems, and if torch watches the rows or what comes with them."""
+    is_tensor(X, "X")
+    is_tensor(y, "y")
+    return None if X.ndim > 2 or watched(X, y, sample_weight, *beside) else rows(X, y, sample_weight)
+
+
+def _flattened(X: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    leading = X.shape[:-1]
+    if y.shape[: len(leading)] != leading:
+        raise ValueError(
+            f"`y` has shape {tuple(y.shape)}, expected the leading dimensions of `X`, {tuple(leading)}, "
+            f"and one more for several targets."
+        )
+    return X.reshape(-1, X.shape[-1]), y.reshape(-1) if y.ndim == X.ndim - 1 else y.reshape(-1, y.shape[-1])
+
+
+def _remedy(X: Tensor) -> str:
+    if X.ndim < 2:
+        return "Pass `X[:, None]` for rows of one feature, `X[None]` for one row."
+    return "If every vector is a row, pass `X.reshape(-1, X.shape[-1])`, or `flatten=True` if it is offered."
+
+
+def weight_shape(sample_weight: Tensor, n: int, flatten: bool = False) -> Tensor:
+    """Return sample weights of shape (n,), or raise."""
+    weight = sample_weight.reshape(-1) if flatten else sample_weight
+    if weight.ndim != 1 or weight.shape[0] != n:
+        raise ValueError(
+            f"`sample_weight` should have shape ({n},), one weight for each row, got {tuple(sample_weight.shape)}."
+        )
+    return weight
+
+
+def least_weight(weight: Tensor) -> float:
+    """Return the least weight, or raise if one is negative or not finite, or all are zero."""
+    least = non_negative(weight, "sample_weight")
+    if least == 0 and not bool((weight.detach() > 0).any()):
+        raise ValueError("`sample_weight` is zero in every row; expected at least one positive weight.")
+    return least

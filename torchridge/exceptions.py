@@ -137,3 +137,8 @@ def _inside(frame: FrameType) -> bool:
 
 def _ours(frame: FrameType) -> bool:
     return str(frame.f_globals.get("__name__", "")).startswith("torchridge.")
+
+
+def install(package: str, extra: str) -> str:
+    """Return how to get a package that an error misses, by its own name or by an extra of a checkout of torchridge."""
+    return f"Install it: `pip install {package}`, or in a checkout of torchridge `pip install -e '.[{extra}]'`."

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from torchridge import _check, plots
+from torchridge import plots
+from torchridge.exceptions import install
 from torchridge.plots.strengths import HasCurve, HasLines, curve_of
 
 __all__ = ["log_cv", "log_layers", "log_path", "log_sweep"]
@@ -265,7 +266,7 @@ def _axes() -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise ImportError(f"figures need matplotlib. {_check.install('matplotlib', 'plot')}") from None
+        raise ImportError(f"figures need matplotlib. {install('matplotlib', 'plot')}") from None
     return Figure(layout="constrained").subplots()
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchridge import _check
 from torchridge._files.replacement import check_place, replacing
+from torchridge.exceptions import install
 
 __all__ = ["MISUNDERSTOOD", "check_place", "kind_of", "read", "replacing", "understood", "write"]
 
@@ -124,5 +124,5 @@ def _safetensors(part: str = "") -> Any:
         import safetensors
         import safetensors.torch
     except ImportError:
-        raise ImportError(f"files need safetensors. {_check.install('safetensors', 'stream')}") from None
+        raise ImportError(f"files need safetensors. {install('safetensors', 'stream')}") from None
     return safetensors.torch if part else safetensors

@@ -13,6 +13,7 @@ from torchridge.cli import model, output, rows
 from torchridge.linear.ridge.ridge import ridge
 from torchridge.linear.ridge.ridge_cv import ridge_cv
 from torchridge.linear.ridge.solution.solution import RidgeSolution
+from torchridge.solvers.least_squares import criteria, target_scores
 from torchridge.strength import convert_strength
 
 _ABOUT = """\
@@ -27,7 +28,7 @@ def add(commands: Any) -> None:
     rows.add_training(parser)
     parser.add_argument("--alpha", type=float, help="a given strength, in place of --alphas and --cv")
     parser.add_argument("--cv", help="number of folds (default: 5; contiguous runs of rows), gcv or evidence")
-    parser.add_argument("--scoring", choices=["mse", "r2"], help="score of the folds (default: mse)")
+    parser.add_argument("--scoring", choices=target_scores.from_moments(), help="score of the folds (default: mse)")
     parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="the model, a .safetensors file")
     parser.set_defaults(run=run, flags=rows.training_flags(parser))
 
@@ -59,9 +60,10 @@ def _folds(options: argparse.Namespace) -> int | None:
     if options.fold is not None and options.cv is not None:
         raise argparse.ArgumentTypeError("--fold names a column of fold ids, and --cv makes folds; leave one out")
     options.cv, options.scoring = options.cv or "5", options.scoring or "mse"
-    if options.scoring == "r2" and options.fold is None and options.cv in ("gcv", "evidence"):
-        raise argparse.ArgumentTypeError(f"--scoring r2 needs folds, and --cv {options.cv} makes none")
-    if options.alpha is not None or options.fold is not None or options.cv in ("gcv", "evidence"):
+    criterion = options.cv in criteria.from_moments()
+    if options.scoring != "mse" and options.fold is None and criterion:
+        raise argparse.ArgumentTypeError(f"--scoring {options.scoring} needs folds, and --cv {options.cv} makes none")
+    if options.alpha is not None or options.fold is not None or criterion:
         return None
     if not re.fullmatch("[0-9]{1,18}", options.cv) or int(options.cv) < 2:
         raise argparse.ArgumentTypeError(

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from torchridge import _check
 from torchridge._files import replacing
 from torchridge.cli import model, output, rows
+from torchridge.exceptions import install
 from torchridge.linear.ridge.ridge import ridge_path
 from torchridge.linear.ridge.ridge_cv import ridge_cv
 from torchridge.linear.ridge.solution.solution import RidgeSolution
@@ -58,7 +58,7 @@ def _axes() -> Any:
 
         from torchridge.plots import plot_path
     except ImportError as error:
-        how = _check.install("matplotlib", "plot")
+        how = install("matplotlib", "plot")
         raise ImportError(f"`-o` needs matplotlib ({error}). {how}") from None
     return pyplot.subplots(figsize=(8, 5), layout="constrained")[1], plot_path
 

@@ -14,6 +14,7 @@ from torchridge.solvers.least_squares import scoring, whole_rows
 from torchridge.solvers.least_squares.each_fold import FoldMoments
 from torchridge.solvers.least_squares.precision import Precision
 from torchridge.solvers.least_squares.scorers import Whole
+from torchridge.solvers.least_squares.target_scores import SCORES, Score
 from torchridge.solvers.least_squares.triangle.factor import Triangle
 from torchridge.solvers.moments import blocks
 from torchridge.solvers.moments.blocks import Block
@@ -161,11 +162,11 @@ class LeaveOneOut:
             total += (scorer.squares(alpha) * torch.stack([b.weight for b in own])[:, None, None]).sum(0)
         return total
 
-    def correlations(self, alpha: Tensor) -> Tensor:
+    def scores(self, score: Score, alpha: Tensor) -> Tensor:
         """Raise: ranks add up squared errors alone."""
+        asked = next(name for name, known in SCORES.items() if known is score)
         raise ValueError(
-            "`scoring`='correlation' with cv='loo' needs the rows of one process. Over ranks use folds, or "
-            "scoring='r2'."
+            f"`scoring`={asked!r} with cv='loo' needs the rows of one process. Over ranks use folds, or scoring='r2'."
         )
 
     def variances(self) -> Tensor:

@@ -11,19 +11,20 @@ from torchridge import _check
 from torchridge._ranks import Ranks, brief
 from torchridge.solvers.moments import one_pass
 from torchridge.solvers.moments.blocks import Block
+from torchridge.solvers.moments.folds import check_fold
 from torchridge.solvers.moments.moments import Moments
-from torchridge.solvers.moments.rows import Rows, check_fold, check_rows, result_dtype
+from torchridge.solvers.moments.rows import Rows, result_dtype
 
 
 def moments_of_columns(
     X: Tensor, d: int, y: Tensor, sample_weight: Tensor | None, fold: Any, ranks: Ranks, place: int
 ) -> Moments:
     """Return the moments of all d columns, of which X (n, d_own) is this rank's part, at `place` among the parts."""
-    n, dtype, result = X.shape[0], result_dtype(X), Moments(device=X.device)
+    n, dtype, result = X.shape[0], result_dtype(X.dtype), Moments(device=X.device)
 
     def check() -> tuple[Rows, Any]:
         some = X if X.shape[1] else X.new_zeros(n, 1)  # fewer columns than ranks
-        rows = check_rows(some, y, sample_weight)
+        rows = Rows(*_check.rows(some, y, sample_weight))
         for value, name in ((rows.X, "X"), (rows.y, "y")):
             _check.finite(value, name)
         return rows, check_fold(fold, set(), n, False)
@@ -77,7 +78,7 @@ def _block(X: Tensor, d: int, rows: Rows, index: Tensor, parts: _Parts) -> Block
     mean_y = y[0] + s @ (y - y[0]) / weight
     y = y - mean_y
     mean_own = _mean(X, index, s, size)
-    dtype = result_dtype(X)
+    dtype = result_dtype(X.dtype)
     mean = parts.gathered("the means", mean_own[:, None])[:, 0]
     gram, cross = y.new_zeros(own, d), y.new_zeros(own, t)
     for start in range(0, len(index), size):

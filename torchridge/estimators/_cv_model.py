@@ -28,6 +28,7 @@ from torchridge.linear.ridge.ridge_cv import ridge_cv
 from torchridge.linear.ridge.solution.solution import RidgeSolution
 from torchridge.solvers.iterative import sparse_gram
 from torchridge.solvers.iterative.sparse_ridge import folds_pay, gram_pays, pays
+from torchridge.solvers.least_squares import criteria
 
 # Scores of folds that products give from squared errors.
 _SQUARES = (None, "r2", "neg_mean_squared_error")
@@ -152,7 +153,7 @@ class RidgeCVModel(LinearModel):
         """Choose by what the front door has besides scikit-learn's: a grid of its own, GCV, the evidence."""
         _check.option(self.scoring, "scoring", (None, "neg_mean_squared_error"))
         if isinstance(cv, str):
-            _check.option(cv, "cv", ("gcv", "loo", "evidence"))
+            _check.option(cv, "cv", criteria.CRITERIA)
         X, y, weight = problem
         solution = ridge_cv(
             X, y, alphas, cv, sample_weight=weight, fit_intercept=self.fit_intercept, alpha_per_target=per_target
@@ -210,7 +211,7 @@ class RidgeCVModel(LinearModel):
 
     def _check_streamed(self, fold: Any) -> None:
         _check.option(self.scoring, "scoring", (None, "r2", "neg_mean_squared_error"))
-        if fold is None and not _check.one_of(self.cv, None, "gcv", "evidence"):
+        if fold is None and not _check.one_of(self.cv, None, *criteria.from_moments()):
             raise ValueError(
                 f"`fold` is missing: `cv`={self.cv!r} holds out rows, and moments keep none. Give every batch its "
                 f"fold, or leave `cv` out, which is generalized cross-validation for streamed rows."

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchridge import _check
 from torchridge.estimators._input import tensor_of
 from torchridge.estimators._protocol import Estimator, routing_enabled
+from torchridge.exceptions import install
 from torchridge.linear import metrics
 from torchridge.linear.metrics import Held, Metric
 
@@ -93,7 +93,7 @@ def _own(scoring: Any) -> Scorer:
     if scoring not in _OWN:
         raise ValueError(
             f"`scoring` should be None, a callable, or one of {', '.join(map(repr, _OWN))}, got {scoring!r}. "
-            f"scikit-learn knows more names. {_check.install('scikit-learn', 'sklearn')}"
+            f"scikit-learn knows more names. {install('scikit-learn', 'sklearn')}"
         )
     measure = _OWN[scoring]
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torchridge import _check
 from torchridge.estimators._input import take
 from torchridge.estimators._metrics import r2_by_target
 from torchridge.linear.arguments import Options, Strengths
@@ -24,7 +25,7 @@ from torchridge.solvers.kernels.left_out import leave_one_out_errors
 from torchridge.solvers.least_squares.each_fold import FoldMoments, fold_weights
 from torchridge.solvers.least_squares.scorers import Whole
 from torchridge.solvers.moments.folds import Split
-from torchridge.solvers.moments.rows import Rows, check_rows
+from torchridge.solvers.moments.rows import Rows
 
 # Scores of a fold that follow from its squared errors and its variance, (K, L, t) and (K, t), without a prediction.
 _FROM_SQUARES: Mapping[Any, Callable[[Tensor, Tensor], Tensor]] = {
@@ -147,7 +148,7 @@ def leave_one_out(
 
     Kept with `store`: s e², or the predictions if there is a `score`. Cost n d min(n, d) and n d L t.
     """
-    rows = check_rows(X, y, weight)
+    rows = Rows(*_check.rows(X, y, weight))
     prepared = prepare_rows(rows, "loo", None, _options(intercept))
     assert isinstance(prepared.scorer, (Whole, WholeDual))
     n, per_target = y.shape[0], per_target and y.shape[1] > 1
@@ -198,7 +199,7 @@ def by_folds(
 
     Without `score`, by a name whose score follows from moments; otherwise by `score` of every fold's weights.
     """
-    rows = check_rows(X, y, weight)
+    rows = Rows(*_check.rows(X, y, weight))
     prepared = prepare_rows(rows, parts, None, _options(intercept))
     if score is None:
         scores = _from_squares(prepared, alphas, scoring, parts, per_target and y.shape[1] > 1)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchridge import _check
+from torchridge.exceptions import install
 from torchridge.training.penalties.attach import regularize
 from torchridge.training.penalties.regularizers import L2
 from torchridge.training.penalties.step import StepPenalty, Unused, penalize_step
@@ -41,6 +41,5 @@ def _parameters(optimizer: Any) -> set[torch.Tensor]:
 def missing(framework: str) -> ImportError:
     """Return the error for a framework that is not installed."""
     return ImportError(
-        f"{framework} is not installed; expected it for torchridge.integrations. "
-        f"{_check.install(framework, 'integrations')}"
+        f"{framework} is not installed; expected it for torchridge.integrations. {install(framework, 'integrations')}"
     )

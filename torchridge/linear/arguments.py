@@ -96,14 +96,6 @@ def refuse_beside_moments(**arguments: Any) -> None:
             raise ValueError(f"`{name}` has no use with moments. Leave it out; rows go to `Moments.update`.")
 
 
-def needs_torch(*values: Any) -> bool:
-    """Whether autograd, a functorch transform or torch.compile is active, so that all operations must be torch's."""
-    tensors = [v for v in values if isinstance(v, Tensor)]
-    if not _check.values_visible(*tensors):
-        return True
-    return torch.is_grad_enabled() and any(v.requires_grad for v in tensors)
-
-
 def check_strengths(alpha: Any, name: str, *, like: Tensor) -> tuple[Tensor, float]:
     """Return strengths as a float64 tensor on the device of `like`, and the least of them, or raise."""
     if isinstance(alpha, (int, float)) and not isinstance(alpha, bool) and math.isfinite(alpha) and alpha >= 0:

@@ -4,14 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 
 from torchridge import _files
 
+Loaded = TypeVar("Loaded", bound="Loadable")
 _TENSOR = "tensor"  # stands in the JSON for a value that is among the tensors
+
+
+class Loadable:
+    """A solution that is read from a file, whole or not at all."""
+
+    KIND: ClassVar[str]
+
+    @classmethod
+    def load(cls: type[Loaded], path: str | Path, device: torch.device | str = "cpu") -> Loaded:
+        """Read a solution. Nothing in the file is executed.
+
+        Raises:
+            ValueError: if the file is truncated, altered, or holds something else.
+            FileNotFoundError: if there is none.
+        """
+        return cls.read(path, device)[0]
+
+    @classmethod
+    def read(
+        cls: type[Loaded], path: str | Path, device: torch.device | str = "cpu", name: str = "path"
+    ) -> tuple[Loaded, dict[str, Any]]:
+        """Return a saved solution and the names that were saved with it; errors call the file `name`."""
+        values, names = read(path, cls.KIND, device, name)
+        with _files.understood(path, name):
+            return cls(**cls.fields_of(values)), names
+
+    @classmethod
+    def fields_of(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Return the fields of a solution from the values of a file."""
+        return values
 
 
 def write(path: str | Path, kind: str, values: Mapping[str, Any], about: Mapping[str, Any], name: str = "path") -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from torchridge.exceptions import GridEdgeWarning, UndefinedScoreWarning, UnresolvedChoiceWarning, warn
 from torchridge.linear.arguments import Strengths
+from torchridge.solvers.least_squares.criteria import CRITERIA
 from torchridge.solvers.least_squares.grid import finer_grid
 from torchridge.solvers.least_squares.objective import Objective
 from torchridge.solvers.least_squares.precision import Precision
@@ -208,7 +209,7 @@ def warn_of_silent(table: Tensor, live: Live) -> None:
 
 def refuse_one_row(n: int, cv: str, objective: Objective) -> None:
     """Raise if a criterion would judge strengths by a single row: its mean, or leaving it out, leaves nothing."""
-    if n < 2 and (cv == "loo" or objective.intercept):
+    if n < 2 and (CRITERIA[cv].holds_out or objective.intercept):
         raise ValueError(
             f"`cv`={cv!r} cannot choose a strength by one row (n_samples={n}): nothing is left to learn from. Give "
             f"more rows, or the strength: `ridge(X, y, alpha)`."

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from torchridge import _check
+from torchridge.exceptions import install
 
 _DECADES = 10  # more are labelled by leaving some out
 
@@ -21,7 +21,7 @@ def axes(ax: Any, size: tuple[float, float] | None = None) -> Any:
     try:
         from matplotlib import pyplot
     except ImportError:
-        raise ImportError(f"plots need matplotlib. {_check.install('matplotlib', 'plot')}") from None
+        raise ImportError(f"plots need matplotlib. {install('matplotlib', 'plot')}") from None
     return pyplot.subplots(figsize=size, layout="constrained")[1]
 
 

@@ -114,31 +114,8 @@ def fit_head_(
     check_batches(batches)
     task, batches = task_of_batches(task, batches, reader, process_group)
     classes = torch.arange(max(head.out_features, 2)) if task == "classification" else None
-    settings = Settings(
-        task=task,
-        readout=readout or ("lda" if task == "classification" else "ridge"),
-        cv=cv,
-        class_weight=class_weight,
-        classes=classes,
-        alphas=alphas,
-        shrinkages=shrinkages,
-        Cs=Cs,
-        standardize=standardize,
-        metrics=metrics,
-        control=control,
-        bootstrap=bootstrap,
-        keep=keep,
-        keep_dtype=keep_dtype,
-        keep_bytes=keep_bytes,
-        moments_device=moments_device,
-        max_memory=max_memory,
-        chunk_rows=chunk_rows,
-        progress=progress,
-        seed=seed,
-        process_group=process_group,
-        checkpoint=checkpoint,
-        checkpoint_every=checkpoint_every,
-    )
+    readout = readout or ("lda" if task == "classification" else "ridge")
+    settings = Settings.of(locals())
     features = HeadInputs(model, head)
     probe = Session(settings, batches, reader, features.of, features.lend, False, {}).run().best
     weight, bias = _rows_for(probe, head)

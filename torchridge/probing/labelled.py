@@ -16,7 +16,7 @@ from torchridge.probing.readouts.table import READOUTS, names
 from torchridge.probing.tasks import task_of
 from torchridge.solvers.moments import blocks, finite, one_pass, targets
 from torchridge.solvers.moments.blocks import Block
-from torchridge.solvers.moments.rows import check_rows
+from torchridge.solvers.moments.rows import Rows
 
 
 class Labelled:
@@ -39,7 +39,7 @@ class Labelled:
             _check.same_length(len(y), len(features), "labels", "features")
             codes = self.codes.encode(y)
             y = targets.indicators(codes, len(self.codes))
-        rows = check_rows(features.detach(), y.to(features.device), sample_weight)
+        rows = Rows(*_check.rows(features.detach(), y.to(features.device), sample_weight))
         held = self.block
         if held is not None and (got := rows.X.shape[1]) != (d := held.gram.shape[0]):
             raise ValueError(f"`features` should have {d} columns as before, got {got}.")

@@ -112,31 +112,7 @@ class LinearProbe:
         if "logistic" in names and keep is None:
             # The features are in memory anyway: kept as they are, they are views.
             keep, keep_bytes = "memory", keep_bytes or 2**62
-        self.settings = Settings(
-            task=task,
-            readout=readout,
-            cv=cv,
-            class_weight=class_weight,
-            classes=classes,
-            alphas=alphas,
-            shrinkages=shrinkages,
-            Cs=Cs,
-            standardize=standardize,
-            metrics=metrics,
-            control=control,
-            bootstrap=bootstrap,
-            keep=keep,
-            keep_dtype=keep_dtype,
-            keep_bytes=keep_bytes,
-            moments_device=moments_device,
-            max_memory=max_memory,
-            chunk_rows=chunk_rows,
-            progress=progress,
-            seed=seed,
-            checkpoint=checkpoint,
-            checkpoint_every=checkpoint_every,
-            process_group=process_group,
-        )
+        self.settings = Settings.of(locals())
 
     def fit(
         self,

@@ -137,31 +137,7 @@ def probe_layers(
     reader = Reader(target, groups, sample_weight, mask)
     check_batches(batches)
     task, batches = task_of_batches(task, batches, reader, process_group)
-    settings = Settings(
-        task=task,
-        readout=readout,
-        cv=cv,
-        class_weight=class_weight,
-        classes=classes,
-        alphas=alphas,
-        shrinkages=shrinkages,
-        Cs=Cs,
-        standardize=standardize,
-        metrics=metrics,
-        control=control,
-        bootstrap=bootstrap,
-        keep=keep,
-        keep_dtype=keep_dtype,
-        keep_bytes=keep_bytes,
-        moments_device=moments_device,
-        max_memory=max_memory,
-        chunk_rows=chunk_rows,
-        progress=progress,
-        seed=seed,
-        process_group=process_group,
-        checkpoint=checkpoint,
-        checkpoint_every=checkpoint_every,
-    )
+    settings = Settings.of(locals())
     features = Features(model, found, pool, reader)
 
     @contextmanager

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchridge import _check, _files
+from torchridge import _files
 from torchridge._ranks import Ranks
-from torchridge.exceptions import MissingClassWarning, about, warn
+from torchridge.exceptions import MissingClassWarning, about, install, warn
 from torchridge.probing import over_ranks
 from torchridge.probing.features import checkpoint
 from torchridge.probing.features.batches import Reader, as_tensor, check_batches
@@ -139,7 +139,7 @@ class Session:
         try:
             from tqdm.auto import tqdm
         except ImportError:
-            raise ImportError(f"`progress` needs tqdm. {_check.install('tqdm', 'probe')}") from None
+            raise ImportError(f"`progress` needs tqdm. {install('tqdm', 'probe')}") from None
         bar: Iterable[Any] = tqdm(self.batches, desc="probing")
         return bar
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,6 +49,11 @@ class Settings:
     progress: bool = False
     seed: int = 0
     process_group: Group | None = None
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Settings:
+        """Return the options among the arguments of a call, its `locals()`, all of which it has to have."""
+        return cls(**{f.name: given[f.name] for f in fields(cls)})
 
     def __post_init__(self) -> None:
         _check.option(self.task, "task", ("auto", "regression", "classification"))

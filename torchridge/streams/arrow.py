@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from torchridge import _check
 from torchridge._files import content as _content
+from torchridge.exceptions import install
 from torchridge.streams.tables import Piece, TableRows, reading
 
 
@@ -49,6 +49,6 @@ def pyarrow() -> Any:
         import pyarrow.ipc
         import pyarrow.parquet
     except ImportError:
-        how = _check.install("pyarrow", "stream")
+        how = install("pyarrow", "stream")
         raise ImportError(f"Parquet, Arrow and data frames need pyarrow. {how}") from None
     return pyarrow

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from torchridge import _check, _files
+from torchridge.exceptions import install
 from torchridge.solvers.moments import one_pass
 from torchridge.solvers.moments.moments import Moments
 from torchridge.solvers.moments.one_pass import Workspace
-from torchridge.solvers.moments.rows import check_rows
+from torchridge.solvers.moments.rows import Rows
 from torchridge.streams import checkpoint as checkpoints
 from torchridge.streams import prefetch
 from torchridge.streams.checkpoint import Position
@@ -158,7 +159,7 @@ class _Plan:
             raise ValueError(f"in the rows from {start} to {stop - 1}{of}, numbered from there: {error}") from None
 
     def _update(self, moments: Moments, batch: Batch, fold: int | Tensor | None) -> None:
-        rows = check_rows(batch.X, batch.y, batch.sample_weight)  # type: ignore[arg-type]
+        rows = Rows(*_check.rows(batch.X, batch.y, batch.sample_weight))
         device = moments.device or rows.X.device
         if self.work is None:
             n = self.rows or one_pass.chunk_rows(rows.X.shape[1], rows.y.shape[1], moments.dtype.itemsize)
@@ -248,5 +249,5 @@ def _bar(progress: bool, source: RowSource, done: int) -> Any:
     try:
         from tqdm.auto import tqdm
     except ImportError:
-        raise ImportError(f"`progress` needs tqdm. {_check.install('tqdm', 'stream')}") from None
+        raise ImportError(f"`progress` needs tqdm. {install('tqdm', 'stream')}") from None
     return tqdm(total=source.n_rows, initial=done, desc="rows", unit=" rows", unit_scale=True)

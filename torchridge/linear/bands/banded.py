@@ -19,7 +19,7 @@ from torchridge.solvers.kernels.gram_matrix import Kernel
 from torchridge.solvers.least_squares import target_scores
 from torchridge.solvers.least_squares.objective import Objective
 from torchridge.solvers.moments import finite, folds
-from torchridge.solvers.moments.rows import Rows, check_rows, result_dtype
+from torchridge.solvers.moments.rows import Rows, result_dtype
 
 
 def banded_ridge_cv(
@@ -93,7 +93,7 @@ def banded_ridge_cv(
     candidates = _check.integer(candidates, "candidates", minimum=1)
     _check.is_tensor(y, "y")
     given = bands_of(X, bands, kernel == "precomputed")
-    rows = [check_rows(x, y) for x in given.matrices]
+    rows = [Rows(*_check.rows(x, y)) for x in given.matrices]
     splits = splits_of(cv, len(y), rows[0].y, groups)
     objective = Objective(bool(fit_intercept), precomputed=kernel == "precomputed")
     kernels = [_kernel(r, objective, name) for r, name in zip(rows, given.names, strict=True)]
@@ -133,7 +133,7 @@ def _kernel(rows: Rows, objective: Objective, name: str) -> Kernel:
 def _solution(
     given: Bands, rows: list[Rows], kernels: list[Kernel], objective: Objective, found: Found
 ) -> BandedSolution:
-    y, dtype = rows[0].y, result_dtype(rows[0].X)
+    y, dtype = rows[0].y, result_dtype(rows[0].X.dtype)
     forms, bias = {}, found.target_center.clone()
     for name, own, kernel, gamma in zip(given.names, rows, kernels, found.log_gamma.T.exp(), strict=True):
         coef = found.coef * gamma

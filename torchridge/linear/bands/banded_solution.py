@@ -131,9 +131,9 @@ class BandedSolution:
         Raises:
             ValueError: as `predict`; on a split "mse".
         """
-        _check.option(scoring, "scoring", target_scores.KINDS)
-        if split and scoring == "mse":
-            raise ValueError("`scoring`='mse' has no parts that sum to the whole. Use 'r2' or 'correlation'.")
+        _check.option(scoring, "scoring", target_scores.SCORES)
+        if split and scoring not in ("r2", "correlation"):
+            raise ValueError(f"`scoring`={scoring!r} has no parts that sum to the whole. Use 'r2' or 'correlation'.")
         predicted = self.predict(X, split=split)
         _check.is_tensor(y, "y")
         _check.shape(y, [tuple(predicted.shape[1:] if split else predicted.shape)], "y")
@@ -141,7 +141,7 @@ class BandedSolution:
         target = (y[:, None] if self.vector_target else y).double()
         predicted = (predicted[..., None] if self.vector_target else predicted).double()
         if not split:
-            found = target_scores.measured(scoring, target - predicted, target, None)
+            found = target_scores.SCORES[scoring](target - predicted, target, None)
         else:
             found = _parts(scoring, predicted, target, self.target_center)
         found = found.to(self.bias.dtype)

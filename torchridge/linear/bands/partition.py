@@ -63,7 +63,7 @@ def scores_without(solution: BandedSolution, matrices: list[Tensor], y: Tensor) 
         for c in others:
             for rows, part, values in _with(forms[c], refitted * gamma[c]).predictions(matrices[c], None):
                 predicted[rows, part] += values[0].to(y.dtype)
-        scores.append(target_scores.measured("r2", y - predicted, y, None))
+        scores.append(target_scores.SCORES["r2"](y - predicted, y, None))
     return torch.stack(scores)
 
 

@@ -10,14 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from torchridge import _check
-from torchridge import _files as files
 from torchridge.linear import curves, printing, saved
 from torchridge.linear.curves import Curve, Lines
 from torchridge.linear.matrices import kind_of, operator_of
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class LogisticSolution:
+class LogisticSolution(saved.Loadable):
     """The minimum of `C Σ_i s_i CE(y_i, W x_i + b) + ½‖W‖²`, for one strength or L, for one label vector or h heads.
 
     The leading dimensions `*` are (L,) for a path, then (h,) for heads; c is 1 for two classes, else k.
@@ -126,25 +125,6 @@ class LogisticSolution:
         """
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         saved.write(path, self.KIND, {k: v for k, v in values.items() if v is not None}, dict(names or {}), "path")
-
-    @classmethod
-    def load(cls, path: str | Path, device: torch.device | str = "cpu") -> LogisticSolution:
-        """Read a solution. Nothing in the file is executed.
-
-        Raises:
-            ValueError: if the file is truncated, altered, or holds something else.
-            FileNotFoundError: if there is none.
-        """
-        return cls.read(path, device)[0]
-
-    @classmethod
-    def read(
-        cls, path: str | Path, device: torch.device | str = "cpu", name: str = "path"
-    ) -> tuple[LogisticSolution, dict[str, Any]]:
-        """Return a saved solution and the names that were saved with it; errors call the file `name`."""
-        values, names = saved.read(path, cls.KIND, device, name)
-        with files.understood(path, name):
-            return cls(**values), names
 
     def decision_function(self, X: Tensor | Any) -> Tensor:
         """Return the logits of the rows of X (m, d): (L, m, h, k), without the dimensions that the fit lacks.

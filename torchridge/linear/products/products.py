@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torchridge import _check
 from torchridge.exceptions import ConvergenceWarning, warn
-from torchridge.linear.arguments import Options, Strengths, needs_torch, strengths_of
+from torchridge.linear.arguments import Options, Strengths, strengths_of
 from torchridge.linear.matrices import kind_of, operator_of, shape_of
 from torchridge.linear.ridge.choose import Choice
 from torchridge.linear.ridge.solution.diagnosis import Diagnosis
@@ -22,7 +22,7 @@ from torchridge.solvers.iterative.operators import Operator
 from torchridge.solvers.iterative.solve_many import Columns, Rule
 from torchridge.solvers.iterative.standard_form import Design
 from torchridge.solvers.least_squares.objective import Objective
-from torchridge.solvers.moments.rows import check_weight, result_dtype, weight_shape
+from torchridge.solvers.moments.rows import result_dtype
 
 # The columns of X without a penalty are held dense, and projected on in every product.
 _MOST_FREE = 256
@@ -64,7 +64,7 @@ def check(X: Any, y: Any, sample_weight: Any, options: Options) -> Problem:
             _check.is_dense_real(value, name)
     like = torch.empty(0, dtype=torch.float64, device=getattr(X, "device", "cpu") if _ours(X) else "cpu")
     _check.same_device({"X": like, "y": y, "sample_weight": sample_weight})
-    if needs_torch(*(v for v in (X, y, sample_weight, *options) if isinstance(v, Tensor))):
+    if _check.watched(*(v for v in (X, y, sample_weight, *options) if isinstance(v, Tensor))):
         raise ValueError(
             "`solver`='cg' gives no gradients and passes through no transform or compiler. Use `torch.no_grad()`, "
             "detach the inputs, or pass a dense `X` and a direct solver, e.g. solver='dual'."
@@ -75,7 +75,7 @@ def check(X: Any, y: Any, sample_weight: Any, options: Options) -> Problem:
     _check_target(y, n)
     weight = None
     if sample_weight is not None:
-        check_weight(weight_shape(sample_weight, n))
+        _check.least_weight(_check.weight_shape(sample_weight, n))
         weight = sample_weight.double()
     objective = options.objective(d, 1 if y.ndim == 1 else y.shape[1], like).to(torch.float64)
     _check_free(objective)
@@ -84,7 +84,7 @@ def check(X: Any, y: Any, sample_weight: Any, options: Options) -> Problem:
     given = target = (y[:, None] if y.ndim == 1 else y).detach().double()
     if objective.prior is not None:
         target = given - X_.matmul(objective.prior)
-    dtype = torch.promote_types(result_dtype(torch.empty(0, dtype=X_.dtype)), result_dtype(y))
+    dtype = torch.promote_types(result_dtype(X_.dtype), result_dtype(y.dtype))
     return Problem(X_, target, given, weight, objective, y.ndim == 1, dtype, rule, rank)
 
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from torchridge import _check
-from torchridge.exceptions import UndefinedScoreWarning, warn
 from torchridge.linear import search
 from torchridge.linear.arguments import Options, grid_of
 from torchridge.linear.products.products import Problem, check, fit, warn_unless_converged, with_scores
@@ -21,9 +20,14 @@ from torchridge.solvers.iterative import solve_many, trace
 from torchridge.solvers.iterative import standard_form as design
 from torchridge.solvers.iterative.nystrom import Nystrom
 from torchridge.solvers.iterative.standard_form import Design
-from torchridge.solvers.least_squares import scoring
+from torchridge.solvers.least_squares import target_scores
+from torchridge.solvers.least_squares.criteria import CRITERIA, Criterion, Fit, criterion_of
 from torchridge.solvers.least_squares.grid import coarse_grid_by_norm
+from torchridge.solvers.least_squares.target_scores import SCORES, Score
 from torchridge.solvers.moments import folds
+
+# Share of the standard error of the degrees of freedom over which a criterion is differentiated.
+_STEP = 1e-3
 
 
 class Scores(NamedTuple):
@@ -63,9 +67,15 @@ def _choose(
     if isinstance(cv, str):
         refuse_one_row(problem.rows, cv, problem.objective)
     form = problem.form()
-    kind = "gcv" if isinstance(cv, str) else kind
-    scorer = _gcv(problem, form) if kind == "gcv" else _folds(problem, cv, groups, kind)
-    found, approximation = _search(problem, form, scorer, alphas, kind, per_target)
+    criterion = criterion_of(cv)
+    if criterion is not None:
+        kind, scorer, live = cv, _of_all_rows(problem, form, criterion), search.EVERYTHING
+    else:
+        masks = _masks(problem, cv, groups)
+        live = _live(problem, masks, SCORES[kind])
+        scorer = _folds(problem, masks, SCORES[kind])
+    found, approximation = _search(problem, form, scorer, alphas, live, per_target, criterion)
+    search.warn_of_silent(found.table, found.live)
     strengths = found.strengths(per_target)
     solution = with_scores(
         fit(problem, form, approximation, strengths, choice),
@@ -74,6 +84,7 @@ def _choose(
         fold_scores=found.table,
         best_score=found.score,
         scoring=kind,
+        dead_targets=live.dead,
         score_errors=found.scored.error,
     )
     return _with_dof(solution, found.scored, found.place.to(found.table.device), problem)
@@ -82,27 +93,33 @@ def _choose(
 def _check_criterion(cv: Any, groups: Any, scoring: str) -> None:
     if not isinstance(cv, str):
         return
-    _check.option(cv, "cv", ("gcv", "loo", "evidence"))
-    if cv != "gcv":
-        what = "leverages" if cv == "loo" else "all eigenvalues"
+    _check.option(cv, "cv", CRITERIA)
+    if CRITERIA[cv].lacks:
         raise ValueError(
-            f"`cv`={cv!r} needs {what}, which solver='cg' does not offer. Use cv='gcv', a number of folds, or a direct "
-            f"solver."
+            f"`cv`={cv!r} needs {CRITERIA[cv].lacks}, which solver='cg' does not offer. Use cv='gcv', a number of "
+            f"folds, or a direct solver."
         )
     if groups is not None:
         raise ValueError(f"`groups` has no use with `cv`={cv!r}. Pass a number of folds, e.g. cv=5.")
-    if scoring == "r2":
-        raise ValueError("`scoring`='r2' needs held-out targets, and `cv`='gcv' holds none out. Use folds.")
+    if scoring != "mse":
+        raise ValueError(f"`scoring`={scoring!r} needs held-out targets, and `cv`={cv!r} holds none out. Use folds.")
 
 
 def _search(
-    problem: Problem, form: Design, scorer: Scorer, alphas: Any, kind: str, per_target: bool
+    problem: Problem,
+    form: Design,
+    scorer: Scorer,
+    alphas: Any,
+    live: search.Live,
+    per_target: bool,
+    criterion: Criterion | None,
 ) -> tuple[search.Found[Scores], Nystrom]:
     """Return strengths (L,), their scores and the best, and the approximation that served them."""
     given = not isinstance(alphas, str)
     if given:
         grid = grid_of(alphas)
-        _check_positive(grid, kind)
+        if criterion is not None and bool((grid == 0).any()):
+            raise ValueError("`alphas` should be positive for cv='gcv' of solver='cg', got 0. Drop it, or use folds.")
     elif alphas != "auto":
         raise ValueError(f"`alphas` should be 'auto' or strengths, got {alphas!r}.")
     else:
@@ -115,12 +132,8 @@ def _search(
 
     join = None if given else _merged
     table = operator.attrgetter("table")
-    return search.search(score, grid, table, given=given, per_target=per_target, join=join, cells=4), approximation
-
-
-def _check_positive(grid: Tensor, kind: str) -> None:
-    if kind == "gcv" and bool((grid == 0).any()):
-        raise ValueError("`alphas` should be positive for cv='gcv' of solver='cg', got 0. Drop it, or use folds.")
+    asked: dict[str, Any] = {"given": given, "per_target": per_target, "live": live}
+    return search.search(score, grid, table, join=join, cells=4, **asked), approximation
 
 
 def _approximation(problem: Problem, form: Design, grid: Tensor) -> Nystrom:
@@ -140,7 +153,7 @@ def _merged(a: Scores, b: Scores, order: Tensor) -> Scores:
     )
 
 
-def _gcv(problem: Problem, form: Design) -> Scorer:
+def _of_all_rows(problem: Problem, form: Design, criterion: Criterion) -> Scorer:
     fixed = form.fixed.shape[1]
 
     def score(alpha: Tensor, approximation: Nystrom) -> Scores:
@@ -154,10 +167,14 @@ def _gcv(problem: Problem, form: Design) -> Scorer:
         table = torch.cat(squares).reshape(-1, t)
         dof = trace.degrees_of_freedom(form, approximation, alpha, problem.rule)
         warn_unless_converged(dof.residual, dof.steps, problem.rule._replace(tol=trace.tolerance(problem.rule)))
-        values = scoring.gcv(table, dof.value + fixed, n, form.total[0])
-        left = (n - dof.value - fixed).clamp_min(1e-300)
-        error = 2 * values * (dof.error / left)[:, None]
-        return Scores(-values[None], error, dof.value + fixed - int(problem.objective.intercept), table)
+
+        def value(of_dof: Tensor) -> Tensor:
+            return criterion.of(Fit(n, form.total[0], lambda: table, lambda: None, lambda: of_dof))
+
+        at, step = dof.value + fixed, _STEP * dof.error
+        values, error = value(at), (value(at + step) - value(at - step)).abs() / (2 * _STEP)
+        error = torch.where(torch.isfinite(values), error, torch.inf)
+        return Scores(criterion.sign * values[None], error, at - int(problem.objective.intercept), table)
 
     return score
 
@@ -203,42 +220,43 @@ def _masks(problem: Problem, cv: Any, groups: Any) -> Masks:
     return Masks(train, held)
 
 
-def _folds(problem: Problem, cv: Any, groups: Any, kind: str) -> Scorer:
-    masks = _masks(problem, cv, groups)
+def _live(problem: Problem, masks: Masks, score: Score) -> search.Live:
+    """Return which targets vary in which folds, if the score needs that."""
+    varies = _variances(problem.given, masks.held) > 0
+    y = problem.given if problem.sample_weight is None else problem.given[problem.sample_weight > 0]
+    return search.Live(varies if score.varying else None, ~target_scores.varies(y))
+
+
+def _folds(problem: Problem, masks: Masks, score: Score) -> Scorer:
     form = design.design(problem.X, masks.train, problem.objective)
     every = problem.sample_weight.sum() if problem.sample_weight is not None else float(problem.X.shape[0])
-    total = masks.held.sum(0)  # (K,)
 
-    def score(alpha: Tensor, approximation: Nystrom) -> Scores:
+    def scores(alpha: Tensor, approximation: Nystrom) -> Scores:
         t, K = problem.y.shape[1], masks.held.shape[1]
-        columns, squares = solve_many.grid(alpha, False, t, K), []
+        columns, found = solve_many.grid(alpha, False, t, K), []
         for some in solve_many.blocks(form, columns):
             part = columns.at(some)
             block = solve_many.solve(form, approximation, form.total / every, problem.y, part, problem.rule)
             warn_unless_converged(block.error, block.steps, problem.rule)
-            squares.append(_held_squares(problem, form, block, part, masks.held))
-        table = torch.cat(squares).reshape(K, -1, t) / total[:, None, None]
-        return Scores(-table if kind == "mse" else _r2(table, _variances(problem.given, masks.held)))
+            found.append(_held_scores(problem, form, block, part, masks.held, score))
+        return Scores(score.sign * torch.cat(found).reshape(K, -1, t))
 
-    return score
-
-
-def _r2(squares: Tensor, variances: Tensor) -> Tensor:
-    """Return R² (K, L, t), zero in a fold whose target is constant; warns of those."""
-    constant = variances <= 0
-    if bool(constant.any()):
-        folds = constant.any(1).nonzero()[:, 0].tolist()
-        warn(f"held-out targets are constant in folds {folds}: R² counts as 0 there.", UndefinedScoreWarning)
-    return torch.where(constant[:, None], 0, 1 - squares / torch.where(constant, 1, variances)[:, None])
+    return scores
 
 
-def _held_squares(
-    problem: Problem, form: Design, block: solve_many.Block, columns: solve_many.Columns, held: Tensor
+def _held_scores(
+    problem: Problem, form: Design, block: solve_many.Block, columns: solve_many.Columns, held: Tensor, score: Score
 ) -> Tensor:
-    """Return Σ s (y − ŷ)² over the rows that are held out, (c,)."""
+    """Return a score of the rows that are held out, (c,)."""
     weight, bias = design.completed(form, block.weight, block.fixed, columns.part, problem.objective.intercept)
     left = problem.y[:, columns.target] - problem.X.matmul(weight) - bias
-    return (held[:, columns.part] * left**2).sum(0)
+    found = left.new_empty(left.shape[1])
+    for k in set(columns.part.tolist()):
+        inside = (columns.part == k).nonzero()[:, 0]
+        rows = (held[:, k] > 0).nonzero()[:, 0]
+        y = problem.given[rows][:, columns.target[inside]]
+        found[inside] = score(left[rows][:, inside], y, held[rows, k])
+    return found
 
 
 def _variances(y: Tensor, held: Tensor) -> Tensor:

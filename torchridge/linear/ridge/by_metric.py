@@ -18,13 +18,12 @@ from torchridge.linear.ridge.prepare import prepare_rows
 from torchridge.linear.ridge.solution.solution import RidgeSolution
 from torchridge.solvers.kernels.few_rows import WholeDual
 from torchridge.solvers.kernels.left_out import leave_one_out_errors
+from torchridge.solvers.least_squares.criteria import CRITERIA
 from torchridge.solvers.least_squares.scorers import Whole
-from torchridge.solvers.least_squares.target_scores import measured
+from torchridge.solvers.least_squares.target_scores import SCORES, from_moments
 from torchridge.solvers.moments import folds
 from torchridge.solvers.moments.moments import Moments
-from torchridge.solvers.moments.rows import check_rows
-
-OWN = {"mse": -1, "r2": 1, "correlation": 1}  # of `ridge_cv`, which takes them from moments
+from torchridge.solvers.moments.rows import Rows
 
 # (strengths) → (K, L, m, t) predictions of held-out rows; K pairs of them with the rows' numbers.
 Tables = dict[str, Tensor]
@@ -69,7 +68,7 @@ class Data:
 
 def is_metric(scoring: Any) -> bool:
     """Whether a score needs predictions."""
-    return not _check.one_of(scoring, *OWN)
+    return not _check.one_of(scoring, *from_moments())
 
 
 def cross_validate(
@@ -77,7 +76,7 @@ def cross_validate(
     options: Options, fits: Fits,
 ) -> RidgeSolution:  # fmt: skip
     """Choose the strength of the best mean over folds of a metric, and fit at it."""
-    metric, metrics = first(scoring, "scoring", OWN)
+    metric, metrics = first(scoring, "scoring", {name: score.sign for name, score in SCORES.items()})
     sign = metric.chosen_by()
     _refuse(X, y, cv)
     shared = {name: value for name, value in options._asdict().items() if name != "max_bytes"}
@@ -116,7 +115,7 @@ def _refuse(X: Any, y: Any, cv: Any) -> None:
     needs = "`scoring`: a metric needs predictions of held-out rows"
     if isinstance(X, Moments):
         raise ValueError(f"{needs}, which `Moments` do not hold. Pass the rows, or scoring='mse' or 'r2'.")
-    if cv is None or (isinstance(cv, str) and cv != "loo"):
+    if cv is None or (isinstance(cv, str) and not (cv in CRITERIA and CRITERIA[cv].holds_out)):
         asked = "leaves `cv` at 'gcv'" if cv is None else f"`cv`={cv!r}"
         raise ValueError(f"{needs}, and {asked} holds none out. Pass folds, e.g. cv=5, or cv='loo'.")
     if y is None:
@@ -157,7 +156,7 @@ def _leave_one_out(data: Data, options: Options, fits: Fits) -> Predict:
     if kind_of(data.X) != "dense" or options.standardize or options.kernel or options.solver == "cg":
         each = _folds(data, torch.arange(n), None, fits)
         return lambda grid: [(torch.cat([p for p, _ in each(grid)], 1), torch.arange(n))]
-    rows = check_rows(data.X, data.y, data.weight)
+    rows = Rows(*_check.rows(data.X, data.y, data.weight))
     scorer = prepare_rows(rows, "loo", None, options).scorer
     assert isinstance(scorer, (Whole, WholeDual))
 
@@ -193,13 +192,7 @@ def _table(metric: Metric, data: Data, predicted: Tensor, test: Tensor, per_targ
 
 def _value(metric: Metric, truth: Tensor, predicted: Tensor, weight: Tensor | None) -> float:
     if metric.own is not None:
-        share = torch.ones(len(truth), dtype=torch.float64, device=truth.device) if weight is None else weight.double()
-        share = (share / share.sum())[:, None]
-        if metric.own == "correlation":
-            y = truth.double()
-            return float(measured("correlation", y - predicted.double(), y, weight).nanmean())
-        y, error = truth.double(), ((truth - predicted).double() ** 2 * share).sum(0)
-        spread = (share * (y - (share * y).sum(0)) ** 2).sum(0)
-        return float((error if metric.own == "mse" else 1 - error / spread).mean())
+        y, share = truth.double(), None if weight is None else weight.double()
+        return float(SCORES[metric.own](y - predicted.double(), y, share).nanmean())
     single = truth.shape[1] == 1
     return metric(Held(truth[:, 0] if single else truth, predicted[:, 0] if single else predicted, weight=weight))

@@ -12,17 +12,18 @@ from torch import Tensor
 from torchridge import _check
 from torchridge.exceptions import one_for_all
 from torchridge.linear import search
-from torchridge.linear.arguments import Options, check_options, grid_of, needs_torch, refuse_beside_moments
+from torchridge.linear.arguments import Options, check_options, grid_of, refuse_beside_moments
 from torchridge.linear.ridge import differentiable
 from torchridge.linear.ridge.prepare import Prepared, prepare_moments, prepare_rows
 from torchridge.linear.ridge.problem import check_given_kernel
 from torchridge.linear.ridge.solution.solution import RidgeSolution
 from torchridge.linear.ridge.solve import solve_rows
-from torchridge.solvers.least_squares import target_scores
+from torchridge.solvers.least_squares.criteria import CRITERIA
 from torchridge.solvers.least_squares.grid import coarse_grid
+from torchridge.solvers.least_squares.target_scores import SCORES, SquaresScore, from_moments
 from torchridge.solvers.moments import finite
 from torchridge.solvers.moments.moments import Moments
-from torchridge.solvers.moments.rows import Rows, check_rows
+from torchridge.solvers.moments.rows import Rows
 
 
 def cross_validate(
@@ -39,7 +40,7 @@ def cross_validate(
     """Choose a strength and fit at it."""
     check_options(options)
     _check.option(options.solver, "solver", ("auto", "spectral", "dual", "cg"))
-    _check.option(scoring, "scoring", target_scores.KINDS)
+    _check.option(scoring, "scoring", from_moments())
     _check.option(per_target, "alpha_per_target", (True, False))
     if isinstance(X, Moments):
         refuse_beside_moments(
@@ -63,10 +64,10 @@ def cross_validate(
         check_given_kernel(X, y, sample_weight)
     if X.ndim > 2:
         return _batch(X, y, alphas, cv, groups, scoring, per_target, sample_weight, options)
-    if needs_torch(X, y, sample_weight, options.penalty_factors, options.prior):
+    if _check.watched(X, y, sample_weight, options.penalty_factors, options.prior):
         return _differentiable(X, y, alphas, cv, groups, scoring, per_target, sample_weight, options)
     cv = "gcv" if cv is None else cv
-    prepared = prepare_rows(check_rows(X, y, sample_weight), cv, groups, options)
+    prepared = prepare_rows(Rows(*_check.rows(X, y, sample_weight)), cv, groups, options)
     return choose(prepared, alphas, cv, scoring, per_target)
 
 
@@ -111,16 +112,17 @@ def _of_problem(value: Any, at: tuple[Tensor, ...], ndim: int) -> Any:
 def choose(prepared: Prepared, alphas: Any, cv: Any, scoring: str, per_target: bool) -> RidgeSolution:
     """Return the fit at the strength that scores best."""
     variances = prepared.scorer.variances()
-    kind = cv if isinstance(cv, str) and cv in ("gcv", "evidence") else "gcv" if variances is None else scoring
-    if kind != scoring and scoring != "mse":
+    criterion = variances is None
+    kind = (cv or "gcv") if criterion else scoring
+    if criterion and scoring != "mse":
         raise ValueError(
             f"`scoring`={scoring!r} needs held-out targets, and `cv`={kind!r} holds none out. Use folds or cv='loo'."
         )
     dead = prepared.dead
     live = None
-    if kind in ("r2", "correlation") and variances is not None:
+    if variances is not None and SCORES[scoring].varying:
         live = (variances > 1e-18 * variances.amax(0)) & ~dead  # below it is what rounding left of a constant
-    found = _search(prepared, alphas, kind, variances, search.Live(live, dead), per_target)
+    found = _search(prepared, alphas, kind, search.Live(live, dead), per_target)
     search.warn_of_silent(found.table, found.live)
     known, dtype = prepared.scorer.precision, prepared.scorer.like.dtype
     if known.lost > torch.finfo(dtype).eps ** 0.5:
@@ -138,19 +140,18 @@ def choose(prepared: Prepared, alphas: Any, cv: Any, scoring: str, per_target: b
     )
 
 
-def _search(
-    prepared: Prepared, alphas: Any, kind: str, variances: Tensor | None, live: search.Live, per_target: bool
-) -> search.Found[Tensor]:
+def _search(prepared: Prepared, alphas: Any, kind: str, live: search.Live, per_target: bool) -> search.Found[Tensor]:
     """Return strengths (L,), on the host, their scores (K, L, t), and the best."""
-    scorer = prepared.scorer
+    scorer, variances = prepared.scorer, prepared.scorer.variances()
 
     def score(grid: Tensor) -> Tensor:
-        if kind == "correlation":
-            return scorer.correlations(grid)
-        squares = scorer.squares(grid)
-        if live.folds is None or variances is None:
-            return -squares
-        return torch.where(live.folds[:, None], 1 - squares / variances[:, None, :], torch.nan)
+        if variances is None:
+            return CRITERIA[kind].sign * scorer.squares(grid)
+        own = SCORES[kind]
+        if not isinstance(own, SquaresScore):
+            return own.sign * scorer.scores(own, grid)
+        found = own.sign * own.of(scorer.squares(grid), variances[:, None])
+        return found if live.folds is None else own.masked(found, live.folds[:, None])
 
     if not isinstance(alphas, str):
         return search.search(score, grid_of(alphas), search.itself, given=True, live=live, per_target=per_target)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from torchridge import _check
 from torchridge.exceptions import IllConditionedWarning, one_for_all, warn
-from torchridge.linear.arguments import Options, check_one_strength, check_strengths, needs_torch
+from torchridge.linear.arguments import Options, check_one_strength, check_strengths
 from torchridge.linear.ridge.choose import CAREFUL
 from torchridge.linear.ridge.solution.diagnosis import Diagnosis, once
 from torchridge.linear.ridge.solution.solution import RidgeSolution
@@ -140,7 +140,7 @@ def check(X: Tensor, y: Tensor, alpha: Any, name: str, sample_weight: Any, optio
             f"`X` has shape {tuple(X.shape)} and `y` {tuple(y.shape)}; expected (*b, n, d), and (*b, n) or (*b, n, t)."
             f"{remedy}"
         )
-    watched = needs_torch(X, y, alpha, sample_weight, options.penalty_factors, options.prior)
+    watched = _check.watched(X, y, alpha, sample_weight, options.penalty_factors, options.prior)
     vector = y.ndim == X.ndim - 1
     options = options.for_rows(X)
     work = options.moments_dtype
@@ -164,7 +164,7 @@ def check(X: Tensor, y: Tensor, alpha: Any, name: str, sample_weight: Any, optio
         objective.standardize,
         per_target,
     )
-    return Given(batch, weakest, result_dtype(X), options.solver, free, vector, name == "alphas", watched)
+    return Given(batch, weakest, result_dtype(X.dtype), options.solver, free, vector, name == "alphas", watched)
 
 
 def _weight(sample_weight: Any, shape: tuple[int, ...], n: int, dtype: torch.dtype) -> Tensor | None:

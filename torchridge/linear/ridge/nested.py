@@ -15,9 +15,10 @@ from torchridge.linear.ridge.ridge_cv import ridge_cv
 from torchridge.linear.types import CV, Groups
 from torchridge.solvers.kernels import gram_matrix
 from torchridge.solvers.least_squares import target_scores
+from torchridge.solvers.least_squares.criteria import from_moments
 from torchridge.solvers.moments import finite
 from torchridge.solvers.moments.folds import Split, check_groups
-from torchridge.solvers.moments.rows import Rows, check_rows, result_dtype
+from torchridge.solvers.moments.rows import Rows, result_dtype
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,19 +121,19 @@ def nested_ridge_cv(
         >>> tuple(found.scores.shape), bool(found.score > 0.5)
         ((3, 1), True)
     """
-    _check.option(scoring, "scoring", target_scores.KINDS)
+    _check.option(scoring, "scoring", target_scores.SCORES)
     _check.option(predictions, "predictions", (True, False))
     own = (fit_intercept, standardize, penalty_factors, prior, "auto", moments_dtype, None, None, None, kernel)
     options = Options(*own)
     check_options(options)
     _check.is_tensor(X, "X")
     _check.is_tensor(y, "y")
-    rows = check_rows(X, y, sample_weight)
+    rows = Rows(*_check.rows(X, y, sample_weight))
     labels = None if groups is None else check_groups(groups, len(X))
     splits = splits_of(outer, len(X), rows.y, labels)
     inner: dict[str, Any] = {"alpha_per_target": alpha_per_target, "fit_intercept": fit_intercept}
     inner |= {"moments_dtype": moments_dtype}
-    inner["scoring"] = "mse" if isinstance(cv, str) and cv in ("gcv", "evidence") else scoring
+    inner["scoring"] = "mse" if _check.one_of(cv, *from_moments()) else scoring
     if _one_kernel(rows, options):
         data, inner["kernel"] = _kernel(rows, options), "precomputed"
     else:
@@ -171,7 +172,7 @@ def _kernel(rows: Rows, options: Options) -> Tensor:
 def _nested(outer: _Outer, alphas: Any, cv: Any, inner: dict[str, Any]) -> NestedRidgeCV:
     X, rows = outer.data, outer.rows
     square = inner["kernel"] == "precomputed"
-    dtype, y = result_dtype(rows.X), rows.y
+    dtype, y = result_dtype(rows.X.dtype), rows.y
     total, times = torch.zeros_like(y, dtype=dtype), torch.zeros(len(y), 1, dtype=dtype, device=y.device)
     scores, strengths = [], []
     for train, test in ((a.to(y.device), b.to(y.device)) for a, b in outer.splits):

@@ -17,10 +17,11 @@ from torchridge.linear.ridge.cross_validation import choose, cross_validate
 from torchridge.linear.ridge.prepare import Prepared
 from torchridge.linear.ridge.solution.solution import RidgeSolution
 from torchridge.linear.search import refuse_one_row
+from torchridge.solvers.least_squares.criteria import CRITERIA
 from torchridge.solvers.least_squares.scorers import Whole
 from torchridge.solvers.least_squares.scoring import train_spectrum
 from torchridge.solvers.moments.moments import Moments
-from torchridge.solvers.moments.rows import Rows, check_rows, result_dtype
+from torchridge.solvers.moments.rows import Rows, result_dtype
 
 
 class _Made(NamedTuple):
@@ -56,7 +57,7 @@ class Own:
         self.n = X.shape[0]
         idle = self.n == 0 or (isinstance(sample_weight, Tensor) and not bool((sample_weight != 0).any()))
         _check.same_length(y.shape[0], self.n, "y", "X")
-        self.rows = None if idle else check_rows(X, y, sample_weight).counted
+        self.rows = None if idle else Rows(*_check.rows(X, y, sample_weight)).counted
 
     def made(self, ids: Tensor | None, dtype: torch.dtype) -> _Made:
         """Return the moments of these rows, and what the other ranks are told, even if there are none."""
@@ -64,7 +65,11 @@ class Own:
         if self.rows is not None:
             moments.update(self.X, self.y, self.sample_weight, ids)
         form = {"features": self.X.shape[1], "targets": self.y.shape[1] if self.y.ndim == 2 else 1}
-        form |= {"vector_target": self.y.ndim == 1, "result_dtype": str(result_dtype(self.X)), "dtype": str(dtype)}
+        form |= {
+            "vector_target": self.y.ndim == 1,
+            "result_dtype": str(result_dtype(self.X.dtype)),
+            "dtype": str(dtype),
+        }
         return _Made(moments, {**collectives.says(moments), **form})
 
 
@@ -76,7 +81,7 @@ def over_ranks(
     def own() -> _Made:
         check_options(options)
         if isinstance(choice.get("cv"), str) and not isinstance(X, Moments):
-            _check.option(choice["cv"], "cv", ("gcv", "loo", "evidence"))
+            _check.option(choice["cv"], "cv", CRITERIA)
         if isinstance(X, Moments):
             refuse_beside_moments(y=y, sample_weight=sample_weight)
             return _Made(X, collectives.says(X))
@@ -107,7 +112,7 @@ def cross_validate_over_ranks(
     ranks, cv = Ranks(group), "gcv" if cv is None else cv
     if isinstance(cv, str):
         whole = over_ranks(X, y, sample_weight, "ridge_cv", options, group, cv=cv, **choice)
-        if cv != "loo":
+        if not CRITERIA[cv].holds_out:
             return cross_validate(whole, None, alphas, cv, groups, scoring, per_target, None, options)
         rows = Own(X, y, sample_weight).rows
         return choose(leave_one_out(whole, rows, options, ranks), alphas, cv, scoring, per_target)
@@ -129,7 +134,7 @@ def leave_one_out(whole: Moments, rows: Rows | None, options: Options, ranks: Ra
     d, t = block.cross.shape
     objective = options.objective(d, t, block.gram, dtype=whole.dtype)
     refuse_one_row(block.rows, "loo", objective)
-    everything = Whole("loo", train_spectrum(block, objective), block, objective, None)
+    everything = Whole(CRITERIA["loo"], train_spectrum(block, objective), block, objective, None)
     scorer = collectives.LeaveOneOut(everything, rows, ranks)
     return Prepared(scorer, objective, whole, options, lambda: block)
 

@@ -25,7 +25,9 @@ from torchridge.solvers.kernels import dual, gram_matrix
 from torchridge.solvers.kernels.each_row import EachRow
 from torchridge.solvers.kernels.few_rows import WholeDual
 from torchridge.solvers.kernels.kernel_folds import KernelFolds
-from torchridge.solvers.least_squares import each_fold, target_scores
+from torchridge.solvers.least_squares import target_scores
+from torchridge.solvers.least_squares.criteria import CRITERIA, criterion_of
+from torchridge.solvers.least_squares.each_fold import FoldMoments
 from torchridge.solvers.least_squares.objective import Objective
 from torchridge.solvers.least_squares.scorers import Scorer, Whole
 from torchridge.solvers.least_squares.scoring import train_spectrum
@@ -33,8 +35,6 @@ from torchridge.solvers.moments import blocks, finite, folds, one_pass
 from torchridge.solvers.moments.blocks import Block
 from torchridge.solvers.moments.moments import Moments
 from torchridge.solvers.moments.rows import Rows, result_dtype
-
-_CRITERIA = ("gcv", "loo", "evidence")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Prepared:
         else:
             assert self.rows is not None
             (n, d), t, device = self.rows.X.shape, self.rows.y.shape[1], self.rows.X.device
-            dtype = result_dtype(self.rows.X)
+            dtype = result_dtype(self.rows.X.dtype)
         exact = self.options.moments_dtype is torch.float64
         dense = Dense(self.objective, strengths, dtype, self.moments or self._summed, self.rows, exact)
         solver = "auto" if self.moments is None else "cholesky"  # the moments are there, though rows may be few
@@ -98,12 +98,15 @@ def prepare_moments(moments: Moments, cv: Any, options: Options) -> Prepared:
     d, t = block.cross.shape
     objective = options.objective(d, t, block.gram, dtype=moments.dtype)
     cv = ("folds" if moments.folds else "gcv") if cv is None else cv
-    if isinstance(cv, str) and cv in ("gcv", "evidence"):
+    criterion = criterion_of(cv)
+    if criterion is not None:
+        if criterion.holds_out:
+            raise ValueError(
+                f"`cv`={cv!r} needs the rows, which moments do not hold. Use cv='gcv', or folds in `Moments`."
+            )
         refuse_one_row(block.rows, cv, objective)
-        scorer = Whole(cv, train_spectrum(block, objective), block, objective, None)
+        scorer = Whole(criterion, train_spectrum(block, objective), block, objective, None)
         return Prepared(scorer, objective, moments, options, lambda: block)
-    if isinstance(cv, str) and cv == "loo":
-        raise ValueError("`cv`='loo' needs the rows, which moments do not hold. Use cv='gcv', or folds in `Moments`.")
     k = len(moments.folds)
     if k < 2 or (cv != "folds" and cv != k):
         raise ValueError(
@@ -112,7 +115,7 @@ def prepare_moments(moments: Moments, cv: Any, options: Options) -> Prepared:
         )
     held = [moments.block(f) for f in moments.folds]
     train = [moments.without(f) for f in moments.folds]
-    folded = each_fold.fold_moments(train, held, objective, None, None)
+    folded = FoldMoments(train, held, objective)
     return Prepared(folded, objective, moments, options, lambda: block)
 
 
@@ -122,7 +125,7 @@ def prepare_rows(rows: Rows, cv: Any, groups: Any, options: Options) -> Prepared
     objective = options.objective(rows.X.shape[1], rows.y.shape[1], rows.X)
     options = options._replace(solver="dual") if objective.precomputed else options
     if isinstance(cv, str):
-        _check.option(cv, "cv", _CRITERIA)
+        _check.option(cv, "cv", CRITERIA)
         if groups is not None:
             raise ValueError(f"`groups` has no use with `cv`={cv!r}. Pass a number of folds, e.g. cv=5.")
         return _prepare_whole(rows, cv, objective, options)
@@ -141,22 +144,22 @@ def prepare_rows(rows: Rows, cv: Any, groups: Any, options: Options) -> Prepared
 
 
 def _prepare_whole(rows: Rows, cv: str, objective: Objective, options: Options) -> Prepared:
-    n, d = rows.X.shape
+    (n, d), criterion = rows.X.shape, CRITERIA[cv]
     counted = counted_of(rows, objective)
     refuse_memory(options)
     refuse_one_row(counted.X.shape[0], cv, objective)
     few = options.solver == "dual" or (options.solver == "auto" and n < d)
-    if cv == "loo" and objective.standardize:  # the scales are those of the other rows
+    if criterion.holds_out and objective.standardize:  # the scales are those of the other rows
         finite.check_squares(counted)
         dtype = torch.float64 if few else options.moments_dtype
         return Prepared(EachRow(counted, objective.to(dtype), few, dtype), objective, rows, options, None, counted)
     if few:
         objective = objective.to(torch.float64)
         problem = _diagonalized(counted, objective, rows)
-        return Prepared(WholeDual(cv, problem, counted, objective), objective, rows, options, None, counted)
+        return Prepared(WholeDual(criterion, problem, counted, objective), objective, rows, options, None, counted)
     block = one_pass.block_of(*counted[:3], None, options.moments_dtype, rows.X.device)
     finite.check_finite(block, rows)
-    scorer = Whole(cv, train_spectrum(block, objective), block, objective, counted)
+    scorer = Whole(criterion, train_spectrum(block, objective), block, objective, counted)
     return Prepared(scorer, objective, rows, options, lambda: block, counted)
 
 
@@ -183,7 +186,7 @@ def _prepare_folds(rows: Rows, ids: Tensor, objective: Objective, options: Optio
     refuse_memory(options)
     held = one_pass.fold_blocks(counted, index, options.moments_dtype)
     train = blocks.merge_others(held)
-    scorer = each_fold.fold_moments(train, held, objective, counted, index)
+    scorer = FoldMoments(train, held, objective, counted, index)
     return Prepared(scorer, objective, rows, options, once(lambda: blocks.merge(held)), counted)
 
 
@@ -213,5 +216,5 @@ def _prepare_splits(rows: Rows, parts: list[folds.Split], objective: Objective, 
     finite.check_squares(rows)
     train = one_pass.fold_blocks(rows, [a for a, _ in parts], options.moments_dtype)
     held = one_pass.fold_blocks(rows, [b for _, b in parts], options.moments_dtype)
-    scorer = each_fold.fold_moments(train, held, objective, rows, [b for _, b in parts], [a for a, _ in parts])
+    scorer = FoldMoments(train, held, objective, rows, [b for _, b in parts], [a for a, _ in parts])
     return Prepared(scorer, objective, rows, options, None, rows.counted)

@@ -8,15 +8,16 @@ from typing import Any
 import torch
 
 from torchridge import _check
-from torchridge.linear.arguments import Options, check_options, needs_torch, refuse_beside_moments, strengths_of
+from torchridge.linear.arguments import Options, check_options, refuse_beside_moments, strengths_of
 from torchridge.linear.matrices import dense_of, kind_of, shape_of
 from torchridge.linear.ridge.choose import Choice, choose_products
 from torchridge.linear.ridge.dense import Dense
 from torchridge.linear.ridge.solution.diagnosis import once
-from torchridge.solvers.least_squares.target_scores import KINDS
+from torchridge.solvers.least_squares.criteria import criterion_of
+from torchridge.solvers.least_squares.target_scores import from_moments
 from torchridge.solvers.moments import one_pass
 from torchridge.solvers.moments.moments import Moments
-from torchridge.solvers.moments.rows import Rows, check_rows, result_dtype
+from torchridge.solvers.moments.rows import Rows, result_dtype
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,9 @@ def of_rows(rows: Rows, alpha: Any, name: str, options: Options) -> Problem:
     dtype = options.moments_dtype
     objective = options.objective(d, t, rows.X)
     strengths = strengths_of(alpha, name, t, rows.X)
-    counted = rows.counted
+    counted = rows.counted if rows.idle else rows
     moments = once(lambda: one_pass.block_of(*counted[:3], None, dtype, rows.X.device))
-    dense = Dense(objective, strengths, result_dtype(rows.X), moments, counted, dtype is torch.float64)
+    dense = Dense(objective, strengths, result_dtype(rows.X.dtype), moments, counted, dtype is torch.float64)
     return Problem(dense, rows, options.solver, counted.X.shape[0], (d, t), rows.X.device)
 
 
@@ -67,14 +68,11 @@ def dense_problem(X: Any, y: Any, alpha: Any, name: str, sample_weight: Any, opt
         return of_moments(X, alpha, name, options)
     if y is None:
         raise TypeError("`y` is missing; pass the targets, or `Moments` in place of `X`.")
-    _check.is_tensor(X, "X")
-    _check.is_tensor(y, "y")
     if options.kernel == "precomputed":
+        _check.is_tensor(y, "y")
         check_given_kernel(X, y, alpha, sample_weight)
-        return of_rows(check_rows(X, y, sample_weight), alpha, name, options)
-    if X.ndim > 2 or needs_torch(X, y, alpha, sample_weight, options.penalty_factors, options.prior):
-        return None
-    return of_rows(check_rows(X, y, sample_weight), alpha, name, options)
+    checked = _check.plain_rows(X, y, sample_weight, alpha, options.penalty_factors, options.prior)
+    return None if checked is None else of_rows(Rows(*checked), alpha, name, options)
 
 
 def route(X: Any, y: Any, alpha: Any, options: Options) -> tuple[Any, Choice | None]:
@@ -94,7 +92,7 @@ def check_given_kernel(X: Any, *others: Any) -> None:
     """Raise unless a kernel (n, n) is given as a symmetric tensor that nothing watches."""
     _check.is_tensor(X, "X")
     _check.is_dense_real(X, "X")
-    if needs_torch(X, *others):
+    if _check.watched(X, *others):
         raise ValueError("kernel='precomputed' has no gradients and no transforms. Pass `X.detach()`.")
     if X.ndim != 2 or X.shape[0] != X.shape[1]:
         raise ValueError(f"`X` should be a kernel of shape (n, n) with kernel='precomputed', got {tuple(X.shape)}.")
@@ -129,21 +127,25 @@ def route_cv(
 ) -> tuple[Any, Choice | None]:
     """Return the same for cross-validation."""
     _check.option(options.solver, "solver", ("auto", "spectral", "dual", "cg"))
-    _check.option(scoring, "scoring", KINDS)
+    _check.option(scoring, "scoring", from_moments())
     _check.option(per_target, "alpha_per_target", (True, False))
     if isinstance(X, Moments) and options.solver == "cg":
         raise ValueError("`solver`='cg' needs the rows themselves, got moments. Use 'auto'.")
-    direct = isinstance(cv, str) and cv in ("loo", "evidence") and kind_of(X) == "dense" and options.solver == "auto"
+    criterion = criterion_of(cv)
+    direct = criterion is not None and criterion.lacks and kind_of(X) == "dense" and options.solver == "auto"
     return (X, None) if direct else route(X, y, alphas, options)
 
 
 def _choice(X: Any, kind: str, y: Any, alpha: Any, options: Options) -> Choice | None:
-    if kind == "dense" and options.solver != "cg":
-        direct = options.solver != "auto" or X.ndim != 2 or options.moments_dtype is not torch.float64
-        if direct or 0 in X.shape or needs_torch(X, y, alpha, options.penalty_factors, options.prior):
-            return None
+    whole = kind == "dense" and options.solver != "cg"  # products are then a matter of cost
+    double = options.moments_dtype is torch.float64
+    if whole and (options.solver != "auto" or X.ndim != 2 or 0 in X.shape or not double):
+        return None
     n, d = shape_of(X)
-    return choose_products(options.solver, kind, n=n, d=d, columns=_columns(y, alpha))
+    choice = choose_products(options.solver, kind, n=n, d=d, columns=_columns(y, alpha))
+    if choice is None or not whole:
+        return choice
+    return None if _check.watched(X, y, alpha, options.penalty_factors, options.prior) else choice
 
 
 def _columns(y: Any, alpha: Any) -> int:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from torchridge import _check
 from torchridge.exceptions import IllConditionedWarning, RankDeficientWarning, warn
 from torchridge.linear.arguments import Options
 from torchridge.linear.ridge.choose import Choice, choose
@@ -18,7 +19,7 @@ from torchridge.linear.ridge.solution.diagnosis import Diagnosis
 from torchridge.linear.ridge.solution.solution import RidgeSolution
 from torchridge.linear.ridge.table import SOLVERS, Solver
 from torchridge.solvers.moments.finite import check_squares, check_vanishing
-from torchridge.solvers.moments.rows import Rows, check_rows
+from torchridge.solvers.moments.rows import Rows
 
 # A new solver is a function (problem, choice) → Fit and a line here.
 SOLVERS["cholesky"] = Solver(fit_cholesky, shared=True)
@@ -37,7 +38,7 @@ def solve_rows(
     X: Tensor, y: Tensor, alpha: Any, name: str, sample_weight: Tensor | None, options: Options
 ) -> RidgeSolution:
     """Solve one problem of rows with care."""
-    return solve(of_rows(check_rows(X, y, sample_weight), alpha, name, options))
+    return solve(of_rows(Rows(*_check.rows(X, y, sample_weight)), alpha, name, options))
 
 
 def solve(problem: Problem) -> RidgeSolution:

@@ -17,7 +17,7 @@ from torchridge.linear.search import ALPHAS, SHRINKAGES, Kind, itself, search, w
 from torchridge.probing.readouts.table import READOUTS, Readout, Source
 from torchridge.solvers.least_squares import discriminant
 from torchridge.solvers.least_squares.discriminant import as_difference
-from torchridge.solvers.least_squares.each_fold import fold_moments, fold_weights
+from torchridge.solvers.least_squares.each_fold import FoldMoments, fold_weights
 from torchridge.solvers.least_squares.grid import coarse_grid
 from torchridge.solvers.least_squares.objective import Objective, feature_variance
 from torchridge.solvers.moments import targets
@@ -80,7 +80,7 @@ def ridge(parts: Parts, alphas: Tensor | None, standardize: bool) -> Fitted:
     Cost: K + 1 eigendecompositions.
     """
     objective = Objective(standardize=standardize)
-    folds = fold_moments(parts.train, parts.held, objective, None, None)
+    folds = FoldMoments(parts.train, parts.held, objective)
     grid = coarse_grid(folds.eigvals, SIZE).to(folds.eigvals) if alphas is None else alphas.to(folds.eigvals)
     squares = folds.squares(grid)  # (K, L, t)
     curve = -squares.mean(2)

@@ -18,6 +18,7 @@ from torchridge.solvers.kernels.gram_matrix import Kernel
 from torchridge.solvers.kernels.kernel_folds import KernelFolds
 from torchridge.solvers.least_squares.grid import coarse_grid, finer_grid
 from torchridge.solvers.least_squares.objective import Objective
+from torchridge.solvers.least_squares.target_scores import SCORES
 from torchridge.solvers.moments.folds import Split
 from torchridge.solvers.moments.rows import Rows
 
@@ -134,7 +135,7 @@ class _Search:
         shares = (shares / shares.sum(1, keepdim=True)).log()
         starts = []
         for share in shares if several else shares[:1]:
-            found = self.candidate(share, targets, torch.float32).scorer.scores(grid, "mse").mean(0).double()
+            found = self.candidate(share, targets, torch.float32).scorer.scores(SCORES["mse"], grid).mean(0).double()
             starts.append(share - grid.to(device)[found.argmin(0)].log()[:, None])
         return torch.stack(starts)
 
@@ -178,7 +179,7 @@ class _Search:
         which, at = torch.zeros(2, t, dtype=torch.long, device=device)
         for c, share in enumerate(shares):
             scorer = self.candidate(share, dtype=torch.float32).scorer  # to tell candidates apart, not for the answer
-            found = scorer.scores(grid, "mse").mean(0).double()  # (L, t)
+            found = scorer.scores(SCORES["mse"], grid).mean(0).double()  # (L, t)
             least, index = found.min(0)
             which, at = torch.where(least < loss, c, which), torch.where(least < loss, index, at)
             loss = torch.minimum(loss, least)
@@ -195,7 +196,7 @@ class _Search:
             used = torch.unique(cells[places == c])  # on the host
             fine = torch.cat([grid[used] * step ** (i / 5) for i in range(-3, 4)])
             own = self.candidate(share, targets)
-            losses = own.scorer.scores(fine, "mse").mean(0)  # (L, m)
+            losses = own.scorer.scores(SCORES["mse"], fine).mean(0)  # (L, m)
             best = losses.min(0)
             self._fit(found, own, targets, fine.to(losses.device)[best.indices], best.values)
         return found

@@ -15,7 +15,7 @@ from torchridge.solvers.least_squares.objective import Objective, system
 from torchridge.solvers.least_squares.precision import Precision
 from torchridge.solvers.least_squares.scorers import Scorer
 from torchridge.solvers.least_squares.spectral import spectrum
-from torchridge.solvers.least_squares.target_scores import Sums
+from torchridge.solvers.least_squares.target_scores import Score, of_left_out
 from torchridge.solvers.least_squares.whole_rows import refitted_errors
 from torchridge.solvers.moments import blocks, one_pass
 from torchridge.solvers.moments.one_pass import fold_blocks
@@ -78,14 +78,12 @@ class EachRow:
             self.precision.note(scorer.precision.lost, scorer.precision.reason)
             yield run.to(squares.device), squares
 
-    def correlations(self, alpha: Tensor) -> Tensor:
-        """Return correlations of leave-one-out predictions and targets, (1, L, t). Cost: n orthogonal factors."""
+    def scores(self, score: Score, alpha: Tensor) -> Tensor:
+        """Return a score of leave-one-out predictions, (1, L, t). Cost: n orthogonal factors."""
         everyone = torch.arange(self.rows.X.shape[0], device=self.rows.X.device)
         error = refitted_errors(self.rows, everyone, self.rows, self.objective, alpha.to(everyone.device).double())
-        sums = Sums(self.rows.y, self.rows.sample_weight, len(alpha))
-        y = self.rows.y.detach().to(error)
-        sums.add(slice(0, len(y)), slice(0, y.shape[1]), (y[:, None, :] - error).transpose(0, 1))
-        return sums.scores("correlation")[None]
+        y, weight = self.rows.y, self.rows.sample_weight
+        return of_left_out(score, y, weight, len(alpha), [(slice(0, len(y)), slice(0, y.shape[1]), error)])
 
     def variances(self) -> Tensor:
         """Return the variance of the targets, (1, t)."""

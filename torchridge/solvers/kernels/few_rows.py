@@ -11,9 +11,11 @@ from torch import Tensor
 from torchridge.solvers.kernels import dual
 from torchridge.solvers.kernels.dual import Dual
 from torchridge.solvers.least_squares import precision, scoring, spectral, whole_rows
+from torchridge.solvers.least_squares.criteria import Criterion, Fit
 from torchridge.solvers.least_squares.objective import Objective
 from torchridge.solvers.least_squares.precision import Precision
-from torchridge.solvers.least_squares.target_scores import Sums, target_batches
+from torchridge.solvers.least_squares.scorers import AllRows
+from torchridge.solvers.least_squares.target_scores import Score, of_left_out, target_batches
 from torchridge.solvers.least_squares.triangle import estimates, factor, roots
 from torchridge.solvers.least_squares.triangle.factor import Triangle
 from torchridge.solvers.moments.blocks import constant_noise
@@ -76,10 +78,10 @@ def free_condition(problem: Dual, rows: Rows, weakest: float) -> float:
 
 
 @dataclass(frozen=True)
-class WholeDual:
+class WholeDual(AllRows):
     """The criteria of `Whole` for fewer rows than features."""
 
-    criterion: str
+    criterion: Criterion
     problem: Dual
     rows: Rows
     objective: Objective
@@ -88,11 +90,6 @@ class WholeDual:
     @property
     def eigvals(self) -> Tensor:
         """Those of all rows."""
-        return self.problem.eigvals
-
-    @property
-    def like(self) -> Tensor:
-        """Those eigenvalues."""
         return self.problem.eigvals
 
     def careful(self, alpha: Tensor) -> Triangle | None:
@@ -105,27 +102,32 @@ class WholeDual:
         self.precision.note(lost, f"scores from the rows: condition {spread**2:.1e}")
         return tri
 
-    def squares(self, alpha: Tensor) -> Tensor:
-        """Return the criterion, (1, L, t)."""
-        alpha = alpha.to(self.like)
-        n, weight, fixed = self.rows.X.shape[0], weight_of(self.rows, slice(None)), self.problem.intercept
+    def fit(self, alpha: Tensor) -> Fit:
+        """Return what is known of fits at strengths (L,)."""
         tri = self.careful(alpha)
-        if tri is not None and self.criterion == "loo":
-            rows, lost = self.rows, self.precision.lost
-            return whole_rows.leave_one_out(tri, rows, rows, self.objective, alpha, lost)[None]
         if tri is not None:
-            return (whole_rows.gcv if self.criterion == "gcv" else whole_rows.evidence)(tri, alpha, fixed)[None]
-        if self.criterion == "loo":
-            errors = (e.square_().sum(0) for _, e in self._errors(alpha))
-            return (torch.cat(list(errors), 1) / weight)[None]
-        squares = dual.residual_squares(self.problem, alpha)
-        if self.criterion == "gcv":
-            hat = dual.dof(self.problem, alpha) + int(self.problem.intercept)
-            return scoring.gcv(squares, hat, n, weight)[None]
-        kept = spectral.filters(self.problem.eigvals, alpha)
-        shrunk = (self.problem.eigvals[:, None] * kept**2).T @ self.problem.coef**2
-        count = n - self.problem.unpenalized.shape[1]
-        return scoring.evidence(self.problem.eigvals, squares + alpha[:, None] * shrunk, alpha, count)[None]
+            return whole_rows.fit_of(tri, alpha, self.rows, self.objective, self.precision.lost)
+        problem, n, weight = self.problem, self.rows.X.shape[0], weight_of(self.rows, slice(None))
+
+        def squares() -> Tensor:
+            return dual.residual_squares(problem, alpha)
+
+        def energy() -> Tensor:
+            kept = spectral.filters(problem.eigvals, alpha)
+            shrunk = (problem.eigvals[:, None] * kept**2).T @ problem.coef**2
+            return squares() + alpha[:, None] * shrunk
+
+        return Fit(
+            n,
+            weight,
+            squares,
+            explainable=lambda: None,
+            dof=lambda: dual.dof(problem, alpha) + int(problem.intercept),
+            energy=energy,
+            volume=lambda: scoring.volume(problem.eigvals, alpha),
+            count=lambda: n - problem.unpenalized.shape[1],
+            left_out=lambda: torch.cat([e.square_().sum(0) for _, e in self._errors(alpha)], 1) / weight,
+        )
 
     def _errors(self, alpha: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """Yield runs of targets and √s times their leave-one-out residuals, (n, L, run)."""
@@ -151,19 +153,16 @@ class WholeDual:
         """Return √s times the leave-one-out residuals, (n, L, t)."""
         return torch.cat([error for _, error in self._errors(alpha)], 2)
 
-    def correlations(self, alpha: Tensor) -> Tensor:
-        """Return correlations of leave-one-out predictions and targets, (1, L, t)."""
-        sums, root = Sums(self.rows.y, self.rows.sample_weight, len(alpha)), self.problem.root
-        everything = slice(0, len(self.rows.y))
-        for part, error in self._errors(alpha.to(self.like)):
-            error = error if root is None else error / root[:, None, None]
-            y = self.rows.y[:, part].detach().to(error)
-            sums.add(everything, part, (y[:, None, :] - error).transpose(0, 1))
-        return sums.scores("correlation")[None]
+    def scores(self, score: Score, alpha: Tensor) -> Tensor:
+        """Return a score of leave-one-out predictions, (1, L, t)."""
+        root, every = self.problem.root, slice(0, len(self.rows.y))
+        each = self._errors(alpha.to(self.like))
+        runs = ((every, part, e if root is None else e / root[:, None, None]) for part, e in each)
+        return of_left_out(score, self.rows.y, self.rows.sample_weight, len(alpha), runs)
 
     def variances(self) -> Tensor | None:
         """Only leave-one-out holds targets out."""
-        return target_variance(self.rows, slice(None))[None] if self.criterion == "loo" else None
+        return target_variance(self.rows, slice(None))[None] if self.criterion.holds_out else None
 
 
 def _targets(objective: Objective, part: slice) -> Objective:

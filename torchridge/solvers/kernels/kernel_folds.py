@@ -30,6 +30,7 @@ from torchridge.solvers.kernels.shared_strengths import Shared, shared
 from torchridge.solvers.least_squares import spectral, target_scores
 from torchridge.solvers.least_squares.objective import Objective
 from torchridge.solvers.least_squares.precision import GRAM, Precision
+from torchridge.solvers.least_squares.target_scores import SCORES, Score
 from torchridge.solvers.moments.folds import Split
 from torchridge.solvers.moments.rows import Rows
 
@@ -85,9 +86,10 @@ class KernelFolds:
         """Return mean squared errors (K, L, t)."""
         if not self._held(alpha.to(self.like)):
             return splits_by_rows(self.rows, self.splits, self.objective, alpha.to(self.like), self.precision)
-        found = self.scores(alpha, "mse")
+        score = SCORES["mse"]
+        found = self.scores(score, alpha)
         if bool((found < _NEARLY_PERFECT * self.variances()[:, None]).any()):
-            return self.scores(alpha, "mse", combined=False)
+            return self.scores(score, alpha, combined=False)
         return found
 
     def _held(self, alpha: Tensor) -> bool:
@@ -116,10 +118,6 @@ class KernelFolds:
         held = [torch.linalg.matrix_norm(problem.unpenalized[i], 2) ** 2 for _, i in self.splits]
         return bool((1 - torch.stack(held) > KEPT).all())
 
-    def correlations(self, alpha: Tensor) -> Tensor:
-        """Return correlations of held-out predictions and targets, (K, L, t)."""
-        return self.scores(alpha, "correlation")
-
     def variances(self) -> Tensor:
         """Return the variance of the held-out targets, (K, t)."""
         parts = []
@@ -131,11 +129,11 @@ class KernelFolds:
             parts.append(torch.cat(pieces))
         return torch.stack(parts)
 
-    def scores(self, alpha: Tensor, kind: str, combined: bool = True) -> Tensor:
-        """Return scores (K, L, t) of strengths (L,): "mse", "r2" or "correlation"."""
+    def scores(self, score: Score, alpha: Tensor, combined: bool = True) -> Tensor:
+        """Return a score of held-out predictions, (K, L, t), of strengths (L,)."""
         found = torch.empty(len(self.splits), len(alpha), self.rows.y.shape[1], dtype=self.dtype, device=self._device)
         for k, part, error, y in self.errors(alpha, combined):
-            found[k, :, part] = target_scores.measured(kind, error, y, self._weight(self.splits[k][1]))
+            found[k, :, part] = score(error, y, self._weight(self.splits[k][1]))
         return found
 
     def errors(self, alpha: Tensor, combined: bool = True) -> Iterator[tuple[int, slice, Tensor, Tensor]]:

@@ -15,6 +15,7 @@ from torchridge.solvers.least_squares.nodes import Nodes
 from torchridge.solvers.least_squares.objective import Objective, frame, system
 from torchridge.solvers.least_squares.precision import Precision
 from torchridge.solvers.least_squares.spectral import Spectrum
+from torchridge.solvers.least_squares.target_scores import ProductsScore, Score, above_noise
 from torchridge.solvers.least_squares.triangle import estimates, roots
 from torchridge.solvers.least_squares.triangle.factor import Triangle
 from torchridge.solvers.moments.blocks import Block, about
@@ -37,8 +38,8 @@ class FoldMoments:
     train: list[Block]
     held: list[Block]
     objective: Objective
-    rows: Rows | None
-    held_rows: list[Tensor] | None
+    rows: Rows | None = None
+    held_rows: list[Tensor] | None = None
     train_rows: list[Tensor] | None = None  # None if they are all that are not held out
     precision: Precision = field(default_factory=Precision)
 
@@ -199,27 +200,21 @@ class FoldMoments:
             )
         return torch.cat(parts)
 
-    def correlations(self, alpha: Tensor) -> Tensor:
-        """Return correlations of predictions and held-out targets, (K, L, t)."""
+    def scores(self, score: Score, alpha: Tensor) -> Tensor:
+        """Return a score of predictions and held-out targets that follows from products, (K, L, t)."""
+        assert isinstance(score, ProductsScore)
         self._check_finite()
-        host = alpha.detach().cpu()
-        return scoring.heldout_correlations(self.spectra, list(self._host_eigvals), self.held, host)
+        each = scoring.heldout_products(self.spectra, list(self._host_eigvals), self.held, alpha.detach().cpu())
+        found = []
+        for seen, (linear, own) in zip(self.held, each, strict=True):
+            spread = above_noise(own, seen.yy) / seen.weight
+            score_of_fold = score.of(linear / seen.weight, spread, seen.yy / seen.weight)
+            found.append(score.masked(score_of_fold, seen.yy > 0))
+        return torch.stack(found)
 
     def variances(self) -> Tensor:
         """Return yy / Σ s of the held-out parts, (K, t)."""
         return torch.stack([variance_of(b) for b in self.held])
-
-
-def fold_moments(
-    train: list[Block],
-    held: list[Block],
-    objective: Objective,
-    rows: Rows | None,
-    index: list[Tensor] | None,
-    train_index: list[Tensor] | None = None,
-) -> FoldMoments:
-    """Prepare the training parts, which are diagonalized when that is asked for."""
-    return FoldMoments(train, held, objective, rows, index, train_index)
 
 
 def fold_weights(scorer: FoldMoments, k: int, alpha: Tensor) -> tuple[Tensor, Tensor]:

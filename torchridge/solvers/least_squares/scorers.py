@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from torchridge.solvers.least_squares import precision, scoring, spectral, whole_rows
+from torchridge.solvers.least_squares.criteria import Criterion, Fit
 from torchridge.solvers.least_squares.objective import Objective, system
 from torchridge.solvers.least_squares.precision import Precision
 from torchridge.solvers.least_squares.spectral import Spectrum
-from torchridge.solvers.least_squares.target_scores import Sums
+from torchridge.solvers.least_squares.target_scores import Score, of_left_out
 from torchridge.solvers.least_squares.triangle.factor import Triangle, triangle
 from torchridge.solvers.moments.blocks import Block
 from torchridge.solvers.moments.parts import variance_of
@@ -36,22 +39,46 @@ class Scorer(Protocol):
     def squares(self, alpha: Tensor) -> Tensor:
         """Return mean squared errors (K, L, t), or what stands in for them, of strengths (L,) on any device."""
 
-    def correlations(self, alpha: Tensor) -> Tensor:
-        """Return Pearson's correlation of held-out predictions and targets, (K, L, t), if r2 can be told."""
+    def scores(self, score: Score, alpha: Tensor) -> Tensor:
+        """Return a score of held-out predictions that squares do not tell, (K, L, t), if there are variances."""
 
     def variances(self) -> Tensor | None:
-        """Return the variance of the held-out targets, (K, t), if r2 can be told."""
+        """Return the variance of the held-out targets, (K, t); None if none are held out."""
 
     @property
     def precision(self) -> Precision:
         """What the last scores came from, and what rounding may have taken of them."""
 
 
-@dataclass(frozen=True)
-class Whole:
-    """Criteria that hold out no fold: "gcv", "evidence", and "loo" if the rows are at hand."""
+class AllRows(ABC):
+    """Criteria that hold out no fold, from a fit to all rows."""
 
-    criterion: str
+    criterion: Criterion
+
+    @property
+    @abstractmethod
+    def eigvals(self) -> Tensor:
+        """Those of all rows."""
+
+    @property
+    def like(self) -> Tensor:
+        """Those eigenvalues."""
+        return self.eigvals
+
+    @abstractmethod
+    def fit(self, alpha: Tensor) -> Fit:
+        """Return what is known of fits at strengths (L,), by whatever holds their digits."""
+
+    def squares(self, alpha: Tensor) -> Tensor:
+        """Return the criterion, (1, L, t)."""
+        return self.criterion.of(self.fit(alpha.to(self.like)))[None]
+
+
+@dataclass(frozen=True)
+class Whole(AllRows):
+    """Criteria that hold out no fold, from the moments of all rows."""
+
+    criterion: Criterion
     spectrum: Spectrum
     block: Block
     objective: Objective
@@ -61,11 +88,6 @@ class Whole:
     @property
     def eigvals(self) -> Tensor:
         """Those of all rows."""
-        return self.spectrum.eigvals
-
-    @property
-    def like(self) -> Tensor:
-        """Those eigenvalues."""
         return self.spectrum.eigvals
 
     def careful(self, alpha: Tensor) -> Triangle | None:
@@ -80,26 +102,33 @@ class Whole:
             return None
         return precision.careful(self.block, self.objective, weakest, self.rows, None, self.precision)
 
-    def squares(self, alpha: Tensor) -> Tensor:
-        """Return the criterion, (1, L, t)."""
-        alpha, fixed = alpha.to(self.like), self.objective.intercept
+    def fit(self, alpha: Tensor) -> Fit:
+        """Return what is known of fits at strengths (L,)."""
         tri = self.careful(alpha)
-        if self.criterion == "loo":
-            return self._left_out(tri, alpha)[None]
         if tri is not None:
-            return (whole_rows.gcv if self.criterion == "gcv" else whole_rows.evidence)(tri, alpha, fixed)[None]
-        spec, block = self.spectrum, self.block
-        squares = scoring.residual_squares(spec, block, self.objective, alpha)
-        if self.rows is not None and self._nearly_perfect(squares):
-            tri = triangle(self.rows, self.objective)
+            return whole_rows.fit_of(tri, alpha, self.rows, self.objective, self.precision.lost)
+        spec, block, objective = self.spectrum, self.block, self.objective
+        squares = cache(lambda: scoring.residual_squares(spec, block, objective, alpha))
+        if self.rows is not None and not self.criterion.holds_out and self._nearly_perfect(squares()):
             self.precision.note(self.precision.lost, "scores from the rows: the fit is nearly perfect")
-            return (whole_rows.gcv if self.criterion == "gcv" else whole_rows.evidence)(tri, alpha, fixed)[None]
-        if self.criterion == "gcv":
-            whole = scoring.explainable(spec, block, self.objective)
-            return scoring.gcv(squares, spectral.dof(spec, alpha) + fixed, block.rows, block.weight, whole)[None]
-        shrunk = (spectral.filters(spec.eigvals, alpha) ** 2).T @ spec.coef**2
-        count = block.rows - fixed - (spec.free.rank if spec.free else 0)
-        return scoring.evidence(spec.eigvals, squares + alpha[:, None] * shrunk, alpha, count)[None]
+            tri = triangle(self.rows, objective)
+            return whole_rows.fit_of(tri, alpha, self.rows, objective, self.precision.lost)
+
+        def energy() -> Tensor:
+            shrunk = (spectral.filters(spec.eigvals, alpha) ** 2).T @ spec.coef**2
+            return squares() + alpha[:, None] * shrunk
+
+        return Fit(
+            block.rows,
+            block.weight,
+            squares,
+            explainable=lambda: scoring.explainable(spec, block, objective),
+            dof=lambda: spectral.dof(spec, alpha) + objective.intercept,
+            energy=energy,
+            volume=lambda: scoring.volume(spec.eigvals, alpha),
+            count=lambda: block.rows - objective.intercept - (spec.free.rank if spec.free else 0),
+            left_out=lambda: self._left_out(alpha),
+        )
 
     def _nearly_perfect(self, squares: Tensor) -> bool:
         """Return whether squares of residuals (L, t) are so small beside those of the targets that rows must tell."""
@@ -108,13 +137,11 @@ class Whole:
         whole = torch.where(variance_of(self.block) > 0, system(self.block, self.objective).yy, 0)
         return bool((squares < _NEARLY_PERFECT * whole).any())
 
-    def _left_out(self, tri: Triangle | None, alpha: Tensor) -> Tensor:
+    def _left_out(self, alpha: Tensor) -> Tensor:
         assert self.rows is not None
-        rows, objective, lost = self.rows, self.objective, self.precision.lost
-        if tri is not None:
-            return whole_rows.leave_one_out(tri, rows, rows, objective, alpha, lost)
+        rows, objective = self.rows, self.objective
         parts = (self.spectrum, self.block, objective, rows, alpha)
-        total, few = scoring.leave_one_out(*parts, whole_rows.tiny(lost))
+        total, few = scoring.leave_one_out(*parts, whole_rows.tiny(self.precision.lost))
         if len(few):
             again = whole_rows.refitted_errors(rows, few, rows, objective, alpha.double()) ** 2
             weight = rows.sample_weight
@@ -122,18 +149,14 @@ class Whole:
             total = total + again.sum(0)
         return total / self.block.weight
 
-    def correlations(self, alpha: Tensor) -> Tensor:
-        """Return correlations of leave-one-out predictions and targets, (1, L, t)."""
+    def scores(self, score: Score, alpha: Tensor) -> Tensor:
+        """Return a score of leave-one-out predictions, (1, L, t)."""
         assert self.rows is not None
-        alpha = alpha.to(self.like)
-        sums = Sums(self.rows.y, self.rows.sample_weight, len(alpha))
+        alpha, every = alpha.to(self.like), slice(0, self.rows.y.shape[1])
         each = scoring.leave_one_out_residuals(self.spectrum, self.block, self.objective, self.rows, alpha)
-        everything = slice(0, self.rows.y.shape[1])
-        for part, error, _ in each:
-            y = self.rows.y[part].detach().to(error)
-            sums.add(part, everything, (y[:, None, :] - error).transpose(0, 1))
-        return sums.scores("correlation")[None]
+        runs = ((part, every, error) for part, error, _ in each)
+        return of_left_out(score, self.rows.y, self.rows.sample_weight, len(alpha), runs)
 
     def variances(self) -> Tensor | None:
         """Only leave-one-out holds targets out."""
-        return variance_of(self.block)[None] if self.criterion == "loo" else None
+        return variance_of(self.block)[None] if self.criterion.holds_out else None

@@ -27,10 +27,6 @@ _DIRECT_COLUMNS = 256
 # Numbers of one chunk of rows in leave-one-out: enough for a product to be worth two threads.
 _CACHED_NUMBERS = 2**21
 
-# Shares of the rows' degrees of freedom: below the first, 1 − tr H / n is rounding; below the second the residuals may
-# be so small that a difference of moments does not hold them.
-_LEAST_LEFT, _FEW_LEFT = 1e-12, 1e-2
-
 # Targets scored at once, so that the basis of their weights stays in the working memory.
 _TARGET_BLOCK = 128
 
@@ -103,23 +99,21 @@ def _heldout(spec: Spectrum, gram: Tensor, cross: Tensor, yy: Tensor, path: Path
     return (yy - 2 * linear + quadratic).clamp_min(0)
 
 
-def heldout_correlations(spectra: list[Spectrum], eigvals: list[Tensor], held: list[Block], alpha: Tensor) -> Tensor:
-    """Return Pearson's correlation of predictions and held-out targets, (K, L, t), from the moments of both parts.
+def heldout_products(
+    spectra: list[Spectrum], eigvals: list[Tensor], held: list[Block], alpha: Tensor
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield sums of products of predictions, about their mean, with held-out targets and with themselves, (L, t).
 
-    With the moments S, C, yy of the held-out rows about their own mean: wᵀC / √(wᵀSw · yy). Cost as `heldout_squares`.
+    Once for each fold, from the moments of both parts: with the moments S, C of the held-out rows about their own mean,
+    wᵀC and wᵀSw. Cost as `heldout_squares`.
     """
-    result = []
     for spec, seen, path in zip(spectra, held, paths(spectra, eigvals, alpha), strict=True):
         linear, own = _products(spec, seen.gram, seen.cross, path)
         if spec.base is not None:
             fitted = seen.gram @ spec.base
             own = own + 2 * _products(spec, seen.gram, fitted, path)[0] + (spec.base * fitted).sum(0)
             linear = linear + (spec.base * seen.cross).sum(0)
-        size = (own.clamp_min(0) * seen.yy).sqrt()
-        constant = own <= 100 * torch.finfo(own.dtype).eps ** 2 * seen.yy
-        found = torch.where(constant, 0, linear / torch.where(size > 0, size, 1)).clamp(-1, 1)
-        result.append(torch.where(seen.yy > 0, found, torch.nan))
-    return torch.stack(result)
+        yield linear, own
 
 
 def _products(spec: Spectrum, gram: Tensor, cross: Tensor, path: Paths) -> tuple[Tensor, Tensor]:
@@ -195,36 +189,9 @@ def explainable(spec: Spectrum, block: Block, objective: Objective) -> Tensor:
     return problem.yy - (cross * (spec.free.inverse @ cross)).sum(0)
 
 
-def gcv(squares: Tensor, dof: Tensor, rows: int, weight: Tensor, whole: Tensor | None = None) -> Tensor:
-    """Return generalized cross-validation, (Σ s e² / Σ s) / (1 − tr H / n)², (L, t).
-
-    Infinite if rounding alone is left above or below the line: a fit that spends every row. `whole` (t,) is what
-    the squares were subtracted from, if they were; their rounding is relative to it.
-    `dof` counts the intercept. Source: Golub, Heath & Wahba 1979, doi:10.1080/00401706.1979.10489751.
-    """
-    eps, left = torch.finfo(dof.dtype).eps, (1 - dof / rows)[:, None]
-    lost = (left < _LEAST_LEFT).expand_as(squares)
-    if whole is not None:
-        lost = lost | ((left < _FEW_LEFT) & (squares < 1e4 * eps * whole))
-    return torch.where(lost, torch.inf, squares / weight / left.clamp_min(eps) ** 2)
-
-
-def evidence(eigvals: Tensor, energy: Tensor, alpha: Tensor, count: int) -> Tensor:
-    """Return −2/n · log marginal likelihood of y, up to a constant, noise variance at its optimum, (L, t).
-
-    For y ~ N(b, σ² (I + X Xᵀ / α)) with a flat prior on b and on the free features; `count` is n less those,
-    `energy` Σ s (y − ŷ)² + α ‖w‖², (L, t). Source: MacKay 1992, doi:10.1162/neco.1992.4.3.415.
-    """
-    spread = torch.log1p(eigvals[:, None] / alpha).sum(0)  # (L,)
-    return evidence_of(spread, energy, count)
-
-
-def evidence_of(volume: Tensor, energy: Tensor, count: int) -> Tensor:
-    """Return the same from log det(I + X Xᵀ / α), (L,); infinite if there are no more rows than what is free."""
-    if count <= 0:
-        return torch.full_like(energy, torch.inf)
-    noise = (energy / count).clamp_min(torch.finfo(energy.dtype).tiny)
-    return torch.log(noise) + volume[:, None] / count
+def volume(eigvals: Tensor, alpha: Tensor) -> Tensor:
+    """Return log det(I + X Xᵀ / α), (L,)."""
+    return torch.log1p(eigvals[:, None] / alpha).sum(0)
 
 
 def leave_one_out(

@@ -1,16 +1,14 @@
-"""Scores of predictions for each target: mean squared error, R², Pearson's correlation; batches of targets.
+"""Scores of predictions for each target, and batches of targets.
 
 A target that is constant on the rows that are scored has neither R² nor a correlation: NaN, which callers leave out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
-
-KINDS = ("mse", "r2", "correlation")
 
 # What a batch of targets may take unless the caller states a bound.
 BATCH_BYTES = 16 * 2**20
@@ -33,32 +31,105 @@ def varies(y: Tensor) -> Tensor:
     return y.amax(0) != y.amin(0)
 
 
-def measured(kind: str, error: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
-    """Return the score of every strength and target, (L, t), from errors y − ŷ (L, f, t) and y (f, t).
+class Score:
+    """A score of predictions, for each target. A new one is a class, and a line of `SCORES`.
 
-    `error` may be overwritten. Weights (f,) are those of the rows.
+    Attributes:
+        sign: 1 if larger is better, −1 if smaller is.
+        varying: whether a target that is constant on the rows that are scored has none.
     """
-    if kind == "correlation":
-        return correlation(y - error, y, weight)
-    squares = mean_of(error.square_(), weight)
-    if kind == "mse":
+
+    sign: int = 1
+    varying: bool = True
+
+    def __call__(self, error: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
+        """Return the score of every strength and target, (L, t), from errors y − ŷ (L, f, t) and y (f, t).
+
+        `error` may be overwritten. Weights (f,) are those of the rows.
+        """
+        return self.masked(self.of_errors(error, y, weight), varies(y))
+
+    def of_errors(self, error: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
+        """Return the same, whatever it is of a constant target."""
+        raise NotImplementedError
+
+    def masked(self, found: Tensor, live: Tensor) -> Tensor:
+        """Return scores (L, t), NaN if a target has none; `live` (t,) tells which vary."""
+        return torch.where(live, found, torch.nan) if self.varying else found
+
+
+class SquaresScore(Score):
+    """A score that follows from mean squared errors, so that folds tell it from their moments."""
+
+    def of(self, squares: Tensor, variance: Tensor) -> Tensor:
+        """Return the score of mean squared errors (L, t) and the variance of the targets, (t,)."""
+        raise NotImplementedError
+
+    def of_errors(self, error: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
+        """Return the score."""
+        return self.of(mean_of(error.square_(), weight), mean_of((y - mean_of(y, weight)) ** 2, weight))
+
+
+class ProductsScore(Score):
+    """A score that follows from variances and covariances, so that folds tell it from their moments."""
+
+    def of(self, covariance: Tensor, spread: Tensor, variance: Tensor) -> Tensor:
+        """Return the score.
+
+        Args:
+            covariance: (L, t) of predictions and targets.
+            spread: (L, t) the variance of the predictions, zero if they are constant to rounding.
+            variance: (t,) of the targets.
+        """
+        raise NotImplementedError
+
+    def of_errors(self, error: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
+        """Return the score."""
+        p, centred = y - error, y - mean_of(y, weight)
+        p.sub_(mean_of(p, weight).unsqueeze(-2))
+        covariance, spread = mean_of(p * centred, weight), mean_of(p.square_(), weight)
+        spread = above_noise(spread, mean_of(y * y, weight))
+        return self.of(covariance, spread, mean_of(centred**2, weight))
+
+
+def above_noise(spread: Tensor, squares: Tensor) -> Tensor:
+    """Return variances of predictions, zero where they are rounding beside the squares of the targets."""
+    return torch.where(spread > 100 * torch.finfo(spread.dtype).eps ** 2 * squares, spread, 0)
+
+
+class MeanSquaredError(SquaresScore):
+    """Σ s (y − ŷ)² / Σ s."""
+
+    sign, varying = -1, False
+
+    def of(self, squares: Tensor, variance: Tensor) -> Tensor:
+        """Return the squares."""
         return squares
-    variance = mean_of((y - mean_of(y, weight)) ** 2, weight)
-    return torch.where(varies(y), 1 - squares / variance, torch.nan)
 
 
-def correlation(predicted: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
-    """Return Pearson's correlation over rows, (L, t); zero for constant predictions, NaN for a constant target.
+class R2(SquaresScore):
+    """1 − Σ s (y − ŷ)² / Σ s (y − ȳ)²."""
 
-    `predicted` (L, f, t) may be overwritten.
-    """
-    p = predicted.sub_(mean_of(predicted, weight).unsqueeze(-2))
-    centred = y - mean_of(y, weight)
-    both, own = mean_of(p * centred, weight), mean_of(p.square_(), weight)
-    of_constant = 100 * torch.finfo(y.dtype).eps ** 2 * mean_of(y * y, weight)
-    size = (own * mean_of(centred**2, weight)).sqrt()
-    found = torch.where(own > of_constant, both / torch.where(size > 0, size, 1), 0)
-    return torch.where(varies(y), found.clamp(-1, 1), torch.nan)
+    def of(self, squares: Tensor, variance: Tensor) -> Tensor:
+        """Return the share of the variance."""
+        return 1 - squares / variance
+
+
+class Correlation(ProductsScore):
+    """Pearson's; zero for constant predictions."""
+
+    def of(self, covariance: Tensor, spread: Tensor, variance: Tensor) -> Tensor:
+        """Return the correlation."""
+        size = (spread * variance).sqrt()
+        return torch.where(spread > 0, covariance / torch.where(size > 0, size, 1), 0).clamp(-1, 1)
+
+
+SCORES: dict[str, Score] = {"mse": MeanSquaredError(), "r2": R2(), "correlation": Correlation()}
+
+
+def from_moments() -> list[str]:
+    """Return the names of the scores that moments of folds tell; the others need predictions."""
+    return [name for name, score in SCORES.items() if isinstance(score, (SquaresScore, ProductsScore))]
 
 
 class Sums:
@@ -87,16 +158,22 @@ class Sums:
         self.own[:, part] += weight @ (p * p)
         self.squares[:, part] += weight @ p.sub_(y).square_()
 
-    def scores(self, kind: str) -> Tensor:
-        """Return scores (L, t)."""
-        squares = self.squares / self.total
-        if kind == "mse":
-            return squares
-        if kind == "r2":
-            return torch.where(self.varies, 1 - squares / self.variance, torch.nan)
+    def scores(self, score: Score) -> Tensor:
+        """Return a score that moments tell, (L, t)."""
+        if isinstance(score, SquaresScore):
+            return score.masked(score.of(self.squares / self.total, self.variance), self.varies)
+        assert isinstance(score, ProductsScore)
         mean = self.linear / self.total
-        own = (self.own / self.total - mean**2).clamp_min(0)
-        size = (own * self.variance).sqrt()
-        constant = own <= 100 * torch.finfo(own.dtype).eps ** 2 * (self.variance + mean**2)
-        found = torch.where(constant, 0, self.both / self.total / torch.where(size > 0, size, 1))
-        return torch.where(self.varies, found.clamp(-1, 1), torch.nan)
+        spread = above_noise(self.own / self.total - mean**2, self.variance + mean**2)
+        return score.masked(score.of(self.both / self.total, spread, self.variance), self.varies)
+
+
+def of_left_out(
+    score: Score, y: Tensor, weight: Tensor | None, strengths: int, runs: Iterable[tuple[slice, slice, Tensor]]
+) -> Tensor:
+    """Return a score that moments tell, (1, L, t), from leave-one-out errors (rows, L, targets) of runs of both."""
+    sums = Sums(y, weight, strengths)
+    for rows, part, error in runs:
+        own = y[rows, part].detach().to(error)
+        sums.add(rows, part, (own[:, None, :] - error).transpose(0, 1))
+    return sums.scores(score)[None]

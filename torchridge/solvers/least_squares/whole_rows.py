@@ -6,11 +6,12 @@ A leverage h near one leaves no digits of e / (1 − h): such rows are left out 
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import torch
 from torch import Tensor
 
-from torchridge.solvers.least_squares import scoring
+from torchridge.solvers.least_squares.criteria import Fit
 from torchridge.solvers.least_squares.objective import Objective
 from torchridge.solvers.least_squares.triangle import estimates, factor, roots
 from torchridge.solvers.least_squares.triangle.factor import Triangle
@@ -29,28 +30,38 @@ def tiny(lost: float) -> float:
     return min(_TINY, max(lost, torch.finfo(torch.float64).eps) / _RELATIVE)
 
 
-def gcv(tri: Triangle, alpha: Tensor, intercept: bool) -> Tensor:
-    """Return generalized cross-validation at every strength, (L, t)."""
+def fit_of(tri: Triangle, alpha: Tensor, rows: Rows | None, objective: Objective, lost: float) -> Fit:
+    """Return what the factor of all rows says of fits at strengths (L,)."""
+    found = cache(lambda: _at_strengths(tri, alpha))
+    penalized = bool((tri.penalty > 0).any())
+
+    def left_out() -> Tensor:
+        assert rows is not None
+        return leave_one_out(tri, rows, rows, objective, alpha, lost)
+
+    return Fit(
+        tri.rows,
+        tri.weight,
+        squares=lambda: found()[0],
+        explainable=lambda: None if tri.exact else (tri.target**2).sum(0) + tri.rest,
+        dof=lambda: found()[1] + objective.intercept,
+        energy=lambda: found()[2],
+        volume=lambda: torch.where(alpha > 0, found()[3], torch.inf) if penalized else found()[3],
+        count=lambda: tri.rows - objective.intercept - factor.rank_of_free(tri),
+        left_out=left_out,
+    )
+
+
+def _at_strengths(tri: Triangle, alpha: Tensor) -> tuple[Tensor, ...]:
+    """Return Σ s e², (L, t), the degrees of freedom less the intercept, (L,), Σ s e² + α ‖w‖² and the volume."""
     parts = []
     for some in roots.at_once(tri, alpha):
         found = roots.roots(tri, some)
-        squares = estimates.residual_squares(tri, estimates.scaled_weights(tri, found, some))
-        whole = None if tri.exact else (tri.target**2).sum(0) + tri.rest
-        parts.append(scoring.gcv(squares, estimates.dof(tri, found) + intercept, tri.rows, tri.weight, whole))
-    return torch.cat(parts)
-
-
-def evidence(tri: Triangle, alpha: Tensor, intercept: bool) -> Tensor:
-    """Return what `scoring.evidence` does at every strength, (L, t); infinite at α = 0, and where no row is left."""
-    count, parts = tri.rows - intercept - factor.rank_of_free(tri), []
-    for some in roots.at_once(tri, alpha):
-        found = roots.roots(tri, some)
         v = estimates.scaled_weights(tri, found, some)
-        shrunk = (factor.shrinkage(tri, some)[:, :, None] * v) ** 2
-        energy = estimates.residual_squares(tri, v) + shrunk.sum(1)
-        parts.append(scoring.evidence_of(found.volume, energy, count))
-    table = torch.cat(parts)
-    return torch.where((alpha > 0)[:, None], table, torch.inf) if bool((tri.penalty > 0).any()) else table
+        squares = estimates.residual_squares(tri, v)
+        shrunk = ((factor.shrinkage(tri, some)[:, :, None] * v) ** 2).sum(1)
+        parts.append((squares, estimates.dof(tri, found), squares + shrunk, found.volume))
+    return tuple(torch.cat(each) for each in zip(*parts, strict=True))
 
 
 def leave_one_out(

@@ -135,3 +135,24 @@ def partition(parts: list[Split], n: int) -> Tensor | None:
         if bool(inside[test].any()) or int(inside.sum()) != len(train):
             return None
     return ids if bool((ids >= 0).all()) else None
+
+
+def check_fold(fold: int | Tensor | None, had: set[int | None], n: int, flatten: bool) -> int | Tensor | None:
+    """Return the fold of a batch, or the ids of its n rows, or raise; `had` are the folds of earlier batches."""
+    if had and (fold is None) != (None in had):
+        earlier, got = ("no fold", "one") if fold is not None else ("folds", "none")
+        raise ValueError(
+            f"`fold`: earlier rows came with {earlier}, these with {got}. Give every batch its fold, or none."
+        )
+    if fold is None:
+        return None
+    if not isinstance(fold, Tensor):
+        return _check.integer(fold, "fold", minimum=0)
+    ids = fold.reshape(-1) if flatten else fold
+    if ids.shape != (n,) or ids.is_floating_point() or ids.is_complex():
+        raise ValueError(
+            f"`fold` should be an int or integer ids of shape ({n},), got {fold.dtype} of {tuple(fold.shape)}."
+        )
+    if bool((ids < 0).any()):
+        raise ValueError(f"`fold` ids should not be negative, got {int(ids.min())}.")
+    return ids

@@ -11,8 +11,9 @@ from torch import Tensor
 from torchridge import _check
 from torchridge.solvers.moments import blocks, one_pass
 from torchridge.solvers.moments.blocks import Block
+from torchridge.solvers.moments.folds import check_fold
 from torchridge.solvers.moments.one_pass import Workspace
-from torchridge.solvers.moments.rows import Rows, check_fold, check_rows, result_dtype
+from torchridge.solvers.moments.rows import Rows, result_dtype
 from torchridge.solvers.moments.saved import DTYPES, check_parts, cloned, least_weight
 
 
@@ -83,12 +84,12 @@ class Moments:
                 fit what is held: other d or t, folds with rows that had none.
             TypeError: if a tensor is expected and something else came.
         """
-        return self._update(check_rows(X, y, sample_weight, flatten=flatten, values=False), fold, flatten)
+        return self._update(Rows(*_check.rows(X, y, sample_weight, flatten=flatten, values=False)), fold, flatten)
 
     def _update(
         self, rows: Rows, fold: int | Tensor | None, flatten: bool = False, work: Workspace | None = None
     ) -> Moments:
-        """Add rows that `check_rows` returned, as `update` does; `work` saves a long stream from getting it anew.
+        """Add rows that `_check.rows` returned, as `update` does; `work` saves a long stream from getting it anew.
 
         Raises:
             ValueError: as `update`.
@@ -105,7 +106,7 @@ class Moments:
             kept = (rows.sample_weight > 0).nonzero()[:, 0]
             merged = self._merged(self._blocks_of(rows, ids, kept, device, work))
         if not self._blocks:
-            self.result_dtype, self.vector_target = result_dtype(rows.X), rows.vector_target
+            self.result_dtype, self.vector_target = result_dtype(rows.X.dtype), rows.vector_target
         self.device = next(iter(merged.values())).gram.device  # with its number, if "cuda" has none
         self._blocks.update(merged)
         return self

@@ -10,7 +10,7 @@ import torch
 from torchridge import _check
 from torchridge.solvers.moments import finite
 from torchridge.solvers.moments.blocks import Block
-from torchridge.solvers.moments.rows import Rows, check_weight
+from torchridge.solvers.moments.rows import Rows
 
 DTYPES = {str(dtype): dtype for dtype in (torch.float64, torch.float32)}
 
@@ -24,7 +24,7 @@ def least_weight(parts: list[Block], rows: Rows) -> float:
     values = torch.stack(probes).tolist()
     low, high = (1.0, 1.0) if weight is None else values[-2:]
     if weight is not None and not (low > 0 and high < math.inf):
-        low = check_weight(weight)
+        low = _check.least_weight(weight)
     if low == 0:
         _check.finite(rows.X, "X")  # no moment shows what a row of zero weight holds
         _check.finite(rows.y, "y")

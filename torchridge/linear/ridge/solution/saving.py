@@ -6,10 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from torchridge import _check
-from torchridge import _files as files
 from torchridge.linear import saved
 from torchridge.linear.ridge.solution.diagnosis import Diagnosis
 from torchridge.linear.ridge.solution.dual_solution import DualForm
@@ -32,13 +29,11 @@ def save(solution: RidgeSolution, path: str | Path, names: dict[str, Any] | None
     saved.write(path, solution.KIND, {k: v for k, v in values.items() if v is not None}, dict(names or {}), "path")
 
 
-def read(path: str | Path, kind: str, device: torch.device | str, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the fields of a saved solution, and the names that were saved with it."""
-    values, names = saved.read(path, kind, device, name)
-    with files.understood(path, name):
-        known = dict.fromkeys(("dof", "condition", "rank", "residual_variance", "unit_variance"))
-        known |= {k.removeprefix("diagnosis."): values.pop(k) for k in [*values] if k.startswith("diagnosis.")}
-        kept = {k.removeprefix("dual."): values.pop(k) for k in [*values] if k.startswith("dual.")}
-        if values.pop("form", "weight") == "dual":
-            values |= {"dual": DualForm.of_state(kept), "weight": None}
-        return {"diagnosis": Diagnosis.of(**known), **values}, names
+def fields_of(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a solution from the values of a file."""
+    known = dict.fromkeys(("dof", "condition", "rank", "residual_variance", "unit_variance"))
+    known |= {k.removeprefix("diagnosis."): values.pop(k) for k in [*values] if k.startswith("diagnosis.")}
+    kept = {k.removeprefix("dual."): values.pop(k) for k in [*values] if k.startswith("dual.")}
+    if values.pop("form", "weight") == "dual":
+        values |= {"dual": DualForm.of_state(kept), "weight": None}
+    return {"diagnosis": Diagnosis.of(**known), **values}

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchridge import _check
 from torchridge.linear import matrices
 from torchridge.solvers.least_squares import target_scores
-from torchridge.solvers.moments.rows import check_weight, weight_shape
+from torchridge.solvers.least_squares.target_scores import SCORES
 
 if TYPE_CHECKING:
     from torchridge.linear.ridge.solution.solution import RidgeSolution
@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 
 def score(solution: RidgeSolution, X: Any, y: Any, scoring: Any, sample_weight: Any, max_bytes: int | None) -> Tensor:
     """Return scores (t,) or (), of a path (L, t) or (L,), with what leading dimensions a batch of problems has."""
-    _check.option(scoring, "scoring", target_scores.KINDS)
+    _check.option(scoring, "scoring", SCORES)
     if max_bytes is not None:
         _check.integer(max_bytes, "max_bytes", minimum=1)
     weight = _checked(X, y, sample_weight)
     one_problem = solution.bias.ndim == 1 + solution.is_path
-    if not isinstance(X, Tensor) or X.layout is not torch.strided or X.ndim != 2 or not one_problem:
+    whole = not one_problem or scoring not in target_scores.from_moments()
+    if not isinstance(X, Tensor) or X.layout is not torch.strided or X.ndim != 2 or whole:
         return _whole(solution, solution.predict(X), y, scoring, weight)
     d, t = solution.shape[-1], solution.bias.shape[-1]
     expected = (len(X),) if solution.vector_target else (len(X), t)
@@ -36,7 +37,7 @@ def score(solution: RidgeSolution, X: Any, y: Any, scoring: Any, sample_weight: 
     sums = target_scores.Sums(targets, weight, solution.bias.shape[0] if solution.is_path else 1)
     for rows, part, predicted in solution.predictions(X, max_bytes):
         sums.add(rows, part, predicted)
-    found = sums.scores(scoring).to(solution.bias.dtype)
+    found = sums.scores(SCORES[scoring]).to(solution.bias.dtype)
     found = found if solution.is_path else found[0]
     return found[..., 0] if solution.vector_target else found
 
@@ -53,8 +54,8 @@ def _checked(X: Any, y: Any, sample_weight: Any) -> Tensor | None:
     if sample_weight is None:
         return None
     _check.is_tensor(sample_weight, "sample_weight")
-    weight = weight_shape(sample_weight, int(X.shape[-2] if len(X.shape) > 1 else 1))
-    check_weight(weight)
+    weight = _check.weight_shape(sample_weight, int(X.shape[-2] if len(X.shape) > 1 else 1))
+    _check.least_weight(weight)
     return weight.detach()
 
 
@@ -68,5 +69,5 @@ def _whole(solution: RidgeSolution, predicted: Tensor, y: Tensor, scoring: str, 
     if tuple(targets.shape) != tuple(whole):
         raise ValueError(f"`y` has shape {tuple(y.shape)}, expected that of the predictions of `X`.")
     targets, weight = targets.double(), None if weight is None else weight.double()
-    found = target_scores.measured(scoring, targets - predicted.double(), targets, weight)
+    found = SCORES[scoring](targets - predicted.double(), targets, weight)
     return (found[..., 0] if flat else found).to(solution.bias.dtype)

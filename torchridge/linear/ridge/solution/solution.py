@@ -8,10 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
-from torchridge import _files as files
 from torchridge.linear import curves
 from torchridge.linear.curves import Curve, Lines
 from torchridge.linear.ridge.solution import describe, parts, predictions, saving
@@ -19,10 +17,11 @@ from torchridge.linear.ridge.solution.diagnosed import Diagnosed
 from torchridge.linear.ridge.solution.diagnosis import Diagnosis
 from torchridge.linear.ridge.solution.dual_solution import DualForm, MadeWhenRead, weight_of
 from torchridge.linear.ridge.solution.score import score
+from torchridge.linear.saved import Loadable
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class RidgeSolution(Diagnosed):
+class RidgeSolution(Loadable, Diagnosed):
     """Weights that minimize Σ s (y − Wx − b)² + α Σ p (W − prior)², and what is known about them.
 
     α multiplies the squared weights against the *sum* of squared errors (scikit-learn's convention; see
@@ -239,23 +238,9 @@ class RidgeSolution(Diagnosed):
         saving.save(self, path, names, form)
 
     @classmethod
-    def load(cls, path: str | Path, device: torch.device | str = "cpu") -> RidgeSolution:
-        """Read a solution. Nothing in the file is executed.
-
-        Raises:
-            ValueError: if the file is truncated, altered, or holds something else.
-            FileNotFoundError: if there is none.
-        """
-        return cls.read(path, device)[0]
-
-    @classmethod
-    def read(
-        cls, path: str | Path, device: torch.device | str = "cpu", name: str = "path"
-    ) -> tuple[RidgeSolution, dict[str, Any]]:
-        """Return a saved solution and the names that were saved with it; errors call the file `name`."""
-        values, names = saving.read(path, cls.KIND, device, name)
-        with files.understood(path, name):
-            return cls(**values), names
+    def fields_of(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Return the fields of a solution from the values of a file."""
+        return saving.fields_of(values)
 
     def to_linear(self) -> nn.Linear:
         """Return an `nn.Linear` that computes `predict`, with a bias if an intercept was fitted.
