@@ -488,3 +488,14 @@ def test_rows_are_centred_to_more_digits_than_one_number_holds(make: Any, solver
         want = torch.tensor([float(v[0]) for v in found.weight], dtype=torch.float64)
         off = float(((got - want) * torch.tensor(found.size, dtype=torch.float64)).abs().max())
         assert off <= exactness.share(found.condition) * found.scale
+
+
+def test_copies_of_a_column_that_is_nearly_constant() -> None:
+    X, y = normal(5, 1)
+    X = torch.cat([X + 1e6, torch.full_like(X, 1 / 3), (X + 1e6) * 1024], 1)
+    factors = torch.tensor([4.0, 0.5, 4.0], dtype=torch.float64)
+    case = exactness.Case(X, y[:, None], [1e-3], None, factors, False, False, 0)
+    found = exactness.exact(case, 1e-3)
+    got = ridge(X, y, 1e-3, **case.options).weight[0]
+    want = torch.tensor([float(v[0]) for v in found.weight], dtype=torch.float64)
+    assert float(((got - want) * torch.tensor(found.size, dtype=torch.float64)).abs().max()) <= 1e-6 * found.scale
