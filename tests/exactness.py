@@ -318,10 +318,8 @@ def _fits(case: Case) -> Outcome:
             )
             count, warned = count + 1, warned + said
             if not said and off > share(max(want.condition, FITS)) * want.scale:
-                kind = "" if 100 * EPS * want.condition < 1 else "lost "
-                faults.append(
-                    kind + f"{name}: off {off:.1e} of {want.scale:.1e}, condition {want.condition:.1e}, α={alpha:g}"
-                )
+                name = name if 100 * EPS * want.condition < 1 else f"lost {name}"
+                faults.append(f"{name}: off {off:.1e} of {want.scale:.1e}, condition {want.condition:.1e}, α={alpha:g}")
     return faults, warned, count
 
 

@@ -494,7 +494,23 @@ def test_rows_are_centred_to_more_digits_than_one_number_holds(make: Any, solver
 
 @pytest.mark.parametrize(
     "seed",
-    ["20:123", "1:260", "1:494", "1:508", "1:528", "1:841", "1:3385", "3:2556", "3:4821", "3:5399", "4:780", "5:3830"],
+    [
+        "20:123",
+        "1:260",
+        "1:494",
+        "1:508",
+        "1:528",
+        "1:841",
+        "1:3385",
+        "3:2556",
+        "3:4821",
+        "3:5399",
+        "4:780",
+        "5:3830",
+        "3:1209",
+        "5:1693",
+        "5:5551",
+    ],
 )
 def test_problems_that_were_once_wrong(seed: str) -> None:
     run, i = map(int, seed.split(":"))

@@ -86,6 +86,8 @@ class Whole:
         tri = self.careful(alpha)
         if self.criterion == "loo":
             return self._left_out(tri, alpha)[None]
+        if tri is not None and not tri.exact and self.rows is not None and self._nearly_perfect(tri.rest):
+            tri = triangle(self.rows, self.objective)
         if tri is not None:
             return (whole_rows.gcv if self.criterion == "gcv" else whole_rows.evidence)(tri, alpha, fixed)[None]
         spec, block = self.spectrum, self.block
@@ -102,7 +104,7 @@ class Whole:
         return scoring.evidence(spec.eigvals, squares + alpha[:, None] * shrunk, alpha, count)[None]
 
     def _nearly_perfect(self, squares: Tensor) -> bool:
-        """Return whether squares of residuals (L, t) are so small beside those of the targets that rows must tell."""
+        """Return whether squares of residuals (..., t) are so small beside those of the targets that rows must tell."""
         if self.like.dtype is not torch.float64:
             return False
         whole = torch.where(variance_of(self.block) > 0, system(self.block, self.objective).yy, 0)
