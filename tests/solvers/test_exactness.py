@@ -510,6 +510,7 @@ def test_rows_are_centred_to_more_digits_than_one_number_holds(make: Any, solver
         "3:1209",
         "5:1693",
         "5:5551",
+        "7:1933",
     ],
 )
 def test_problems_that_were_once_wrong(seed: str) -> None:
@@ -538,3 +539,12 @@ def test_leave_one_out_over_ranks_says_when_moments_cannot_leave_a_row_out(make:
     assert told == (make is not normal)
     want = -ridge_cv(X, y, alphas, cv="loo").scores
     assert told or torch.allclose(got, want, rtol=1e-10, atol=0)
+
+
+def test_conditions_of_a_batch_have_the_digits_of_single_fits() -> None:
+    X = torch.stack([normal(12, 3, seed=k)[0] for k in range(2)])
+    X[1, :, 2] = X[1, :, 0] + 1e-4 * X[1, :, 2]
+    y = X.sum(2)
+    got = ridge(X, y, 1e-10).condition
+    for k in range(2):
+        assert float(got[k]) == pytest.approx(float(ridge(X[k], y[k], 1e-10).condition), rel=1e-12)

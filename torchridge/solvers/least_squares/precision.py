@@ -85,6 +85,13 @@ def offset(equations: System, block: Block) -> bool:
     return bool(offset_columns(block.mean_x, equations.gram.diagonal(), block.weight).any())
 
 
+def outweighed(parts: list[Block], rows: Rows | None, objective: Objective) -> bool:
+    """Return the same of parts of rows at hand that bring weights, float64 sums of which lose digits then."""
+    if rows is None or rows.sample_weight is None or not objective.intercept or parts[0].gram.dtype != torch.float64:
+        return False
+    return bool(torch.stack([offset_columns(b.mean_x, b.gram.diagonal(), b.weight).any() for b in parts]).any())
+
+
 def offset_columns(mean: Tensor, squares: Tensor, weight: Tensor) -> Tensor:
     """Return the same of each column, (d,), of Σ s (x − x̄)² and Σ s."""
     level = weight * mean**2

@@ -75,7 +75,8 @@ class Whole:
         if worst <= precision.GRAM:
             worst = max(worst, precision.free_condition(system(self.block, self.objective), weakest))
         equations = system(self.block, self.objective)
-        if precision.holds(worst, self.like.dtype, lambda: precision.scaled_condition(equations, weakest)):
+        held = precision.holds(worst, self.like.dtype, lambda: precision.scaled_condition(equations, weakest))
+        if held and not precision.outweighed([self.block], self.rows, self.objective):
             self.precision.note(torch.finfo(self.like.dtype).eps * worst, "")
             return None
         return precision.careful(self.block, self.objective, weakest, self.rows, None, self.precision)
