@@ -37,7 +37,7 @@ class Dense:
 
     @property
     def summed(self) -> torch.dtype:
-        """The dtype that sums are taken in: float64, or that of the rows where this was asked for."""
+        """The dtype that sums are taken in: float64, or that of the rows if this was asked for."""
         return torch.float64 if self.exact else torch.float32
 
     @property

@@ -1,7 +1,7 @@
 """Whether eigenvalues of a gram matrix hold the digits of a score: the one place that chooses what scores come from.
 
 An eigenvalue of a gram matrix is off by eps times the largest, so a score at strength α has lost eps · κ, κ the
-condition of gram + αD as it stands. Where that is too much, columns are brought to one size first, from the moments if
+condition of gram + αD as it stands. If that is too much, columns are brought to one size first, from the moments if
 that alone settles it, else from the rows: there the loss is eps · √κ of the scaled columns.
 """
 

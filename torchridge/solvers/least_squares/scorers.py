@@ -37,10 +37,10 @@ class Scorer(Protocol):
         """Return mean squared errors (K, L, t), or what stands in for them, of strengths (L,) on any device."""
 
     def correlations(self, alpha: Tensor) -> Tensor:
-        """Return Pearson's correlation of held-out predictions and targets, (K, L, t), where r2 can be told."""
+        """Return Pearson's correlation of held-out predictions and targets, (K, L, t), if r2 can be told."""
 
     def variances(self) -> Tensor | None:
-        """Return the variance of the held-out targets, (K, t), where r2 can be told."""
+        """Return the variance of the held-out targets, (K, t), if r2 can be told."""
 
     @property
     def precision(self) -> Precision:
@@ -49,7 +49,7 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True)
 class Whole:
-    """Criteria that hold out no fold: "gcv", "evidence", and "loo" where the rows are at hand."""
+    """Criteria that hold out no fold: "gcv", "evidence", and "loo" if the rows are at hand."""
 
     criterion: str
     spectrum: Spectrum
