@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Length of the kernel between proportions, the share of noise, and targets that say what is tried next.
+# Length of the kernel between square roots of proportions, the share of noise, and targets that say what is tried next.
 _LENGTH, _NOISE, _SAMPLE = 0.7, 1e-4, 250
 
 # A target takes part if its predicted loss less so many deviations is under its least.
@@ -78,7 +78,7 @@ def _gamma(concentration: float, shape: tuple[int, int], generator: torch.Genera
 
 def _kernel(a: Tensor, b: Tensor) -> Tensor:
     """Return Matérn's kernel of smoothness 5/2."""
-    apart = math.sqrt(5) * torch.cdist(a, b) / _LENGTH
+    apart = math.sqrt(5) * torch.cdist(a.sqrt(), b.sqrt()) / _LENGTH
     found: Tensor = (1 + apart + apart * apart / 3) * torch.exp(-apart)
     return found
 
