@@ -169,6 +169,15 @@ def test_parts_sum_to_the_whole_with_an_intercept(device: torch.device) -> None:
         assert parts.shape == (3,) and abs(float(parts.sum() - found.score(new, seen[:, 0], scoring=kind))) < 1e-9
 
 
+def test_a_constant_target_among_many_takes_the_strongest_penalty(device: torch.device) -> None:
+    X, y, *_ = data(device, 12)
+    y[:, 4] = 3.5
+    found = banded_ridge_cv(X, y, BANDS, cv=4, refined_targets=1, candidates=12)
+    assert found.dead_targets.nonzero().flatten().tolist() == [4] and float(found.scores[4]) == 0
+    strongest = (1 / found.alpha).sum(0)
+    assert int(strongest.argmin()) == 4 and bool((found.alpha > 0).all() and found.alpha.isfinite().all())
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -161,7 +161,7 @@ class _Search:
         some = slice(None) if targets is None else targets.to(device)
         scorer = self.candidate(share.log().to(device), some, torch.float32).scorer
         found = scorer.scores(grid, "mse").mean(0).double().cpu()  # (L, m)
-        least, index = found.min(0)
+        least, index = found.amin(0), _strongest_best(found, grid)
         inside = index.clamp(1, len(found) - 2)
         below, at, above = (found.gather(0, (inside + i)[None])[0] for i in (-1, 0, 1))
         bend, lean = below + above - 2 * at, (above - below) / 2
@@ -226,8 +226,9 @@ class _Search:
                 continue
             alpha = self.strengths_at(torch.unique(explored.place[targets]))
             candidate = self.candidate(share.to(device), targets.to(device))
-            best = candidate.scorer.scores(alpha, "mse").mean(0).min(0)  # (m,) of (L, m)
-            self._fit(found, candidate, targets.to(device), alpha.to(device)[best.indices], best.values)
+            losses = candidate.scorer.scores(alpha, "mse").mean(0)  # (L, m)
+            best = alpha[_strongest_best(losses, alpha)].to(device)
+            self._fit(found, candidate, targets.to(device), best, losses.amin(0))
         return found
 
     def _empty(self) -> Found:
