@@ -115,7 +115,7 @@ def test_the_comparisons_say_what_the_others_do() -> None:
 def test_the_pictures_are_those_of_the_code_beside_them(tmp_path: Path) -> None:
     drawn = docs_script("pictures").draw(ROOT / "docs" / "pictures.md", tmp_path)
     assert sorted(p.name for p in drawn) == sorted(p.name for p in (ROOT / "docs" / "images").iterdir())
-    assert len(drawn) == 4
+    assert len(drawn) == 5
 
 
 @pytest.mark.parametrize(

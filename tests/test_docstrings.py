@@ -134,3 +134,18 @@ def test_what_computes_states_its_cost(path: str) -> None:
 @pytest.mark.parametrize("path", [path for path, value in MEMBERS.items() if refuses(value)])
 def test_what_refuses_says_so(path: str) -> None:
     assert section(doc(MEMBERS[path]), "Raises"), f"{path} raises, and does not say what"
+
+
+# What K folds are: for regression, for classes, and of a stream.
+FOLDS = ("contiguous runs of rows", "stratified by class", "row i goes to fold i mod K")
+
+
+def test_every_cv_says_what_a_number_of_folds_means() -> None:
+    takes = {
+        path: inspect.getdoc(value) for path, value in PUBLIC.items() if path in DESCRIBED and "cv" in parameters(value)
+    }
+    assert len(takes) >= 11
+    for path, text in takes.items():
+        entry = re.search(r"^( +)cv: .*(?:\n\1 +.*)*", text or "", re.MULTILINE)
+        assert entry is not None, path
+        assert any(rule in re.sub(r"\s+", " ", entry[0]) for rule in FOLDS), (path, entry[0])

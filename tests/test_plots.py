@@ -8,8 +8,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from torchridge import RidgeSolution, explain_weight_decay, logistic, logistic_cv, ridge, ridge_cv, ridge_path
-from torchridge.plots import plot_cv, plot_decay, plot_layers, plot_path
+from torchridge import (
+    BandedSolution,
+    RidgeSolution,
+    banded_ridge_cv,
+    explain_weight_decay,
+    logistic,
+    logistic_cv,
+    ridge,
+    ridge_cv,
+    ridge_path,
+)
+from torchridge.plots import plot_bands, plot_cv, plot_decay, plot_layers, plot_path
 from torchridge.probing import LinearProbe, ProbeReport
 
 matplotlib.use("Agg")
@@ -174,6 +184,32 @@ def test_bars_are_as_long_as_their_parameters() -> None:
     assert not plot_decay(table, reasons=False).texts
 
 
+def banded() -> BandedSolution:
+    X, y = data(3)
+    y[:, 2] = 1.0  # constant: it has no R²
+    return banded_ridge_cv(X, y, {"left": slice(0, 2), "right": slice(2, 5)}, cv=5)
+
+
+@pytest.mark.parametrize("target", [None, 1])
+def test_bars_of_bands_are_what_is_unique_and_what_is_shared(target: int | None) -> None:
+    X, y = data(3)
+    y[:, 2] = 1.0
+    partition = banded().partition(X, y)
+    ax = plot_bands(partition, target=target)
+    columns = [0, 1] if target is None else [target]
+    unique, parts = (v[:, columns].mean(1).tolist() for v in (partition.unique, partition.parts))
+    assert [bar.get_width() for bar in ax.patches[:2]] == pytest.approx(unique)
+    assert [bar.get_x() for bar in ax.patches[2:]] == pytest.approx(
+        unique
+    )  # the light piece begins where the dark ends
+    assert [bar.get_x() + bar.get_width() for bar in ax.patches[2:]] == pytest.approx(parts)
+    r2 = float(banded().score(X, y)[columns].mean())
+    assert ax.get_xlabel() == f"explained variance, R² = {r2:.3f} in all"
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["left", "right"]
+    single = plot_bands(partition._replace(parts=partition.parts[:, 0], unique=partition.unique[:, 0]))
+    assert [bar.get_width() for bar in single.patches[:2]] == pytest.approx(partition.unique[:, 0].tolist())
+
+
 def single() -> RidgeSolution:
     return ridge(*data(), 1.0)
 
@@ -183,6 +219,16 @@ def many() -> RidgeSolution:
 
 
 BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
+    (
+        lambda: plot_bands(banded()),
+        TypeError,
+        r"`partition` should come from `BandedSolution.partition\(X, y\)`, got Ba",
+    ),
+    (
+        lambda: plot_bands(banded().partition(*data(3)), target=3),
+        ValueError,
+        r"`target`=3 is out of range: there are 3",
+    ),
     (lambda: plot_path(torch.ones(3)), TypeError, r"`path` should come from `ridge_path` or `logistic`, got Tensor"),
     (lambda: plot_path(single()), ValueError, r"one strength, expected a path.*ridge_path"),
     (lambda: plot_path(many(), target=1), ValueError, r"`target`=1 is out of range: there are 1 targets"),

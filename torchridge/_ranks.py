@@ -27,7 +27,7 @@ Group: TypeAlias = "dist.ProcessGroup | Literal['world']"
 class Ranks:
     """The ranks of one process group.
 
-    What they exchange before any tensor travels goes through the group's key-value store: a rank that never arrives is
+    What they exchange before any tensor travels goes through the group's key-value store: a rank that never comes is
     then named on every other rank, whatever the backend, once the group's timeout is over.
 
     Args:
@@ -82,7 +82,7 @@ class Ranks:
     def together(
         self, operation: str, work: Callable[[], _T], says: Callable[[_T], Mapping[str, Any]], agree: Any = ()
     ) -> tuple[_T, list[dict[str, Any]]]:
-        """Return `work()` and what every rank says of its own; where it fails on one rank, it fails on all."""
+        """Return `work()` and what every rank has to say; if it fails on one rank, it fails on all."""
         try:
             done = work()
             mine = json.loads(json.dumps(says(done)))
@@ -238,7 +238,7 @@ def _disagree(operation: str, what: str, listed: str) -> NoReturn:
 
 
 def brief(value: Any) -> str:
-    """Return what two ranks can compare an argument by: its text, or a digest where it is long."""
+    """Return what two ranks can compare an argument by: its text, or a digest if it is long."""
     if isinstance(value, Tensor):
         value = value.detach().cpu().double().numpy()
     array = hasattr(value, "tobytes") and hasattr(value, "shape")

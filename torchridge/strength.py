@@ -15,7 +15,7 @@ class _Row(NamedTuple):
     """The number of one convention: (scale · λ · Π fact^exponent)^power."""
 
     scale: float = 1.0
-    weight: int = 0  # exponent of Σ s, which is n where no sample weights are given
+    weight: int = 0  # exponent of Σ s, which is n if no sample weights are given
     rows: int = 0  # of n, whatever the weights
     targets: int = 0  # of k
     target_std: int = 0
@@ -41,8 +41,8 @@ _TABLE = {
 CONVENTIONS = tuple(_TABLE)
 
 _WHY = {
-    "n_samples": "one of the two conventions sums over rows where the other takes their mean; pass the number of rows, "
-    "or `sample_weight_sum` where rows are weighted",
+    "n_samples": "one of the two conventions sums over rows and the other takes their mean; pass the number of rows, "
+    "or `sample_weight_sum` if rows are weighted",
     "n_targets": "the loss is a mean over outputs, too; pass their number",
     "target_std": "the strength is in units of the standard deviation of y; pass it (ddof 0 for glmnet)",
 }
@@ -118,15 +118,15 @@ def convert_strength(
         n_samples: n, the number of rows.
         n_targets: k, the number of outputs that the loss is averaged over; "keras" and "torch" take 1 if it is not
             given ("lambda", "sklearn" and the others sum over outputs, or treat each by itself).
-        sample_weight_sum: Σ s; n_samples if it is not given. Where a library divides the *weighted* sum by n (Keras'
+        sample_weight_sum: Σ s; n_samples if it is not given. If a library divides the *weighted* sum by n (Keras'
             default reduction does), leave it out: n_samples alone is right then.
         target_std: sd of y, ddof 0 for glmnet. Spark has ddof 0 for its normal equations, 1 for L-BFGS.
-        feature_std: sd of a feature, or of each, where glmnet or Spark standardize (they do by default): they weight
+        feature_std: sd of a feature, or of each, if glmnet or Spark standardizes (the default): it then weights
             w² of each feature by sd(x)², so one number becomes one per feature. Leave it out for ``standardize=FALSE``
             or features of sd 1. ddof 0 for glmnet, as for y for Spark.
 
     Returns:
-        The strength; where `feature_std` is a sequence, a list with that of each feature.
+        The strength; if `feature_std` is a sequence, a list with that of each feature.
 
     Raises:
         ValueError: on an unknown convention, a missing or impossible number.

@@ -261,7 +261,7 @@ def log_layers(writer: LayerWriter, report: HasLayers, tag: str = "probe", *, st
 
 
 def _axes() -> Any:
-    """Axes of a figure that pyplot does not keep: nothing is left open where a writer does not close it."""
+    """Axes of a figure that pyplot does not keep: nothing is left open if a writer does not close it."""
     try:
         from matplotlib.figure import Figure
     except ImportError:

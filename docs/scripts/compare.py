@@ -162,7 +162,7 @@ def decayed() -> list[list[str]]:
     report = explain_weight_decay(model, 0.1)
     kept = ["cls_token", "attention.in_proj_weight", "attention.in_proj_bias", "attention.bias_k", "input_norm.weight"]
     kept += ["layer_scale", "recurrent.bias_ih_l0", "debiased_proj.weight", "regressor.weight", "regressor.bias"]
-    rows = [["parameter", "shape", "`AdamW(model.parameters())`", "timm's rule", "transformers' rule", "here", "why"]]
+    rows = [["parameter", "shape", "plain AdamW", "timm's rule", "transformers' rule", "here", "why"]]
     for name in kept:
         parameter, row = model.get_parameter(name), report[name]
         others = [timm_like(name, parameter, model), transformers_like(name, parameter, model)]

@@ -31,6 +31,10 @@ PAGES = {
     "torchridge.integrations.transformers": ("Hugging Face Trainer", "The penalty once per step, and decayed names."),
     "torchridge.integrations.skorch": ("skorch", "The penalty once per optimizer step, and its history."),
     "torchridge.tensorboard": ("TensorBoard", "Sweeps, paths and layers for TensorBoard."),
+    "torchridge.cli": (
+        "Command line",
+        "What `torchridge` and `python -m torchridge` run; `--help` lists the commands.",
+    ),
 }
 
 
@@ -42,7 +46,17 @@ ORDER = [
     *("penalties", "clear_regularizers", "LazyL2Linear", "check_optimizer", "muon_groups", "DecoupledWeightDecay"),
     *("ConstantWeightDecay", "CosineWeightDecay", "probe_layers", "LinearProbe", "ProbeReport", "Probe", "fit_head_"),
     *("Ridge", "RidgeCV", "RidgeClassifier", "RidgeClassifierCV", "LogisticRegression", "LogisticRegressionCV"),
-    *("plot_cv", "plot_path", "plot_layers", "plot_decay", "log_sweep", "log_cv", "log_path", "log_layers"),
+    *(
+        "plot_cv",
+        "plot_path",
+        "plot_layers",
+        "plot_bands",
+        "plot_decay",
+        "log_sweep",
+        "log_cv",
+        "log_path",
+        "log_layers",
+    ),
 ]
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -37,6 +38,31 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         r"`model` is a single Linear.*`nn.Sequential\(model\)`.*`LinearProbe`",
     ),
 }
+
+
+NAMES = ["cat" if label else "dog" for label in Y.tolist()]
+NUMBERED = (
+    r"`labels` should be a tensor or numbers, got strings.*`names, labels = np.unique\(labels, return_inverse=True\)`"
+)
+for kind, names in {"list": NAMES, "array": np.array(NAMES), "objects": np.array(NAMES, dtype=object)}.items():
+    BAD |= {
+        f"{kind} of names": (lambda names=names: LinearProbe().fit(X, names), TypeError, NUMBERED),
+        f"{kind} of names in batches": (lambda names=names: probe_layers(model(), [(X, names)]), TypeError, NUMBERED),
+        f"{kind} of names of a head": (
+            lambda names=names: fit_head_(nn.Linear(3, 2), [(X, names)]),
+            TypeError,
+            NUMBERED,
+        ),
+        f"{kind} of names online": (lambda names=names: OnlineProbe().update(X, names), TypeError, NUMBERED),
+        f"{kind} of names task by task": (lambda names=names: ContinualProbe().update(X, names), TypeError, NUMBERED),
+    }
+
+
+def test_named_classes_are_numbered_as_the_error_says() -> None:
+    names, labels = np.unique(NAMES, return_inverse=True)
+    report = LinearProbe().fit(X, labels)
+    assert list(names[report.best.classes.numpy()]) == ["cat", "dog"]  # type: ignore[union-attr]
+    assert np.mean(names[report.best.predict(X).numpy()] == np.array(NAMES)) > 0.9
 
 
 @pytest.mark.parametrize("name", BAD)

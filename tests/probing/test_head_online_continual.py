@@ -108,7 +108,7 @@ def test_continual_refusals_change_nothing() -> None:
     probe = ContinualProbe("regression").update(torch.randn(20, 3), torch.randn(20), name="a")
     before = probe.ridge().weight
     for call, message in (
-        (lambda: probe.forget("b"), "`name`='b' is no task"),
+        (lambda: probe.forget("b"), "`name`='b' is not a task"),
         (lambda: probe.forget(features=torch.randn(30, 3), labels=torch.randn(30)), "cannot forget 30 rows"),
         (lambda: probe.update(torch.randn(5, 4), torch.randn(5)), "should have 3 columns"),
         (lambda: probe.update(torch.full((5, 3), torch.nan), torch.randn(5)), "NaN"),

@@ -178,6 +178,40 @@ def test_a_constant_target_among_many_takes_the_strongest_penalty(device: torch.
     assert int(strongest.argmin()) == 4 and bool((found.alpha > 0).all() and found.alpha.isfinite().all())
 
 
+@pytest.mark.parametrize(("t", "intercept"), [(4, True), (40, False), (1, True)])
+def test_unique_variance_is_what_refits_without_a_band_lose(t: int, intercept: bool, device: torch.device) -> None:
+    X, y, new, held = data(device, t)
+    options: dict[str, Any] = {"refined_targets": 4, "candidates": 4, "fit_intercept": intercept}
+    found = banded_ridge_cv(X, y[:, 0] if t == 1 else y, BANDS, cv=5, **options)
+    partition = found.partition(new, held[:, 0] if t == 1 else held)
+    whole = found.score(new, held[:, 0] if t == 1 else held)
+    assert relative((partition.unique + partition.shared).sum(0), whole) < CLOSE
+    assert relative(partition.parts, found.score(new, held[:, 0] if t == 1 else held, split=True)) < CLOSE
+    for b, name in enumerate(BANDS):
+        rest = [c for c in BANDS if c != name]
+        for j in {0, t - 1}:
+            scaled = [
+                torch.cat([x[:, BANDS[c]] / found.alpha[found.names.index(c), j] ** 0.5 for c in rest], 1)
+                for x in (X, new)
+            ]
+            fit = ridge(scaled[0], y[:, j], 1.0, fit_intercept=intercept)
+            error = ((held[:, j] - fit.predict(scaled[1])) ** 2).sum()
+            r2 = 1 - error / ((held[:, j] - held[:, j].mean()) ** 2).sum()
+            lost = (whole if t == 1 else whole[j]) - r2
+            unique = partition.unique[b] if t == 1 else partition.unique[b, j]
+            assert abs(float(unique) - float(lost)) < 1e-7  # a band that is free to rounding (α of 1e-6) has fewer digits
+
+
+def test_a_partition_of_one_band_and_of_given_kernels() -> None:
+    X, y, new, held = data(torch.device("cpu"), 2)
+    alone = banded_ridge_cv([X], y, cv=5).partition([new], held)
+    center = 1 - ((held - y.mean(0)) ** 2).sum(0) / ((held - held.mean(0)) ** 2).sum(0)
+    assert relative(alone.unique[0], alone.parts[0] - center) < CLOSE
+    kernels = banded_ridge_cv([X @ X.T], y, cv=5, kernel="precomputed")
+    with pytest.raises(ValueError, match=r"kernels that were given are not kept\. Fit again without each"):
+        kernels.partition([new @ X.T], held)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

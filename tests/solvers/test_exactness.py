@@ -395,3 +395,96 @@ def test_a_batch_warns_once() -> None:
     with pytest.warns(RankDeficientWarning, match=r"the first of 5 such problems of 5") as caught:
         ridge(X.expand(5, -1, -1), y.expand(5, -1), 0.0)
     assert len(caught) == 1
+
+
+def test_leverages_keep_their_digits_whatever_the_units() -> None:
+    X, y = normal(6, 4)
+    X *= torch.tensor([1.0, 1e-8, 0.1, 3e4], dtype=torch.float64)
+    s = torch.tensor([1.5, 0.5, 0.5, 1.5, 1.0, 2.0], dtype=torch.float64)
+    case = exactness.Case(X, y[:, None], [1e-3, 1.0], s, None, False, False, 0)
+    assert not exactness._left_out(case)[0]
+    want = (expected(case, exactness.ids_of(6, 6)) * s[:, None, None]).sum(0) / s.sum()
+    got = ridge_cv(X, y, case.alphas, cv="loo", **case.options).scores
+    torch.testing.assert_close(-got, want, rtol=1e-11, atol=0)
+
+
+@pytest.mark.parametrize("intercept", [False, True])
+@pytest.mark.parametrize("standardize", [False, True])
+def test_free_features_of_few_rows_keep_their_digits_whatever_the_units(intercept: bool, standardize: bool) -> None:
+    X, y = normal(5, 7)
+    X = X * torch.tensor([1.0, 1e-8, 1e12, 1.0, 1e7, 0.0, 1e-8], dtype=torch.float64)
+    X[:, 3] += 1e3
+    s = torch.tensor([5.6e5, 4.5e-6, 2.7e-8, 9e-8, 2.5e-6], dtype=torch.float64)
+    factors = torch.tensor([0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0], dtype=torch.float64)
+    case = exactness.Case(X, y[:, None], [1e3, 1e6], s, factors, intercept, standardize, 0)
+    parts = exactness.ids_of(5, 2)
+    got = ridge_cv(X, y, case.alphas, cv=2, **case.options).fold_scores
+    assert got is not None
+    torch.testing.assert_close(-got, expected(case, parts), rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("place", [0, 5])
+def test_a_free_feature_of_zeros_in_few_rows_gets_nothing(place: int) -> None:
+    X, y = normal(4, 6)
+    X[:, place] = 0
+    factors = torch.ones(6, dtype=torch.float64)
+    factors[place] = 0
+    others = [j for j in range(6) if j != place]
+    for standardize in (False, True):
+        options: Any = {"fit_intercept": False, "standardize": standardize}
+        for call in (lambda X, p, o=options: ridge(X, y, 1.0, penalty_factors=p, **o),
+                     lambda X, p, o=options: ridge_cv(X, y, [1.0], cv="loo", penalty_factors=p, **o)):  # fmt: skip
+            got = call(X, factors).weight[0]
+            assert float(got[place]) == 0
+            torch.testing.assert_close(got[others], call(X[:, others], factors[others]).weight[0], rtol=1e-12, atol=0)
+
+
+def test_paths_of_few_rows_are_as_exact_as_single_fits() -> None:
+    X, y = normal(4, 6)
+    X *= torch.tensor([1e-2, 1e-5, 1.0, 100.0, 1e-8, 1.0], dtype=torch.float64)
+    strengths = [1e-6, 1e-3, 1.0, 3.0, 30.0, 300.0]
+    path = ridge_path(X, y, strengths).weight[:, 0]
+    case = exactness.Case(X, y[:, None], strengths, None, None, True, False, 0)
+    for w, alpha in zip(path, strengths, strict=True):
+        found = exactness.exact(case, alpha)
+        want = torch.tensor([float(v[0]) for v in found.weight], dtype=torch.float64)
+        size = torch.tensor(found.size, dtype=torch.float64)
+        assert float(((w - want) * size).abs().max()) <= 1e-12 * found.scale
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_criteria_of_a_nearly_perfect_fit_keep_their_digits(wide: bool) -> None:
+    X, _ = normal(8, 12 if wide else 3)
+    y = X.sum(1) + 1e-6 * normal(8, 1, seed=3)[1]
+    case = exactness.Case(X, y[:, None], [1e-7, 1e-5], None, None, True, False, 0)
+    got = ridge_cv(X, y, case.alphas, cv="gcv").scores[:, 0]
+    for score, alpha in zip(got.tolist(), case.alphas, strict=True):
+        fit = exactness.exact(case, alpha)
+        want = float(fit.squares[0]) / 8 / (1 - float(fit.dof + 1) / 8) ** 2
+        assert score == pytest.approx(-want, rel=1e-8)
+
+
+def far_from_its_mean() -> exactness.Case:
+    X, y = normal(30, 3)
+    X[:, 2] = X[:, 0] + 1e-4 * X[:, 2]
+    return exactness.Case(X + 1e8, y[:, None], [1e-3, 1e-6], None, None, True, False, 0)
+
+
+def one_heavy_row_of_few() -> exactness.Case:
+    X, y = normal(4, 6)
+    X[2:] = X[:2]
+    X[:, 0] += 1e6
+    s = torch.tensor([1e8, 3e-2, 1.5, 4.6e-5], dtype=torch.float64)
+    return exactness.Case(X, y[:, None], [1.0, 1e-3], s, None, True, True, 0)
+
+
+@pytest.mark.parametrize("solver", ["auto", "svd"])
+@pytest.mark.parametrize("make", [far_from_its_mean, one_heavy_row_of_few], ids=lambda make: make.__name__)
+def test_rows_are_centred_to_more_digits_than_one_number_holds(make: Any, solver: str) -> None:
+    case = make()
+    for alpha in case.alphas:
+        found = exactness.exact(case, alpha)
+        got = ridge(case.X, case.y, alpha, solver=solver, **case.options).weight[0]
+        want = torch.tensor([float(v[0]) for v in found.weight], dtype=torch.float64)
+        off = float(((got - want) * torch.tensor(found.size, dtype=torch.float64)).abs().max())
+        assert off <= exactness.share(found.condition) * found.scale

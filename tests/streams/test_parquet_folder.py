@@ -72,7 +72,7 @@ def test_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
     folder.mkdir()
     with pytest.raises(FileNotFoundError, match=r"rows' holds no \.parquet file"):
         open_rows(folder, target="y")
-    with pytest.raises(FileNotFoundError, match=r"no file fits .*none-\*"):
+    with pytest.raises(FileNotFoundError, match=r"no file matches .*none-\*"):
         open_rows(folder / "none-*.parquet", target="y")
     pq.write_table(pa.table({"a": [1.0], "y": [1.0]}), folder / "1.parquet")
     pq.write_table(pa.table({"a": [1.0, None], "y": [1.0, 2.0]}), folder / "2.parquet")

@@ -284,7 +284,7 @@ def test_bad_files_are_refused_with_what_to_do(tmp_path: Path) -> None:
     for source, named_, error, message in (
         (tmp_path / "none.csv", {}, FileNotFoundError, "there is no file"),
         (tmp_path / "a.xlsx", {}, ValueError, r"should end in \.csv"),
-        (tmp_path / "object.npy", {}, ValueError, r"no \.npy file of numbers"),
+        (tmp_path / "object.npy", {}, ValueError, r"not a \.npy file of numbers"),
         (tmp_path / "cut.safetensors", {}, ValueError, "truncated"),
         (tmp_path / "empty.csv", {}, ValueError, "is empty"),
         (safetensors(tmp_path, beyond, b"1234"), {}, ValueError, "within the file"),

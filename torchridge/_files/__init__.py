@@ -58,8 +58,8 @@ def read(path: str | Path, kind: str, *, name: str = "path") -> tuple[dict[str, 
     """Return the tensors and the JSON of a file.
 
     Raises:
-        ValueError: where the file is truncated, altered, or of another kind.
-        FileNotFoundError: where there is none.
+        ValueError: if the file is truncated, altered, or of another kind.
+        FileNotFoundError: if there is none.
     """
     path = Path(path)
     _check_there(path, name)

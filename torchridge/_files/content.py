@@ -1,4 +1,4 @@
-"""What tells data from other data: a digest of all of it; of a sample, and it says so, where it is large."""
+"""What tells data from other data: a digest of all of it, or of a sample if it is large, and then it says so."""
 
 from __future__ import annotations
 

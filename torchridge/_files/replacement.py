@@ -23,7 +23,7 @@ _CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def check_place(path: str | Path, name: str) -> None:
-    """Raise where a file cannot be written: in a folder that is not there or not ours, or in the place of a folder."""
+    """Raise if a file cannot be written: in a folder that is not there or not ours, or in the place of a folder."""
     path, target = Path(path), _target(path)
     if not target.parent.is_dir():
         shown = path.parent if not path.parent.is_dir() else target.parent
@@ -42,7 +42,7 @@ def replacing(path: str | Path, name: str) -> Iterator[BinaryIO]:
 
     It is on the disk before it bears the name, so that a machine that loses its power has one or the other. A link
     keeps pointing where it points. Two writers do not meet: the last to end is the one whose file stays. What a killed
-    process has left beside the file is removed.
+    process has left next to the file is removed.
     """
     target = _target(path)
     remove_leftovers(target.parent, re.escape(_stem(target)))
@@ -100,7 +100,7 @@ def _stem(target: Path) -> str:
 
 
 def _beside(target: Path) -> tuple[Path, int]:
-    """Make a file beside the target, locked for as long as this process has it open."""
+    """Make a file next to the target, locked for as long as this process has it open."""
     while True:
         path = target.with_name(f"{_stem(target)}.{secrets.token_hex(8)}.part")
         try:

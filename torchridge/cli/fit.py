@@ -26,7 +26,7 @@ def add(commands: Any) -> None:
     parser = commands.add_parser("fit", help="fit ridge regression to a file of rows", description=_ABOUT)
     rows.add_training(parser)
     parser.add_argument("--alpha", type=float, help="a given strength, in place of --alphas and --cv")
-    parser.add_argument("--cv", help="number of folds (default: 5), gcv or evidence")
+    parser.add_argument("--cv", help="number of folds (default: 5; contiguous runs of rows), gcv or evidence")
     parser.add_argument("--scoring", choices=["mse", "r2"], help="of the folds (default: mse)")
     parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="the model, a .safetensors file")
     parser.set_defaults(run=run, flags=rows.training_flags(parser))

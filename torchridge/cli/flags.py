@@ -29,6 +29,6 @@ def spoken(message: str, flags: Mapping[str, str]) -> str:
 
 
 def one_line(message: str) -> str:
-    """Return a message without its line breaks, cut where it would fill a screen."""
+    """Return a message without its line breaks, cut if it would fill a screen."""
     line = " ".join(message.split())
     return line if len(line) <= 2000 else f"{line[:1997]}..."

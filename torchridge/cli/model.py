@@ -73,7 +73,7 @@ def check_names(model: Model, names: tuple[str, ...] | None, d: int | None) -> N
         raise ValueError(f"the rows have {d} features, the model {model.n_features}. Name them: --features.")
     if names is not None and model.features is not None and list(names) != model.features:
         wrong = next((a, b) for a, b in zip(names, model.features, strict=True) if a != b)
-        raise ValueError(f"the rows have a feature {wrong[0]!r} where the model has {wrong[1]!r}.")
+        raise ValueError(f"the rows have a feature {wrong[0]!r} in the place of the model's {wrong[1]!r}.")
 
 
 def as_float64(value: Tensor) -> list[Any]:

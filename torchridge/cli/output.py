@@ -1,4 +1,4 @@
-"""Where a command writes: refused before anything is read, if it cannot be written in the end."""
+"""If a command writes: refused before anything is read if it could not be written in the end."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def check(path: Path | None, endings: Iterable[str]) -> None:
 
 
 def to_json(content: Any) -> str:
-    """Return JSON that every reader takes: what is no finite number is null."""
+    """Return JSON that every reader takes: anything but a finite number is null."""
     return json.dumps(_finite(content), allow_nan=False)
 
 

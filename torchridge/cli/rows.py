@@ -52,7 +52,7 @@ def add_source(parser: argparse.ArgumentParser) -> None:
 
 
 def add_training(parser: argparse.ArgumentParser) -> None:
-    """Add what a fit needs beside the features."""
+    """Add what a fit needs besides the features."""
     add_source(parser)
     parser.add_argument(
         "--target",
@@ -114,7 +114,7 @@ def moments_of(options: argparse.Namespace, folds: int | None) -> tuple[RowSourc
 
 
 def progress(options: argparse.Namespace) -> bool:
-    """Whether to show progress: as asked for; else on a terminal, where tqdm is installed."""
+    """Whether to show progress: as asked for; else on a terminal, if tqdm is installed."""
     if options.progress is not None:
         return bool(options.progress)
     try:
@@ -125,7 +125,7 @@ def progress(options: argparse.Namespace) -> bool:
 
 
 def names_of(source: RowSource) -> tuple[list[str], list[str]]:
-    """Return names of features and targets, made up where there are none."""
+    """Return names of features and targets, made up if there are none."""
     d, t = source.n_features or 0, source.n_targets or 0
     features = list(source.feature_names or [f"x{i}" for i in range(d)])
     return features, list(source.target_names or (["y"] if t == 1 else [f"y{i}" for i in range(t)]))

@@ -29,7 +29,7 @@ _Key = TypeVar("_Key", bound=Hashable)
 
 
 def says(moments: Moments) -> dict[str, Any]:
-    """Return what a rank tells the others of its moments before they add them up; None where it holds no rows."""
+    """Return what a rank tells the others of its moments before they add them up; None if it holds no rows."""
     held = bool(moments._blocks)
     return {
         "features": moments.n_features if held else None,
@@ -115,7 +115,7 @@ class LeaveOneOut:
     """Exact leave-one-out over the rows of all ranks: a scorer, as those of `cross_validation`."""
 
     whole: Whole  # the moments of all rows
-    rows: Rows | None  # this rank's; None where it has none
+    rows: Rows | None  # this rank's; None if it has none
     ranks: Ranks
 
     @property

@@ -84,7 +84,7 @@ def _of_groups(labels: list[Any], pairs: list[list[Any]], cv: Any) -> Tensor:
 
 def _folds_for(cv: Any, groups: int) -> int:
     if isinstance(cv, Tensor):
-        raise ValueError("`groups` has no use beside fold ids in `cv`. Leave it out, or pass a number of folds.")
+        raise ValueError("`groups` has no use with fold ids in `cv`. Leave it out, or pass a number of folds.")
     k = _check.integer(cv, "cv", minimum=2)
     if groups < k:
         raise ValueError(f"`cv`={k} folds need at least {k} groups, got {groups}. Lower `cv` to at most {groups}.")

@@ -16,7 +16,7 @@ def all_reduce(moments: Moments, process_group: Group | None = None, *, dst: Non
 @overload
 def all_reduce(moments: Moments, process_group: Group | None = None, *, dst: int) -> Moments | None: ...
 def all_reduce(moments: Moments, process_group: Group | None = None, *, dst: int | None = None) -> Moments | None:
-    """Return the moments of the rows of all ranks, per fold where there are folds.
+    """Return the moments of the rows of all ranks, per fold if there are folds.
 
     In two centred stages: counts and means are gathered, then every rank moves its second moments to the common mean
     and they are added. No digits are lost to a large mean, as they would be in a sum of raw moments. A rank may hold
@@ -28,9 +28,9 @@ def all_reduce(moments: Moments, process_group: Group | None = None, *, dst: int
         dst: the global rank that alone gets the answer, the others None; by default all get it, bit for bit the same.
 
     Raises:
-        RankError: where another rank died, failed, or holds moments that do not fit: other features, targets or dtype,
+        RankError: if another rank died, failed, or holds moments that do not fit: other features, targets or dtype,
             folds on one rank and none on another. It comes within the group's timeout, on every rank.
-        ValueError: where there is no process group.
+        ValueError: if there is no process group.
 
     Cost: K·(d²/2 + d·t) numbers summed over the ranks, for K folds.
 
@@ -77,7 +77,7 @@ def column_moments(X: Tensor, y: Tensor, sample_weight: Tensor | None = None, fo
     Raises:
         RankError: as `all_reduce`.
         ValueError: on other placements and shapes, NaN or infinity.
-        TypeError: where X is no DTensor.
+        TypeError: if X is not a DTensor.
 
     Cost: n·d·d_own multiply-adds on a rank with d_own columns; n·d numbers gathered.
 

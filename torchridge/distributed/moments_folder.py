@@ -22,7 +22,7 @@ class MomentsFolder:
     killed leaves what it kept, and nothing is counted twice. The next run may have another number of ranks.
 
     Args:
-        folder: that all ranks see. It is made where it is not there.
+        folder: that all ranks see. It is made if it is not there.
         process_group: a `torch.distributed.ProcessGroup`, or "world" for the default group, as is None.
 
     Attributes:
@@ -30,7 +30,7 @@ class MomentsFolder:
         earlier: this rank's share of their moments, to be added to those of this run.
 
     Raises:
-        RankError: where another rank died, or could not read its files.
+        RankError: if another rank died, or could not read its files.
         ValueError: on a damaged file.
 
     Cost: a file of K·(d² + d·t) numbers a rank and run, for K folds; each `keep` writes it anew.
@@ -87,8 +87,8 @@ class MomentsFolder:
             done: the numbers of the batches in them.
 
         Raises:
-            TypeError: where `moments` are none, or a number in `done` is no integer.
-            ValueError: where a number in `done` is negative.
+            TypeError: if `moments` are not `Moments`, or a number in `done` is not an integer.
+            ValueError: if a number in `done` is negative.
         """
         if not isinstance(moments, Moments):
             raise TypeError(f"`moments` should be `Moments`, got {type(moments).__name__}.")

@@ -125,7 +125,10 @@ class RidgeCVModel(LinearModel):
             assert fold is not None
             return by_sparse_folds(X, y, weight, grid, parts, intercept=self.fit_intercept, score=fold)
         if X.shape[0] > sparse_gram.ROWS:
-            raise ValueError(too_large(X.shape))
+            raise ValueError(
+                f"leave-one-out of a sparse `X` needs the Gram matrix of its rows, which is made for up to "
+                f"{sparse_gram.ROWS} rows; got {X.shape[0]}. Choose by folds, e.g. `cv`=5, or by `cv`='gcv'."
+            )
         asked = {"score": rows, "store": self.store_cv_results}
         asked["per_target"] = getattr(self, "alpha_per_target", False)
         return sparse_leave_one_out(X, y, weight, grid, intercept=self.fit_intercept, **asked)
@@ -146,7 +149,7 @@ class RidgeCVModel(LinearModel):
         return table if above and cheaper else filled(table)
 
     def _criterion(self, problem: Problem, alphas: Any, cv: Any, per_target: bool) -> Found:
-        """Choose by what the front door has beside scikit-learn: a grid of its own, GCV, the evidence."""
+        """Choose by what the front door has besides scikit-learn's: a grid of its own, GCV, the evidence."""
         _check.option(self.scoring, "scoring", (None, "neg_mean_squared_error"))
         if isinstance(cv, str):
             _check.option(cv, "cv", ("gcv", "loo", "evidence"))

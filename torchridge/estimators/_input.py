@@ -58,7 +58,7 @@ def is_sparse(X: Any) -> bool:
 def read_table(X: Any, device: Any = None, name: str = "X", *, sparse: bool = False) -> Table:
     """Return features of shape (n, d) on `device` (by default where they are), and what to give answers back as.
 
-    With `sparse` a sparse matrix in the memory of the CPU stays one, whatever its size; else only where it has to.
+    With `sparse` a sparse matrix in the memory of the CPU stays one, whatever its size; else only if it has to.
     """
     names = feature_names(X)
     keep = sparse and torch.device(device or getattr(X, "device", "cpu")).type == "cpu"
@@ -91,7 +91,7 @@ def _from_tensor(X: Tensor, name: str, keep: bool) -> Any:
 
 
 def _to_scipy(X: Tensor) -> Any:
-    """Return a sparse tensor as a scipy CSR matrix, which shares its memory where it is CSR already."""
+    """Return a sparse tensor as a scipy CSR matrix, which shares its memory if it is CSR already."""
     try:
         from scipy.sparse import csr_matrix
     except ImportError:
@@ -142,9 +142,10 @@ def check_entries(X: Any) -> None:
 def too_large(shape: Any) -> str:
     """Return the error of a sparse matrix that cannot be made dense."""
     return (
-        f"a sparse `X` of shape {tuple(shape)} does not fit in {DENSE_BYTES / 2**30:g} GiB when made dense. Reduce its "
-        f"columns, stream dense batches through `partial_fit`, or use `Ridge`, `RidgeCV` with `cv`='gcv' or folds, or "
-        f"`RidgeClassifierCV` with `cv`='gcv', which only multiply with a sparse matrix in the memory of the CPU."
+        f"a sparse `X` of shape {tuple(shape)} does not fit in {DENSE_BYTES / 2**30:g} GiB when made dense. What "
+        f"only multiplies with it does without that: `Ridge`, `RidgeClassifier`, `LogisticRegression`, and their CV "
+        f"classes with `cv`='gcv' or folds, on the CPU. Otherwise reduce its columns, or stream dense batches through "
+        f"`partial_fit`."
     )
 
 
@@ -190,7 +191,7 @@ def _from_objects(array: Any, name: str, columns: Any = None) -> Any:
 
 
 def as_tensor(array: Any) -> Tensor:
-    """Return a tensor that shares the memory of an array where it can."""
+    """Return a tensor that shares the memory of an array if it can."""
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
     if any(stride < 0 for stride in array.strides):
@@ -224,7 +225,7 @@ def feature_names(X: Any) -> Any:
     """Return the column names of a data frame if all are strings, else None.
 
     Raises:
-        TypeError: where only some are strings.
+        TypeError: if only some are strings.
     """
     columns = getattr(X, "columns", None)
     if columns is None or isinstance(X, Tensor) or is_sparse(X):

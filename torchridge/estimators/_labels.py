@@ -17,7 +17,7 @@ from torchridge.exceptions import warn
 class Labels(NamedTuple):
     """Labels of n rows."""
 
-    classes: Any  # (k,) an array, or a tensor where the labels came as one
+    classes: Any  # (k,) an array, or a tensor if the labels came as one
     codes: Tensor  # (n,) position in classes; multilabel: (n, k) zeros and ones
     multilabel: bool
 
@@ -32,7 +32,7 @@ class Labels(NamedTuple):
 
 
 def read_labels(y: Any, n: int, classes: Any = None) -> Labels:
-    """Return labels of n rows; `classes` are those that may come, where they are known beforehand."""
+    """Return labels of n rows; `classes` are those that may come, if they are known beforehand."""
     if y is None:
         raise ValueError("this estimator requires y to be passed, but the target y is None.")
     values = y.detach() if isinstance(y, Tensor) else np.asarray(y)

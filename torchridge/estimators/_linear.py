@@ -72,7 +72,7 @@ class LinearModel(Estimator):
             )
 
     def _keep_weights(self, weight: Tensor, bias: Tensor, container: Container, vector: bool) -> None:
-        """Take over weights (t, d) and biases (t,); `vector` where y came as (n,)."""
+        """Take over weights (t, d) and biases (t,); `vector` if y came as (n,)."""
         self.coef_ = container.give(weight[0] if weight.shape[0] == 1 else weight)
         if not self.fit_intercept:
             self.intercept_ = 0.0
@@ -141,9 +141,9 @@ class LinearModel(Estimator):
             process_group: a `torch.distributed.ProcessGroup`, or "world" for the default group, as is None.
 
         Raises:
-            RankError: where another rank died, failed, or has other columns, targets, classes or parameters, within
+            RankError: if another rank died, failed, or has other columns, targets, classes or parameters, within
                 the group's timeout.
-            ValueError: where the model was fitted to rows at once, or no rank has rows.
+            ValueError: if the model was fitted to rows at once, or no rank has rows.
         """
         add_ranks(self, process_group)
         return self

@@ -22,7 +22,7 @@ from torchridge.linear.logistic.solution import LogisticSolution
 SOLVERS = ("lbfgs", "liblinear", "newton-cg", "newton-cholesky", "sag", "saga")
 
 # Their `tol` bounds the gradient, whose square is what the objective lacks: at their default 1e-4 up to about 1e-6 of
-# it. Where an evaluation takes milliseconds, the gap is closed to 1e-10 all the same.
+# it. When an evaluation takes milliseconds, the gap is closed to 1e-10 all the same.
 _GAP, _LITTLE_GAP, _LITTLE = 1e-6, 1e-10, 2**25
 
 # Evaluations of loss and gradient that one of `max_iter` stands for.
@@ -36,13 +36,13 @@ class Rows(NamedTuple):
 
     table: Table
     labels: Labels
-    codes: Tensor  # (n,), where the features are
+    codes: Tensor  # (n,), on the device of the features
     own: Tensor | None  # (n,) sample weights as they were given
     weight: Tensor | None  # (n,) times the weights of the classes
 
 
 def _check_penalty(penalty: Any, l1: Any) -> None:
-    """Raise on an L1 penalty; say that `penalty` is deprecated where it was given."""
+    """Raise on an L1 penalty; say that `penalty` is deprecated if it was given."""
     if isinstance(penalty, str) and penalty in ("l1", "elasticnet"):
         raise ValueError(f"an L1 penalty is not offered, got `penalty`={penalty!r}. Leave it out: L2 it is.")
     _check.option(penalty, "penalty", ("deprecated", "l2", None))
@@ -50,7 +50,7 @@ def _check_penalty(penalty: Any, l1: Any) -> None:
         raise ValueError(f"an L1 penalty is not offered, got an L1 ratio of {l1!r}. Leave it at 0.")
     if not isinstance(penalty, str) or penalty != "deprecated":
         warn(
-            f"'penalty' was deprecated in scikit-learn 1.8, got {penalty!r}. Leave it out for L2; C=np.inf is no "
+            f"'penalty' was deprecated in scikit-learn 1.8, got {penalty!r}. Leave it out for L2; C=np.inf for no "
             f"penalty.",
             FutureWarning,
         )

@@ -41,7 +41,7 @@ class Paths(NamedTuple):
     names: list[Any]  # (k,) the classes
 
     def flat(self, intercept: bool) -> Any:
-        """Return an array (K, L, c, d), the bias as one column more where one was fitted."""
+        """Return an array (K, L, c, d), the bias as one column more if one was fitted."""
         both = torch.cat([self.weight, self.bias[..., None].to(self.weight)], -1) if intercept else self.weight
         return both.cpu().numpy()
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def r2_by_target(squares: Tensor, variances: Tensor) -> Tensor:
-    """Return 1 − squares / variances; where the target is constant, 1 for a perfect prediction, else 0."""
+    """Return 1 − squares / variances; if the target is constant, 1 for a perfect prediction, else 0."""
     constant = torch.where(squares == 0, torch.ones_like(squares), torch.zeros_like(squares))
     return torch.where(variances == 0, constant, 1 - squares / torch.where(variances == 0, 1, variances))
 

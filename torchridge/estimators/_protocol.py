@@ -28,7 +28,7 @@ class NotFittedError(ValueError, AttributeError):
 
 
 def sklearn_class(module: str, name: str, own: Any) -> Any:
-    """Return scikit-learn's class where the program has imported it, so that its users' `except` clauses hold."""
+    """Return scikit-learn's class if the program has imported it, so that its users' `except` clauses hold."""
     if sys.modules.get("sklearn") is None:
         return own
     loaded = __import__(f"sklearn.{module}", fromlist=[name])
@@ -50,12 +50,12 @@ def _both(own: type, name: str, shown: str | None = None) -> Any:
 
 
 def convergence_warning(own: type[Warning] = exceptions.ConvergenceWarning) -> Any:
-    """Return a class that is our own, and scikit-learn's `ConvergenceWarning` too where the program has imported it."""
+    """Return a class that is our own, and scikit-learn's `ConvergenceWarning` too if the program has imported it."""
     return _both(own, "ConvergenceWarning", own.__name__)
 
 
 def not_fitted(message: str) -> Exception:
-    """Return an error that is our `NotFittedError`, and scikit-learn's too where the program has imported it."""
+    """Return an error that is our `NotFittedError`, and scikit-learn's too if the program has imported it."""
     error: Exception = _both(NotFittedError, "NotFittedError")(message)
     return error
 
@@ -91,7 +91,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
         """Set parameters by name, and return self.
 
         Raises:
-            ValueError: on a name that is no parameter; nothing is set then.
+            ValueError: on a name that is not a parameter; nothing is set then.
         """
         known = self._get_param_names()
         for name in params:
@@ -140,7 +140,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
         return requests
 
     def _repr_html_(self) -> str:
-        """Return what a notebook shows: scikit-learn's diagram where the program has imported it, else the text."""
+        """Return what a notebook shows: scikit-learn's diagram if the program has imported it, else the text."""
         diagram = sklearn_class("utils", "estimator_html_repr", None)
         return f"<pre>{html.escape(repr(self))}</pre>" if diagram is None else str(diagram(self))
 

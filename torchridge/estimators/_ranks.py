@@ -66,7 +66,7 @@ def _listed(classes: Any) -> list[Any] | None:
 
 
 def _take_over(model: Any, first: dict[str, Any], whole: Moments) -> None:
-    """Learn from another rank what rows look like, where this one had none."""
+    """Learn from another rank what rows look like, if this one had none."""
     tensor, dtype = first["container"]
     model._container = Container(tensor, torch.device(model.device or "cpu"), getattr(torch, dtype))
     model.n_features_in_ = whole.n_features

@@ -1,4 +1,4 @@
-"""Scores by name or callable, as scikit-learn's users give them; its own are used where it is installed."""
+"""Scores by name or callable, as scikit-learn's users give them; its own are used if it is installed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def resolve(scoring: Any) -> Scorer | None:
     """Return a scorer ``(estimator, X, y)``, larger for a better fit; None for None.
 
     Raises:
-        ValueError: on an unknown name; on one that only scikit-learn knows where it is not installed.
+        ValueError: on an unknown name; on one that only scikit-learn knows, if it is not installed.
         TypeError: on what is not a metric.
     """
     if scoring is None or (callable(scoring) and not metrics.is_object(scoring) and metrics.is_scorer(scoring)):
@@ -161,7 +161,7 @@ class Routed(NamedTuple):
 
 
 def route(model: Any, sample_weight: Any, params: dict[str, Any], scorer: Scorer | None, method: str = "fit") -> Routed:
-    """Return what scorer and splitter are given: by routing where it is enabled, else at most the weights."""
+    """Return what scorer and splitter are given: by routing if it is enabled, else at most the weights."""
     if routing_enabled():
         from sklearn.utils.metadata_routing import process_routing
 

@@ -145,7 +145,7 @@ def leave_one_out(
 ) -> Found:
     """Choose by exact leave-one-out: by −mean(s e²), or by `score` of all the held-out predictions together.
 
-    Kept with `store`: s e², or the predictions where there is a `score`. Cost n d min(n, d) and n d L t.
+    Kept with `store`: s e², or the predictions if there is a `score`. Cost n d min(n, d) and n d L t.
     """
     rows = check_rows(X, y, weight)
     prepared = prepare_rows(rows, "loo", None, _options(intercept))

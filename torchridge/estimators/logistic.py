@@ -23,11 +23,11 @@ class LogisticRegression(LogisticModel):
 
     Args:
         penalty: kept for scikit-learn's signature: "l2", or None as C = ∞. Deprecated there, and warns.
-        C: strength, C = 1 / (2 λ Σ s) for λ beside the mean loss; `np.inf` is no penalty.
+        C: strength, C = 1 / (2 λ Σ s) for λ Σ W² added to the mean loss; with `np.inf` there is no penalty.
         l1_ratio: kept for scikit-learn's signature; 0.
         dual: kept for scikit-learn's signature, which takes True with solver="liblinear" only.
         tol: stops at a relative gap of the objective of 100 tol², at most 1e-6, which is at least as exact as
-            scikit-learn's bound on the gradient; at most 1e-10 where an evaluation takes milliseconds.
+            scikit-learn's bound on the gradient; at most 1e-10 when an evaluation takes milliseconds.
         fit_intercept: whether to fit b.
         intercept_scaling: kept for scikit-learn's signature; another value than 1 warns that it has no effect.
         class_weight: weights by label that multiply the sample weights, or "balanced". It may name classes that the
@@ -45,7 +45,7 @@ class LogisticRegression(LogisticModel):
     Attributes:
         coef_: (1, d) for two classes, (k, d) for more.
         intercept_: (1,) or (k,).
-        classes_: (k,) labels, a tensor where y came as one.
+        classes_: (k,) labels, a tensor if y came as one.
         n_iter_: (1,) evaluations.
         solution_: the `LogisticSolution`.
 
@@ -110,8 +110,8 @@ class LogisticRegression(LogisticModel):
             ValueError: as `Ridge.fit`; on labels that are not discrete, or of one class only.
 
         Warns:
-            ConvergenceWarning: where `max_iter` came before the tolerance.
-            SeparationWarning: without a penalty, where classes are separable, so that no optimum exists.
+            ConvergenceWarning: if `max_iter` was reached before the tolerance.
+            SeparationWarning: without a penalty, if classes are separable, so that no optimum exists.
             IgnoredOptionWarning: on options that have no effect.
         """
         self._check_options(self.l1_ratio)
@@ -144,10 +144,11 @@ class LogisticRegressionCV(LogisticModel):
     `sklearn.linear_model.LogisticRegressionCV`: of equal scores the first C wins. See `LogisticRegression`.
 
     Args:
-        Cs: (L,) strengths, or how many between 1e-4 and 1e4; `np.inf` is no penalty.
+        Cs: (L,) strengths, or how many between 1e-4 and 1e4; with `np.inf` there is no penalty.
         l1_ratios: kept for scikit-learn's signature; zeros, which give the legacy attributes their last axis but one.
         fit_intercept: as in `LogisticRegression`.
-        cv: a number of stratified folds (5 by default), a splitter, or (train, test) row numbers.
+        cv: a number of folds (5 by default), stratified by class as scikit-learn's `StratifiedKFold` makes them; a
+            splitter; or (train, test) row numbers.
         dual: as in `LogisticRegression`.
         penalty: as in `LogisticRegression`.
         scoring: None or "warn" for accuracy, or what `RidgeCV` takes, a metric of probabilities; weighted by
@@ -239,15 +240,15 @@ class LogisticRegressionCV(LogisticModel):
             X: as in `LogisticRegression.fit`.
             y: as in `LogisticRegression.fit`.
             sample_weight: as in `LogisticRegression.fit`.
-            **params: metadata for the scorer and the splitter, where scikit-learn's metadata routing is enabled.
+            **params: metadata for the scorer and the splitter, if scikit-learn's metadata routing is enabled.
 
         Raises:
             ValueError: as `LogisticRegression.fit`; on folds that cannot be made.
 
         Warns:
-            ConvergenceWarning: where `max_iter` came before the tolerance.
-            UndefinedScoreWarning: where a score is NaN.
-            GridEdgeWarning: where the best strength is the first or last of several.
+            ConvergenceWarning: if `max_iter` was reached before the tolerance.
+            UndefinedScoreWarning: if a score is NaN.
+            GridEdgeWarning: if the best strength is the first or last of several.
             SeparationWarning: as `LogisticRegression.fit`.
             IgnoredOptionWarning: as `LogisticRegression.fit`.
         """

@@ -76,9 +76,9 @@ class Ridge(_RidgeModel, Regressor):
 
     Attributes:
         coef_: (d,), or (t, d) for several targets.
-        intercept_: a number, or (t,) where y came as (n, t).
+        intercept_: a number, or (t,) if y came as (n, t).
         n_features_in_: d.
-        feature_names_in_: (d,), where X came with names.
+        feature_names_in_: (d,), if X came with names.
         n_iter_: (t,), one for a direct solve, the steps of conjugate gradients; None for the solvers that scikit-learn
             has None for.
         solver_: the solver named, or the one that "auto" chose.
@@ -139,7 +139,7 @@ class Ridge(_RidgeModel, Regressor):
             TypeError: on what is not numbers.
 
         Warns:
-            RankDeficientWarning: where the penalty does not decide between solutions.
+            RankDeficientWarning: if the penalty does not decide between solutions.
         """
         if is_stream(X, y):
             return self._fit_stream(X, sample_weight)
@@ -165,7 +165,7 @@ class Ridge(_RidgeModel, Regressor):
             sample_weight: as in `fit`.
 
         Raises:
-            ValueError: as `fit`, and where the batch does not fit the earlier ones.
+            ValueError: as `fit`, and if the batch does not fit the earlier ones.
         """
         self._gather(X, y, sample_weight)
         return self
@@ -198,7 +198,7 @@ class RidgeClassifier(_RidgeModel, Classifier):
     Attributes:
         coef_: (d,) for two classes, (k, d) for more, or for several labels.
         intercept_: (1,) or (k,).
-        classes_: (k,) labels, a tensor where y came as one.
+        classes_: (k,) labels, a tensor if y came as one.
 
     Shape:
         - X: (n, d); y: (n,), or (n, k) zeros and ones for several labels; sample_weight: (n,)

@@ -20,7 +20,7 @@ class RidgeCV(RidgeCVModel, Regressor):
 
     Minimizes Σ s ‖y − Wx − b‖² + α ‖W‖² at the α that predicts best; b is never penalized. Parameters and attributes
     mean what they mean in `sklearn.linear_model.RidgeCV` (1.9): of equal scores the first strength wins, and held-out
-    rows are weighted where the scorer takes weights. Beyond it: ``alphas="auto"``, ``cv="gcv"``, ``cv="evidence"``,
+    rows are weighted if the scorer takes weights. Beyond it: ``alphas="auto"``, ``cv="gcv"``, ``cv="evidence"``,
     tensors, streams.
 
     Args:
@@ -31,7 +31,8 @@ class RidgeCV(RidgeCVModel, Regressor):
             `update` and `compute` such as torchmetrics', or a collection of them, of which the first chooses; scores
             are the negative of a metric for which smaller is better. Leave-one-out scores all held-out predictions
             together.
-        cv: None for exact leave-one-out; a number of folds; a splitter; (train, test) row numbers; "gcv"; "evidence".
+        cv: None for exact leave-one-out; a number of folds, contiguous runs of rows as scikit-learn's `KFold`
+            makes them; a splitter; (train, test) row numbers; "gcv"; "evidence".
         gcv_mode: kept for scikit-learn's signature; one exact method serves them all.
         store_cv_results: keep `cv_results_`.
         alpha_per_target: choose α for each target. With folds (which scikit-learn refuses) the score has to follow from
@@ -41,7 +42,7 @@ class RidgeCV(RidgeCVModel, Regressor):
     Attributes:
         alpha_: the best strength; (t,) with `alpha_per_target`.
         best_score_: its score; (t,) with `alpha_per_target`.
-        cv_results_: (n, L) or (n, t, L): s e² of the held-out rows, or their predictions where `scoring` is given.
+        cv_results_: (n, L) or (n, t, L): s e² of the held-out rows, or their predictions if `scoring` is given.
         coef_: as in `Ridge`.
         intercept_: as in `Ridge`.
         n_features_in_: as in `Ridge`.
@@ -94,7 +95,7 @@ class RidgeCV(RidgeCVModel, Regressor):
                 folds, and is only multiplied with.
             y: (n,) or (n, t).
             sample_weight: a number, or (n,), s ≥ 0.
-            **params: metadata for the scorer and the splitter, where scikit-learn's metadata routing is enabled.
+            **params: metadata for the scorer and the splitter, if scikit-learn's metadata routing is enabled.
 
         Raises:
             ValueError: as `Ridge.fit`; on strengths that are not positive, on folds that cannot be made.
@@ -132,17 +133,17 @@ class RidgeCV(RidgeCVModel, Regressor):
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, fold: Any = None) -> RidgeCV:
         """Add rows to those that `partial_fit` has seen since `fit`, and return self; see `Ridge.partial_fit`.
 
-        α is chosen when the weights are next looked at: by the folds where they are given; otherwise by generalized
+        α is chosen when the weights are next looked at: by the folds if they are given; otherwise by generalized
         cross-validation, which approximates leave-one-out from moments alone, or by cv="evidence".
 
         Args:
             X: as in `fit`.
             y: as in `fit`.
             sample_weight: as in `fit`; here held-out errors are weighted, too.
-            fold: the fold of the batch, or (n,) integer ids; where given, held-out errors choose α.
+            fold: the fold of the batch, or (n,) integer ids; if given, held-out errors choose α.
 
         Raises:
-            ValueError: as `fit`; without `fold` where `cv` asks for folds.
+            ValueError: as `fit`; without `fold` if `cv` asks for folds.
         """
         self._check_options()
         self._check_streamed(fold)
@@ -157,14 +158,14 @@ class RidgeClassifierCV(RidgeCVModel, Classifier):
     r"""Ridge classification that chooses α among strengths by leave-one-out or folds.
 
     Minimizes Σ s ‖y − Wx − b‖² + α ‖W‖² on targets of ±1; b is never penalized. Parameters and attributes mean what
-    they mean in `sklearn.linear_model.RidgeClassifierCV`; see `RidgeCV`. Where a scorer judges leave-one-out for two
+    they mean in `sklearn.linear_model.RidgeClassifierCV`; see `RidgeCV`. If a scorer judges leave-one-out for two
     classes, it is given the two classes (scikit-learn 1.9 gives it one, and scores 1.0 throughout).
 
     Args:
         alphas: as in `RidgeCV`.
         fit_intercept: as in `RidgeCV`.
-        scoring: as in `RidgeCV`; None is accuracy for folds, which are stratified by class.
-        cv: as in `RidgeCV`.
+        scoring: as in `RidgeCV`; None is accuracy for folds.
+        cv: as in `RidgeCV`, but a number of folds makes them stratified by class, as scikit-learn's `StratifiedKFold`.
         class_weight: as in `RidgeClassifier`.
         store_cv_results: as in `RidgeCV`.
         device: as in `RidgeCV`.

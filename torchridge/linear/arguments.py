@@ -93,7 +93,7 @@ def refuse_beside_moments(**arguments: Any) -> None:
     """Raise if an argument that belongs to rows comes with moments."""
     for name, value in arguments.items():
         if value is not None:
-            raise ValueError(f"`{name}` has no use beside moments. Leave it out; rows go to `Moments.update`.")
+            raise ValueError(f"`{name}` has no use with moments. Leave it out; rows go to `Moments.update`.")
 
 
 def needs_torch(*values: Any) -> bool:
@@ -138,7 +138,7 @@ def alpha_of(given: Any, is_lambda: bool, X: Any, sample_weight: Any, path: bool
         return value * X.weight_sum
     if not isinstance(sample_weight, Tensor):
         shape = tuple(getattr(X, "shape", ()))
-        n = shape[-2] if len(shape) >= 2 else 1  # what is no matrix is refused later
+        n = shape[-2] if len(shape) >= 2 else 1  # anything but a matrix is refused later
         return value * convert_strength(1.0, "lambda", "sklearn", n_samples=max(n, 1))
     total = sample_weight.sum(-1)
     if path and total.ndim:

@@ -48,7 +48,7 @@ def dense_of(X: Any) -> Tensor:
 
 
 def operator_of(X: Any, kind: str) -> Operator:
-    """Return what takes products with X, or raise where its entries are not finite real numbers."""
+    """Return what takes products with X, or raise if its entries are not finite real numbers."""
     shape_of(X)
     if kind == "operator":
         return _checked(X if isinstance(X, LinearOperator) else operators.from_scipy(X))

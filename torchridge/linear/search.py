@@ -28,7 +28,7 @@ class Kind(NamedTuple):
     weaker: bool = False
 
     def preference(self, grid: Tensor) -> Tensor:
-        """Return what of equal scores is preferred where it is larger: the stronger penalty."""
+        """Return what of equal scores is preferred if it is larger: the stronger penalty."""
         return 1 / grid if self.weaker else grid
 
 
@@ -38,13 +38,13 @@ CS = Kind("Cs", "Widen `Cs`.", weaker=True)
 
 
 class Live(NamedTuple):
-    """Which scores count: a target that is constant has no R² and no correlation, and no say in a shared choice."""
+    """Which scores count: a target that is constant has no R² and no correlation, and has no say in a shared choice."""
 
     folds: Tensor | None = None  # (K, t) whether a target varies in a fold; None if that does not matter to the score
     dead: Tensor | None = None  # (t,) whether it is constant over all rows
 
     def mean_of_folds(self, table: Tensor) -> Tensor:
-        """Return the mean of scores (K, L, t) over the folds where a target varies: NaN if it never does."""
+        """Return the mean of scores (K, L, t) over the folds if a target varies: NaN if it never does."""
         if self.folds is None:
             return table.mean(0)
         return torch.where(self.folds[:, None], table, 0).sum(0) / self.folds.sum(0)
@@ -124,7 +124,7 @@ def search(
         given: whether the grid came from the caller.
         per_target: whether each target has its own best; otherwise the mean over targets is compared.
         join: puts together what two grids scored, in an order (L,); without it nothing is refined.
-        cells: into which each cell beside the best is divided.
+        cells: into which each cell next to the best is divided.
         live: which scores count.
     """
     scored = score(grid)
@@ -158,7 +158,7 @@ def mean_over_folds(table: Tensor) -> Tensor:
     """
     nan = torch.isnan(table)
     silent = nan.all(1, keepdim=True)  # (K, 1) or (K, 1, t)
-    mean = torch.where(silent, 0, table).sum(0) / (~silent).sum(0)  # 0 / 0 where no fold says anything
+    mean = torch.where(silent, 0, table).sum(0) / (~silent).sum(0)  # 0 / 0 if no fold says anything
     folds, none = (flags.flatten(1).any(1).nonzero()[:, 0].tolist() for flags in (nan, silent))
     if bool(torch.isnan(mean).all()):
         raise ValueError(

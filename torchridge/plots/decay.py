@@ -24,7 +24,7 @@ def plot_decay(table: Iterable[Any], ax: Axes | None = None, *, reasons: bool = 
     Args:
         table: of `explain_weight_decay`.
         ax: axes to draw into; by default those of a new figure, as tall as the table is long.
-        reasons: whether the reason stands beside each bar.
+        reasons: whether the reason stands next to each bar.
 
     Returns:
         The axes.

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def plot_layers(report: Iterable[Any], ax: Axes | None = None, *, score: str | None = None) -> Axes:
-    """Draw a score by layer, one line for each readout, with bootstrap intervals and the control task where there are.
+    """Draw a score by layer, one line for each readout, with bootstrap intervals and the control task if there are any.
 
     Args:
         report: a `ProbeReport`, or several probes.

@@ -49,7 +49,7 @@ def plot_path(
 ) -> Axes:
     """Draw the coefficient of every feature against the strength, one line a feature.
 
-    The strength axis is logarithmic, with a linear piece around zero where zero is among the strengths.
+    The strength axis is logarithmic, with a linear piece around zero if zero is among the strengths.
 
     Args:
         path: of `ridge_path` or of `logistic` at several strengths (then against C).
@@ -62,7 +62,7 @@ def plot_path(
         The axes.
 
     Raises:
-        TypeError: on what is no path.
+        TypeError: on anything but a path.
         ValueError: on a solution of one strength, a batch of problems, and a target or names that do not fit.
         ImportError: without matplotlib.
 
@@ -110,7 +110,7 @@ def plot_cv(result: HasCurve, ax: Axes | None = None, *, target: int | None = No
         The axes.
 
     Raises:
-        TypeError: on what has no scores.
+        TypeError: on anything without scores.
         ValueError: on a solution that was fitted without a choice, a batch of problems, a target that is not there, or
             a strength for each target and no `target`.
         ImportError: without matplotlib.

@@ -1,4 +1,4 @@
-"""Continual learning: classes and tasks arrive, and any of them can be forgotten, as if it had never been."""
+"""Continual learning: classes and tasks are added, and any of them can be forgotten, as if it had never been."""
 
 from __future__ import annotations
 
@@ -69,13 +69,13 @@ class ContinualProbe:
         """Take away a named task, or the given rows, which must be among those that came in; return self.
 
         Raises:
-            ValueError: where there is no such task, or more rows are given than are held.
+            ValueError: if there is no such task, or more rows are given than are held.
         """
         if features is not None:
             self._total.take_away(self._total.measured(features, labels, sample_weight))
             return self
         if name not in self._tasks:
-            raise ValueError(f"`name`={name!r} is no task; there are {list(self._tasks)}. Name tasks in `update`.")
+            raise ValueError(f"`name`={name!r} is not a task; there are {list(self._tasks)}. Name tasks in `update`.")
         self._total.take_away(self._tasks.pop(name))
         return self
 

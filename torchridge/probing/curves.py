@@ -24,5 +24,5 @@ def add_scalars(writer: Any, probes: Sequence[Probe], tag: str) -> None:
 
 
 def plot(probes: Sequence[Probe], score: str | None, ax: Any) -> Any:
-    """Draw a score by layer, with its interval where there is one."""
+    """Draw a score by layer, with its interval if there is one."""
     return plot_layers(probes, ax, score=score)

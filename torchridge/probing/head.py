@@ -65,7 +65,7 @@ def fit_head_(
         task: as in `probe_layers`.
         readout: by default "ridge" in a regression, and "lda" in a classification, whose outputs are logits of class
             probabilities; those of "ridge" predict −1 and 1.
-        cv: as in `probe_layers`.
+        cv: as in `probe_layers`: with K folds, row i goes to fold i mod K; of classes, row i of each class.
         class_weight: as in `probe_layers`.
         metrics: as in `probe_layers`.
         alphas: as for `LinearProbe`.
@@ -90,8 +90,8 @@ def fit_head_(
         The `Probe` that was written into the layer.
 
     Raises:
-        ValueError: where labels do not fit `head.out_features`, or the head does not run in the model's forward.
-        TypeError: where `head` is no `nn.Linear`.
+        ValueError: if labels do not fit `head.out_features`, or the head does not run in the model's forward.
+        TypeError: if `head` is not an `nn.Linear`.
 
     Cost: one forward pass, and as `LinearProbe`.
 

@@ -1,4 +1,4 @@
-"""Moments of labelled features outside a pass: classes may arrive at any time, and rows may be taken away again."""
+"""Moments of labelled features outside a pass: classes may be added at any time, and rows taken away again."""
 
 from __future__ import annotations
 

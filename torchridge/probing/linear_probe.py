@@ -36,7 +36,7 @@ class LinearProbe:
             fold. Over ranks row i of a rank, and of a class, goes to fold i mod K.
         class_weight: a mapping of class to weight, or "balanced", n / (k n_c) by the rows of each training part, for
             which moments are kept by class.
-        classes: the classes, where they are known beforehand.
+        classes: the classes, if they are known beforehand.
         alphas: strengths of ridge; "auto": 100 of them, from the eigenvalues.
         shrinkages: of LDA, between 0 and 1; "auto": 100 from 1e-5 to 1.
         Cs: strengths of logistic; "auto": 25 from 1e-4 to 1e4.
@@ -158,7 +158,7 @@ class LinearProbe:
 
         Raises:
             ValueError: on shapes or lengths that do not fit, NaN or infinity.
-            TypeError: on features that are no tensors.
+            TypeError: on features that are not tensors.
         """
         tables = {"features": features} if isinstance(features, Tensor) else features
         if not isinstance(tables, Mapping) or not tables:

@@ -1,4 +1,4 @@
-"""A probe that runs beside training: moments fade with time, and are read out every k steps."""
+"""A probe that runs alongside training: moments fade with time, and are read out every k steps."""
 
 from __future__ import annotations
 

@@ -144,7 +144,7 @@ def _gathered(ranks: Ranks, unit: Tensor, loss: Tensor, scale: Tensor) -> tuple[
 
 
 def checkpoint_file(path: str | Path, ranks: Ranks) -> Path:
-    """Return the file of this rank, or raise where another number of ranks has left some."""
+    """Return the file of this rank, or raise if another number of ranks has left some."""
     path = Path(path)
     end = f"-of-{ranks.size}"
     others = [f.name for f in path.parent.glob(f"{path.name}.*-of-*") if not f.name.endswith((end, ".part"))]

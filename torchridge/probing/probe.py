@@ -120,7 +120,7 @@ def probe_layers(
         TypeError: on batches and labels of the wrong kind.
 
     Cost: one forward pass; n·d² flops a layer for the moments; K + 1 eigendecompositions of (d, d) for each readout.
-    Memory: 8·K·d² bytes a layer (times classes where class_weight="balanced"), whatever n.
+    Memory: 8·K·d² bytes a layer (times classes if class_weight="balanced"), whatever n.
 
     Example:
         >>> import torch

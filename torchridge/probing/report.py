@@ -63,9 +63,9 @@ class ProbeReport:
 
     @property
     def best(self) -> Probe:
-        """The probe of the best score: accuracy where it was asked for, else R²; the earliest of equals.
+        """The probe of the best score: accuracy if it was asked for, else R²; the earliest of equals.
 
-        Log-likelihoods of different layers are of different data, and rank only where there is nothing else.
+        Log-likelihoods of different layers are of different data, and rank only if there is nothing else.
         """
         name = next(name for name in RANKING if any(name in p.fold_scores for p in self.probes))
         return max((p for p in self.probes if name in p.fold_scores), key=lambda p: p.scores[name])
@@ -74,7 +74,7 @@ class ProbeReport:
         """Return the probe of a layer and readout; without either, the best of what is left.
 
         Raises:
-            ValueError: where there is no such probe.
+            ValueError: if there is no such probe.
         """
         found = [p for p in self.probes if layer in (None, p.layer) and readout in (None, p.readout)]
         if not found:
@@ -133,7 +133,7 @@ class ProbeReport:
         """Write the report in safetensors, with a digest of all it holds. Needs safetensors.
 
         Raises:
-            OSError: where the folder is not there or not ours to write in, or `path` is a folder itself.
+            OSError: if the folder is not there or not ours to write in, or `path` is a folder itself.
         """
         tensors: dict[str, Tensor] = {}
         records = []
@@ -153,8 +153,8 @@ class ProbeReport:
         """Read a report. Nothing in the file is executed.
 
         Raises:
-            ValueError: where the file is truncated, altered, or holds something else.
-            FileNotFoundError: where there is none.
+            ValueError: if the file is truncated, altered, or holds something else.
+            FileNotFoundError: if there is none.
         """
         tensors, content = files.read(path, KIND)
         with files.understood(path, "path"):

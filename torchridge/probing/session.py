@@ -1,4 +1,4 @@
-"""One probing from start to end: gather moments, choose strengths, look again where predictions are needed."""
+"""One probing from start to end: gather moments, choose strengths, read again if predictions are needed."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ class Session:
         return bar
 
     def _check_memory(self, gatherer: Gatherer, table: LayerTable, chunk: Chunk | None) -> None:
-        """Estimate before anything is taken: at the first batch, and as classes arrive."""
+        """Estimate before anything is taken: at the first batch, and whenever classes are added."""
         first = chunk or gatherer.pending[0]
         width = len(gatherer.labeler.codes) if self.settings.classification else _columns(first.target)
         if width <= self._width_checked:

@@ -15,7 +15,7 @@ import torch
 # Native Arithmetic Instructions".
 _FULL_RATE = {(6, 0), (7, 0), (8, 0), (9, 0), (10, 0)}
 
-# Slices of 8 bits that rows of a dtype are cut into where float64 is slow; see `sliced`. What is left out is under
+# Slices of 8 bits that rows of a dtype are cut into if float64 is slow; see `sliced`. What is left out is under
 # 2⁻²⁴ of a column's largest value for half precision, and 2⁻³² for single precision.
 _SLICES = {torch.bfloat16: 3, torch.float16: 3, torch.float32: 4}
 

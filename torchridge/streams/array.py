@@ -127,7 +127,7 @@ class Array:
 
 
 def _mapping(values: Any) -> mmap.mmap | None:
-    """Return the mapping under an array where its pages can be dropped: not where they hold unsaved changes."""
+    """Return the mapping under an array if its pages can be dropped: not if they hold unsaved changes."""
     keep = isinstance(values, np.memmap) and values.mode == "c"
     while isinstance(values, np.ndarray) and values.base is not None:
         values = values.base
@@ -136,7 +136,7 @@ def _mapping(values: Any) -> mmap.mmap | None:
 
 
 def _tensor_of(values: Any, dtype: torch.dtype | None) -> Tensor | None:
-    """Return a tensor of the same memory, or None where torch has none of that kind."""
+    """Return a tensor of the same memory, or None if torch has none of that kind."""
     if isinstance(values, Tensor):
         return values
     kept = values.dtype.isnative and values.dtype.itemsize <= 8 and values.flags.c_contiguous and values.flags.aligned

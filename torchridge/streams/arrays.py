@@ -160,9 +160,9 @@ def _loaded(path: Path, name: str) -> Any:
     except OSError as error:
         if error.filename is not None or error.errno is not None:
             raise
-        raise ValueError(f"`{name}`: {path.name} is no .npy file of numbers ({error}).") from None
+        raise ValueError(f"`{name}`: {path.name} is not a .npy file of numbers ({error}).") from None
     except Exception as error:  # a header is parsed as Python: what a mangled one raises is of many kinds
-        raise ValueError(f"`{name}`: {path.name} is no .npy file of numbers ({error}).") from None
+        raise ValueError(f"`{name}`: {path.name} is not a .npy file of numbers ({error}).") from None
     if not isinstance(values, np.ndarray):
         values.close()
         raise ValueError(f"`{name}`: {path.name} is an archive of arrays, .npz. Save the one as .npy: numpy.save.")

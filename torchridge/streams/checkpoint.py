@@ -44,7 +44,7 @@ def resume(path: str | Path, moments: Moments, about: dict[str, Any]) -> Positio
     """Take over what `write` left, and return how far it had come.
 
     Raises:
-        ValueError: where the file was written for other rows or options, or is damaged.
+        ValueError: if the file was written for other rows or options, or is damaged.
     """
     tensors, content = _files.read(path, KIND, name="checkpoint")
     with _files.understood(path, "checkpoint"):

@@ -1,6 +1,6 @@
 """Rows of a mapped file, read from the file: a page that is cut off a mapping ends the process, a read does not.
 
-They are read past the page cache if they are not in it: it is no help to a pass over more than it holds, and it has
+They are read past the page cache if they are not in it: it does not help a pass over more than it holds, and it has
 its cost. Pages that are not in the cache have to be found, entered in it, mapped and taken out again. Measured on 2
 cores of a virtual machine, cold, for 0.5 GB of float32 rows and their conversion: by the mapping 0.3 to 1.0 s of a
 core, by direct reads into memory that is used again 0.08 s.
@@ -72,7 +72,7 @@ class Direct:
         return asked != 0 or float((found & 1).mean()) >= _CACHED
 
     def read(self, low: int, high: int, slot: Slot) -> Any:
-        """Return bytes of the array, in memory of a slot, or None where the disk does not give them."""
+        """Return bytes of the array, in memory of a slot, or None if the disk does not give them."""
         start = (self._start + low) // _BLOCK * _BLOCK
         size = -(-(self._start + high - start) // _BLOCK) * _BLOCK
         if self._past is None:

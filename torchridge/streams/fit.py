@@ -24,7 +24,7 @@ from torchridge.streams.folding import StreamFolds, folds_of
 from torchridge.streams.iterables import IterableRows
 from torchridge.streams.source import Batch, RowSource
 
-# The batches that are held have together at most so many bytes, and at least so many where twelve chunks of a pass over
+# The batches that are held have together at most so many bytes, and at least so many when twelve chunks of a pass over
 # rows take fewer: enough that the d × d work of a batch, and Python's, do not show.
 _MOST_BYTES, _LEAST_BYTES, _CHUNKS = 2**28, 2**25, 12
 
@@ -53,7 +53,7 @@ def stream_moments(
             beforehand; otherwise row i goes to fold i mod K. None for no folds, or if a column of `rows` holds ids.
         fold_rows: deal runs of this many rows to the folds in turn, whether or not the number of rows is known.
         batch_rows: rows summed at once; by default 8 to 64 MiB of them (four times as many of arrays, which are summed
-            where they lie, on CPU), fewer where `max_bytes` asks for it.
+            where they lie, on CPU), fewer if `max_bytes` asks for it.
         max_bytes: bound on the memory that is kept: moments, working memory and batches.
         dtype: of the sums, float64 or float32.
         device: of the sums. Rows go to CUDA through pinned memory, while the batch before is summed.
@@ -67,8 +67,8 @@ def stream_moments(
     Raises:
         ValueError: on NaN or infinity, by row; on rows that do not fit `max_bytes`; on a checkpoint of other rows.
         TypeError: on rows of the wrong type.
-        OSError: where `checkpoint` cannot be written, before anything is read.
-        ImportError: where `progress` or `checkpoint` need a package that is not installed.
+        OSError: if `checkpoint` cannot be written, before anything is read.
+        ImportError: if `progress` or `checkpoint` need a package that is not installed.
 
     Cost: one pass, n·d·(d/2 + t) multiply-adds. Memory: (K + 4)·d² numbers, 40 MiB, and four batches; of a file that is
     mapped, on CPU, the pages of one.
@@ -166,7 +166,7 @@ class _Plan:
         moments._update(rows, fold, work=self.work)
 
     def check_filled(self, moments: Moments, n: int) -> None:
-        """Raise where there were no rows, or folds stayed empty; a part of the rows may have neither."""
+        """Raise if there were no rows, or folds stayed empty; a part of the rows may have neither."""
         if self.source.total_rows != self.source.n_rows:
             return
         if n == 0:
@@ -220,7 +220,7 @@ def _default_rows(d: int, t: int, row_bytes: int, dtype: torch.dtype, most: int 
 
 
 def _batch_bytes(max_bytes: int, d: int, t: int, k: int, dtype: torch.dtype, least: int, held: int) -> int:
-    """Return how many bytes each of the batches that are held may have, or raise where that is under `least`."""
+    """Return how many bytes each of the batches that are held may have, or raise if that is under `least`."""
     moments = (k + 4) * (d + t) * d * dtype.itemsize + one_pass.CHUNK_BYTES
     if (max_bytes - moments) // held < least:
         raise ValueError(

@@ -50,7 +50,7 @@ class StreamFolds(NamedTuple):
 
 
 def folds_of(k: int, run: int | None, n: int | None) -> StreamFolds:
-    """Return contiguous folds where the number of rows is known and `run` is not asked for."""
+    """Return contiguous folds if the number of rows is known and `run` is not asked for."""
     if run is not None or n is None:
         return StreamFolds(k, run or DEALT_ROWS, ())
     sizes = [n // k + (i < n % k) for i in range(k)]  # as `solvers.folds.contiguous_folds`

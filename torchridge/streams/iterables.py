@@ -35,7 +35,7 @@ class IterableRows(RowSource):
             self._check_named(self._source[0])
 
     def _check_named(self, batch: Any) -> None:
-        """Raise where names came for batches that have none."""
+        """Raise if names came for batches that have none."""
         if self._roles.given and not isinstance(batch, Mapping) and not is_frame(batch):
             raise ValueError(
                 f"`{self._roles.given[0]}` has no use for an iterable of batches, which bring their own. Leave it out, "

@@ -74,9 +74,9 @@ def open_rows(
 
     Raises:
         ValueError: on an unknown suffix, a column that is not there, arrays that differ in rows. Reading it later
-            raises on cells that are no finite number, by line and column.
-        FileNotFoundError: where there is no such file.
-        ImportError: where pyarrow is needed and not installed.
+            raises on cells that are not finite numbers, by line and column.
+        FileNotFoundError: if there is no such file.
+        ImportError: if pyarrow is needed and not installed.
 
     Cost: the header of a file, of each file of a folder; the first row of Parquet and Arrow. Every pass reads the rows.
 
@@ -128,7 +128,7 @@ def _of_this_rank(source: Any, named: dict[str, Any], csv: dict[str, Any], proce
 def _file(path: Path, named: dict[str, Any], csv: dict[str, Any]) -> RowSource:
     pattern = not path.exists() and any(c in path.name or c in str(path.parent) for c in "*?[")
     if pattern and not glob.glob(str(path), recursive=True):
-        raise FileNotFoundError(f"`source`: no file fits {str(path)!r}.")
+        raise FileNotFoundError(f"`source`: no file matches {str(path)!r}.")
     if pattern and path.suffix not in _PARQUET:
         raise ValueError(f"`source`: a pattern should end in {' or '.join(_PARQUET)}, got {str(path)!r}.")
     if not (path.is_file() or path.is_dir() or pattern):

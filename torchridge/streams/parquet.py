@@ -124,7 +124,7 @@ def _found(source: Path) -> list[tuple[Path, dict[str, Any]]]:
 
 
 def _visible(path: Path, folder: Path) -> bool:
-    """Leave out what other tools leave beside the rows: _metadata, .part, _temporary/."""
+    """Leave out what other tools leave next to the rows: _metadata, .part, _temporary/."""
     return path.is_file() and not any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)
 
 

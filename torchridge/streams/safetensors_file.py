@@ -40,7 +40,7 @@ def safetensors_rows(path: Path, target: Any, features: Any, sample_weight: Any,
         features = others[0]
     for name, key in (("features", features), ("target", target), ("sample_weight", sample_weight), ("fold", fold)):
         if key is not None and (not isinstance(key, str) or key not in tensors):
-            raise ValueError(f"`{name}`={key!r} is no tensor of one or two dimensions in {path.name}: {list(tensors)}.")
+            raise ValueError(f"`{name}`={key!r} is not a tensor of 1 or 2 dimensions in {path.name}: {list(tensors)}.")
     y, s, ids = (None if key is None else tensors[key] for key in (target, sample_weight, fold))
     return ArrayRows(tensors[features], y, s, ids, files=[path])
 

@@ -32,11 +32,11 @@ class RowSource(ABC):
     """Rows on disk or elsewhere, read in order; each pass starts anew.
 
     Attributes:
-        n_features: d, or None where only the first rows tell.
-        n_targets: t; 0 without targets; None where only the first rows tell.
-        row_bytes: of one row, or None where only the first rows tell.
-        feature_names: names of the columns of X, or None where they have none.
-        target_names: names of the columns of y, or None where they have none.
+        n_features: d, or None if only the first rows tell.
+        n_targets: t; 0 without targets; None if only the first rows tell.
+        row_bytes: of one row, or None if only the first rows tell.
+        feature_names: names of the columns of X, or None if they have none.
+        target_names: names of the columns of y, or None if they have none.
         has_folds: whether every row brings the id of its fold.
         in_place: whether `views` gives the rows without a copy.
         name: of the file, for errors, or None.
@@ -65,7 +65,7 @@ class RowSource(ABC):
     @property
     @abstractmethod
     def n_rows(self) -> int | None:
-        """How many rows there are; None where only reading them would tell."""
+        """How many rows there are; None if only reading them would tell."""
 
     @property
     def total_rows(self) -> int | None:
@@ -74,7 +74,7 @@ class RowSource(ABC):
 
     @abstractmethod
     def batches(self, start: int = 0, rows: int | None = None) -> Iterator[Batch]:
-        """Yield the rows from number `start` on, `rows` at a time where the source can cut them so."""
+        """Yield the rows from number `start` on, `rows` at a time if the source can cut them so."""
 
     def views(self, start: int, rows: int, held: int) -> Iterator[Batch]:
         """Yield what `batches` does, in memory of the source; `held` of them are in use at once, none is written."""

@@ -30,7 +30,7 @@ class Piece(NamedTuple):
 class TableRows(RowSource):
     """Rows of tables with one schema.
 
-    Features are float32 where all of their columns have 32 bits or fewer of floating point, float64 otherwise.
+    Features are float32 if all of their columns have 32 bits or fewer of floating point, float64 otherwise.
     """
 
     name: str
@@ -94,7 +94,7 @@ class TableRows(RowSource):
 
 
 def numbers(column: Any, name: str, piece: Piece) -> _Values:
-    """Return a column as (m,), or (m, length) of lists; raise on what is no number."""
+    """Return a column as (m,), or (m, length) of lists; raise on anything but numbers."""
     import pyarrow as pa
 
     where, column = f"{piece.name}, column {name!r}", _one_chunk(column)

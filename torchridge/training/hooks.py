@@ -150,7 +150,7 @@ def innermost(optimizer: Any) -> Any:
 
 
 def makes_states(optimizer: Optimizer) -> bool:
-    """Whether this step is no training: torch steps a fresh optimizer on zero gradients at lr 0 to make its states.
+    """Whether this step is not training: torch steps a fresh optimizer on zero gradients at lr 0 to make its states.
 
     `torch.distributed.checkpoint.state_dict` does, to have something to save or to load into.
     """

@@ -37,16 +37,16 @@ class L2Monitor:
     """Log L2 over training: call `step` once after `loss.backward()`, before the gradients are cleared.
 
     For each decayed weight w of a group with learning rate η and weight decay s, under an attached penalty λ‖w‖² (an
-    `L2` or `L1L2` of `regularize`, `L2Linear` and the like; λ = 0 where there is none), and its gradient g:
+    `L2` or `L1L2` of `regularize`, `L2Linear` and the like; λ = 0 if there is none), and its gradient g:
 
     * `l2/weight_norm/{name}`: ‖w‖;
     * `l2/pull_to_gradient/{name}`: (s + 2λ) ‖w‖ / ‖g‖, how the pull of (s/2 + λ) ‖w‖² compares to the gradient; large
-      values mean that the penalty decides. g is what `backward` left: where the penalty is in the loss, g contains
+      values mean that the penalty decides. g is what `backward` left: if the penalty is in the loss, g contains
       λ's part of the pull, under `penalize_step` it does not.
 
     And over all of them `l2/total_norm`, for each group `l2/lr/{group}`, `l2/weight_decay/{group}` and
     `l2/lr_times_weight_decay/{group}`, the share that decoupled decay takes from a weight in one step; `l2/strength`,
-    the s/2 + λ that all weights are under on average, weighted by w²; `loss`, `l2/penalty` and their ratio where they
+    the s/2 + λ that all weights are under on average, weighted by w²; `loss`, `l2/penalty` and their ratio if they
     are given.
 
     Args:
@@ -119,7 +119,7 @@ class L2Monitor:
             step: The number to log under; by default the calls are counted from 0.
 
         Raises:
-            ValueError: If `step` is no integer of at least 0.
+            ValueError: If `step` is not an integer of at least 0.
         """
         self.last_step = self.last_step + 1 if step is None else _check.integer(step, "step", minimum=0)
         if self.last_step % self.every == 0:

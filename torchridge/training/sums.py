@@ -52,7 +52,7 @@ def sum_squares(tensors: Sequence[Tensor]) -> Tensor:
     """Compute Σ |x|² over all elements of all tensors, as one node of the autograd graph.
 
     Squares are summed in rows of at most 256 and the rows in float64, so a value in float32 is right to 4e-7 relative
-    at any size, where `vector_norm(x) ** 2` is 2 % off at 1e8 elements. The gradient is 2x to the last bit. A sharded
+    at any size, whereas `vector_norm(x) ** 2` is 2 % off at 1e8 elements. The gradient is 2x to the last bit. A sharded
     DTensor counts in full on every rank, and its gradient is sharded like it.
 
     Args:
@@ -113,7 +113,7 @@ class _SumSquares(torch.autograd.Function):
 
 
 def scale(tensors: Sequence[Tensor], factor: Tensor) -> list[Tensor]:
-    """Multiply each tensor by a 0-d factor, rounding once, fused where torch can; no autograd."""
+    """Multiply each tensor by a 0-d factor, rounding once, fused if torch can; without autograd."""
     result: list[Tensor | None] = [None] * len(tensors)
     groups: dict[tuple[torch.device, torch.dtype], list[int]] = {}
     for i, tensor in enumerate(tensors):
@@ -182,7 +182,7 @@ def _local_sum(tensors: list[Tensor]) -> Tensor:
 
 
 def _split_rows(flat: Tensor) -> tuple[Tensor, Tensor]:
-    """Split a vector into rows and the rest; all of a short one is rest, where squaring is exact for small integers."""
+    """Split a vector into rows and the rest; all of a short one is rest, as squares of small integers are exact."""
     length = _row_length(flat.numel())
     body = flat.numel() // length * length if flat.numel() > _SHORT else 0
     return flat[:body].view(-1, length), flat[body:]

@@ -57,7 +57,8 @@ def banded_ridge_cv(
         y: (n,) or (n, t).
         bands: of a single X, a dict of slices or column numbers by name, a list of them, or a label for each of the d
             columns; every column belongs to one band.
-        cv: a number of folds, fold ids (n,), a splitter, or (train, test) row numbers, as in `ridge_cv`.
+        cv: a number of folds (contiguous runs of rows, or whole groups), fold ids (n,), a splitter, or (train, test)
+            row numbers, as in `ridge_cv`.
         groups: (n,) labels; rows of one group are never on both sides of a split.
         fit_intercept: whether b₀ is fitted; if not, it is zero.
         kernel: "precomputed" if kernels are given.
@@ -72,7 +73,7 @@ def banded_ridge_cv(
     Raises:
         ValueError: on bands that overlap or leave columns out, wrong shapes, NaN or infinity, and
             folds that cannot be made.
-        TypeError: on what is no tensor.
+        TypeError: on anything but a tensor.
 
     Cost: n² d / 2 for the kernels and B n² numbers; 10 n³ and n² r t for each candidate, r about 10; K n³ / 3 for each
     of about 5 steps of a refined target.

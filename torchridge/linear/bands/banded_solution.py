@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from torchridge import _check
+from torchridge.linear.bands import partition
+from torchridge.linear.bands.partition import Partition
 from torchridge.linear.ridge.solution.dual_solution import DualForm
 from torchridge.solvers.least_squares import target_scores
 
@@ -25,7 +27,7 @@ class BandedSolution:
         bias: (t,), zero without an intercept.
         target_center: (t,) ȳ, zero without an intercept.
         forms: the dual form of each band, by name.
-        columns: which columns of X each band is; None where they came by themselves.
+        columns: which columns of X each band is; None if they came by themselves.
         n_samples: rows that were fitted.
         fit_intercept: whether a bias was fitted.
         vector_target: whether y came as (n,), so that predictions are (n,) too.
@@ -78,7 +80,7 @@ class BandedSolution:
         return torch.empty_like(whole).index_copy_(1, order, whole)
 
     def to_linear(self) -> nn.Linear:
-        """Return an `nn.Linear` that computes `predict` of all columns, with a bias where an intercept was fitted."""
+        """Return an `nn.Linear` that computes `predict` of all columns, with a bias if an intercept was fitted."""
         weight = self.weight()
         t, d = weight.shape
         layer = nn.Linear(d, t, bias=self.fit_intercept, device=weight.device, dtype=weight.dtype)
@@ -89,7 +91,7 @@ class BandedSolution:
         return layer
 
     def predict(self, X: Any, *, split: bool = False, max_bytes: int | None = None) -> Tensor:
-        """Return predictions (m, t), or (m,) where y came as (n,); split by band with a leading dimension B.
+        """Return predictions (m, t), or (m,) if y came as (n,); split by band with a leading dimension B.
 
         Split predictions are those of each band about the mean of its features: they sum to ŷ − ȳ.
 
@@ -100,7 +102,7 @@ class BandedSolution:
 
         Raises:
             ValueError: on shapes that do not fit, or another device.
-            TypeError: on what is no tensor.
+            TypeError: on anything but a tensor.
         """
         matrices = self._matrices(X)
         dtype = self.bias.dtype
@@ -122,7 +124,7 @@ class BandedSolution:
 
         Args:
             X: as in `predict`.
-            y: (m, t), or (m,) where the fit had (n,).
+            y: (m, t), or (m,) if the fit had (n,).
             scoring: "r2", "correlation", or "mse", which has no split.
             split: whether to give the part of each band.
 
@@ -144,6 +146,32 @@ class BandedSolution:
             found = _parts(scoring, predicted, target, self.target_center)
         found = found.to(self.bias.dtype)
         return found[..., 0] if self.vector_target else found
+
+    def partition(self, X: Any, y: Tensor) -> Partition:
+        """Return how the bands share the R² with which X predicts y: `plots.plot_bands` draws it.
+
+        ``unique`` is R² minus that of a fit without the band, at the strengths chosen for the other bands: what no
+        other band can explain. ``parts`` is the split of R² by the product measure, as `score` gives it with
+        ``split=True``; what is left of a part, ``shared``, is explained together with other bands. All of ``unique``
+        and ``shared`` sum to R². Source: Lescroart & Gallant 2019,
+        doi:10.1016/j.neuron.2018.10.004.
+
+        Args:
+            X: as in `predict`.
+            y: (m, t), or (m,) if the fit had (n,).
+
+        Raises:
+            ValueError: as `predict`; for given kernels, which are not kept.
+            TypeError: on anything but a tensor.
+
+        Cost: 10 n³ for each band and each set of proportions that targets share (at most the refined targets and the
+        candidates), and n² t for each band.
+        """
+        parts = self.score(X, y, split=True)
+        target = (y[:, None] if self.vector_target else y).double()
+        without = partition.scores_without(self, self._matrices(X), target).to(parts.dtype)
+        unique = self.score(X, y) - (without[..., 0] if self.vector_target else without)
+        return Partition(self.names, parts, unique)
 
     def _matrices(self, X: Any) -> list[Tensor]:
         if self.columns is not None:

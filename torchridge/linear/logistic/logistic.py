@@ -45,23 +45,23 @@ def logistic(
     CE is the cross-entropy of a softmax over all classes, or of the one logit of the second of two classes, as in
     scikit-learn. The bias b is never penalized. A path costs far less than its strengths one by one: a single
     eigendecomposition preconditions them all, and each starts from its neighbour. A single strength needs none: it is
-    found by Newton's method where the Hessian is small, else by L-BFGS on the features themselves.
+    found by Newton's method if the Hessian is small, else by L-BFGS on the features themselves.
 
     The answer is unique, for separable classes too, which `separated` reports. Collinear features share their weight
-    (minimum norm). A class whose rows all have weight zero gets probability zero; where that leaves two of several, the
+    (minimum norm). A class whose rows all have weight zero gets probability zero; if that leaves two of several, the
     fit is that of these two alone, with one logit.
 
     Args:
         X: (n, d) features. Scales may differ; the penalty is in the units given. Also a sparse tensor (CSR, CSC, COO)
             or a scipy.sparse matrix, which is only multiplied with, and centred in its products alone.
         y: (n,) labels, integers or booleans; or (n, h) for h independent heads over the same rows.
-        C: strength as scikit-learn counts it: a number, or (L,) in any order. 1 by default; infinity is no penalty.
-        strength: instead of C, λ beside the mean loss: C = 1 / (2 λ Σ_i s_i); 0 is no penalty.
+        C: strength as scikit-learn counts it: a number, or (L,) in any order. 1 by default; infinity means no penalty.
+        strength: instead of C, λ times Σ W² added to the mean loss: C = 1 / (2 λ Σ_i s_i); 0 means no penalty.
         sample_weight: (n,), s ≥ 0.
         fit_intercept: whether b is fitted; if not, it is zero.
         tol: the relative gap of the objective to stop at; 1e-6 for float32 results, 1e-10 for float64. At 1e-7 and
-            above products with much data are taken in float32 where the Hessian is no worse conditioned than that
-            resolves, and in float64 again where it does not suffice.
+            above products with much data are taken in float32 if the Hessian is no worse conditioned than that
+            resolves, and in float64 again if it does not suffice.
         max_iter: evaluations of loss and gradient for one strength.
         max_elements: bound on the logits, rows × classes × strengths × heads, held at once.
         dtype: of the result, torch.float32 or torch.float64; by default that of X.
@@ -74,13 +74,13 @@ def logistic(
 
     Raises:
         ValueError: on wrong shapes, NaN or infinity (naming the first row), strengths that are not above zero, mixed
-            devices, negative weights, and where y holds a single class.
+            devices, negative weights, and a y that holds a single class.
         TypeError: on inputs of the wrong type, such as labels in floating point.
-        RankError: over ranks, where another one died, failed or disagrees, within the group's timeout.
+        RankError: over ranks, if another one died, failed or disagrees, within the group's timeout.
 
     Warns:
-        ConvergenceWarning: where `max_iter` came before `tol`; the solution says which in `converged`.
-        SeparationWarning: without a penalty, where classes are separable, wholly or in part: no optimum exists, as the
+        ConvergenceWarning: if `max_iter` was reached before `tol`; the solution says which in `converged`.
+        SeparationWarning: without a penalty, if classes are separable, wholly or in part: no optimum exists, as the
             weights would grow without bound. Those of a very weak penalty are returned, with an infinite `gap`.
 
     Without a penalty the objective is Σ_i s_i CE. Small problems are solved by Newton's method to rounding, whatever
@@ -137,8 +137,8 @@ def logistic_cv(
         X: as in `logistic`.
         y: (n,), as in `logistic`, one head.
         Cs: (L,) strengths as scikit-learn counts them, or how many between 1e-4 and 1e4.
-        cv: number of folds (stratified by class; whole groups with `groups`); fold ids (n,); a splitter; or (train,
-            test) row numbers, of which a single pair is a holdout.
+        cv: number of folds (stratified by class, as scikit-learn's `StratifiedKFold` makes them; whole groups with
+            `groups`); fold ids (n,); a splitter; or (train, test) row numbers, of which a single pair is a holdout.
         groups: (n,), rows that are held out together.
         scoring: "log_loss" (its negative), "accuracy"; or a metric of the predictions of held-out rows: a callable of
             (y_true, y_score) that is larger for a better fit, where y_score holds the probabilities (m, k), or those
@@ -160,12 +160,12 @@ def logistic_cv(
         `best_score` besides: larger is better.
 
     Raises:
-        ValueError: as `logistic`, and where a fold is fitted on a single class or cannot be made.
+        ValueError: as `logistic`, and if a fold is fitted on a single class or cannot be made.
         TypeError: as `logistic`.
 
     Warns:
-        MissingClassWarning: where a fold is fitted without one of the classes, which then has probability zero.
-        GridEdgeWarning: where the best strength is the first or last of several.
+        MissingClassWarning: if a fold is fitted without one of the classes, which then has probability zero.
+        GridEdgeWarning: if the best strength is the first or last of several.
 
     Cost: that of `logistic` over K folds, but for the eigendecomposition, which they share.
 
@@ -218,7 +218,7 @@ def choose_strength(
 
 
 def solve(data: Data, C: Tensor, settings: Settings) -> LogisticSolution:
-    """Return the fits of checked rows at strengths () or (L,), with a warning where they are not optima."""
+    """Return the fits of checked rows at strengths () or (L,), with a warning if they are not optima."""
     order = C.reshape(-1).argsort()
     found = fit_data(data, data.weight[None], C.reshape(-1)[order], settings)
     warn_unless_converged(found.converged, found.gap, settings)

@@ -97,14 +97,14 @@ def is_operator(X: Any) -> bool:
 
 
 def sparse_rows(X: Any) -> Tensor | Operator:
-    """Return a sparse matrix of torch or SciPy as what takes products with it, or strided where that is faster."""
+    """Return a sparse matrix of torch or SciPy as what takes products with it, or strided if that is faster."""
     shape = shape_of(X)
     entries = X._nnz() if isinstance(X, Tensor) else int(X.nnz)
     return dense_of(X) if filled(shape, entries) else operator_of(X, "sparse")
 
 
 def check_weight(sample_weight: Any, X: Tensor | Operator) -> Tensor:
-    """Return the sample weights (n,) in float64, ones where there are none, or raise."""
+    """Return the sample weights (n,) in float64, ones if there are none, or raise."""
     if sample_weight is None:
         return torch.ones(X.shape[0], dtype=torch.float64, device=X.device)
     _check.is_tensor(sample_weight, "sample_weight")
@@ -133,7 +133,7 @@ def check_two_classes(seen: Tensor, classes: Tensor, where: str) -> None:
 
 
 def folds_that_fit(cv: int, labels: Tensor) -> int:
-    """Return the number of stratified folds, or raise where no class has as many rows."""
+    """Return the number of stratified folds, or raise if no class has as many rows."""
     cv = _check.integer(cv, "cv", minimum=2)
     if cv > (most := int(labels.bincount().max())):
         raise ValueError(f"`cv`={cv} stratified folds need {cv} rows of some class, got at most {most}. Lower `cv`.")
@@ -152,7 +152,7 @@ def check_strengths(C: Any, strength: Any, data: Data) -> Tensor:
     if values.ndim > 1 or values.numel() == 0:
         raise ValueError(f"`{name}` should be a number or have shape (L,), got shape {tuple(values.shape)}.")
     if not bool(((values >= 0) & torch.isfinite(values) if name == "strength" else values > 0).all()):
-        bound = "finite and at least 0" if name == "strength" else "above 0 (infinity is no penalty)"
+        bound = "finite and at least 0" if name == "strength" else "above 0 (infinity means no penalty)"
         raise ValueError(f"`{name}` should be {bound}, got {values.tolist()}.")
     return values if name == "C" else 0.5 / (values * data.total)
 

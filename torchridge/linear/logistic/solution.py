@@ -90,7 +90,7 @@ class LogisticSolution:
         """Return strength `index` of a path; a negative one counts from the last.
 
         Raises:
-            ValueError: where there is only one, or no such strength.
+            ValueError: if there is only one, or no such strength.
         """
         if self.C.ndim == 0:
             raise ValueError("`at` picks a strength of a path, got a solution of one strength. Use it as it is.")

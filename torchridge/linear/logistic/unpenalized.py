@@ -17,7 +17,7 @@ from torchridge.solvers.cross_entropy.over_ranks import summed
 from torchridge.solvers.cross_entropy.sparse import doubled
 from torchridge.solvers.iterative.operators import Operator
 
-# λ beside the mean loss of the weakest penalty that is solved, on features of unit deviation; and how many times
+# λ, next to the mean loss, of the weakest penalty that is solved, on features of unit deviation; and how many times
 # stronger another is, at which the weights of classes that overlap are the same, and others are smaller.
 _WEAKEST, _STRONGER = 1e-12, 1e2
 _GROWTH = 1e-2
@@ -36,7 +36,7 @@ def fit_unpenalized(data: Data, weight: Tensor, settings: Settings, penalized: P
     """Fit all rows under every row weight (g, n) without a penalty; (1, h, g) of everything.
 
     Newton's method takes problems of up to some size; of what is larger, or on ranks, the fit has a very weak penalty.
-    So it has, too, where an optimum does not exist, which an infinite gap says.
+    It has also stopped if no optimum exists, which an infinite gap says.
     """
     seen = class_counts(data, weight)  # (h, g, k)
     small = data.ranks is None and unpenalized.affordable(data.X.shape[0], data.X.shape[1], seen.shape[-1])

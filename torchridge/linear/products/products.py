@@ -1,4 +1,4 @@
-"""Ridge by products with X alone: check, approximate, iterate, and say aloud where the iteration did not arrive."""
+"""Ridge by products with X alone: check, approximate, iterate, and warn if the iteration did not converge."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def solve_columns(
 
 
 def warn_unless_converged(error: Tensor, steps: Tensor, rule: Rule) -> None:
-    """Warn where a column did not reach the tolerance."""
+    """Warn if a column did not reach the tolerance."""
     missed = ~(error <= rule.tol)
     if not bool(missed.any()):
         return

@@ -63,7 +63,7 @@ def choose(
 
 
 def choose_products(solver: str, kind: str, *, n: int, d: int, columns: int) -> Choice | None:
-    """Choose whether products with X solve the problem; None where X is made dense and solved directly.
+    """Choose whether products with X solve the problem; None if X is made dense and solved directly.
 
     `kind` is "dense", "sparse" or "operator"; `columns` are the right-hand sides, targets × strengths.
     """

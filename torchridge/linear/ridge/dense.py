@@ -18,10 +18,10 @@ from torchridge.solvers.moments import finite
 from torchridge.solvers.moments.blocks import Block
 from torchridge.solvers.moments.rows import Rows
 
-# The condition up to which float64 dual coefficients give predictions to float32's last digit. Weights that are kept
-# as them are refined only above: that makes them.
+# The condition up to which float64 dual coefficients give predictions to float32's last digit. Weights of more bytes
+# than the second number that are kept as them are refined only above: that makes them, if they take up to the third.
 _CAREFUL_DUAL = 1e9
-_REFINED_BYTES = 2**30
+_FEW_BYTES, _REFINED_BYTES = 2**26, 2**30
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Dense:
 
     @property
     def summed(self) -> torch.dtype:
-        """The dtype that sums are taken in: float64, or that of the rows where this was asked for."""
+        """The dtype that sums are taken in: float64, or that of the rows if this was asked for."""
         return torch.float64 if self.exact else torch.float32
 
     @property
@@ -54,14 +54,19 @@ class Dense:
         """Whether going back to rows that are few is worth it, and its weights fit in memory."""
         if self.rows is None or not self.exact or self.objective.free is not None or self.objective.precomputed:
             return False
+        return not self.keeps_dual or self._weight_bytes <= _REFINED_BYTES
+
+    @property
+    def _weight_bytes(self) -> int:
+        assert self.rows is not None
         columns = self.rows.y.shape[1] * (1 if self.strengths.per_target else len(self.strengths.alpha))
-        return not self.keeps_dual or 8 * self.rows.X.shape[1] * columns <= _REFINED_BYTES
+        return 8 * self.rows.X.shape[1] * columns
 
     @property
     def careful(self) -> float:
         """The condition from which one goes back to the rows: later if that would make very many weights."""
         limit = CAREFUL[self.dtype]
-        return max(limit, _CAREFUL_DUAL) if self.keeps_dual else limit
+        return max(limit, _CAREFUL_DUAL) if self.keeps_dual and self._weight_bytes > _FEW_BYTES else limit
 
     def checked(self) -> Block:
         """Return the moments, or raise if they are not finite: the matrix of an eigendecomposition must be."""

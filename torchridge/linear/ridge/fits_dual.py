@@ -11,7 +11,7 @@ from torchridge.linear.arguments import Strengths
 from torchridge.linear.ridge.choose import CAREFUL, Choice
 from torchridge.linear.ridge.dense import Dense, Fit, bias_of
 from torchridge.linear.ridge.fits import STACKED, conditions, fit_spectral, of_spectrum, refined, settled, weights_of
-from torchridge.linear.ridge.fits_rows import far_apart_rows, fit_rows
+from torchridge.linear.ridge.fits_rows import fit_rows, needs_rows
 from torchridge.linear.ridge.solution.diagnosis import Diagnosis, once, unchanged
 from torchridge.linear.ridge.solution.dual_solution import DualForm
 from torchridge.solvers import algebra
@@ -119,7 +119,7 @@ def fit_from_dual(problem_: dual.Dual, problem: Dense, choice: Choice) -> Fit:
     if dependent and small:
         return fit_rows(problem, "free features: orthogonal factors of the rows, columns at one size")
     if careful and problem.refines:
-        if small and far_apart_rows(problem_, rows):
+        if small and needs_rows(problem_, rows):
             return fit_rows(problem, "orthogonal factors of the rows, columns at one size")
         whole = dual.of_targets(problem_, rows, objective, slice(None))
         return _fit_wide_rows(whole, rows, dual_frame(whole, objective), objective, problem.strengths)

@@ -25,10 +25,10 @@ class NestedRidgeCV:
     """Scores of held-out rows at strengths that they had no part in.
 
     Attributes:
-        scores: (K, t) score of every outer fold and target; NaN where a target is constant in a fold (not for "mse").
-        alpha: (K,) the strength of every outer fold; (K, t) where each target has its own.
+        scores: (K, t) score of every outer fold and target; NaN if a target is constant in a fold (not for "mse").
+        alpha: (K,) the strength of every outer fold; (K, t) if each target has its own.
         scoring: "mse", "r2" or "correlation".
-        predictions: (n, t) of every row by the fit that held it out, (n,) where y came as (n,); of a row that is held
+        predictions: (n, t) of every row by the fit that held it out, (n,) if y came as (n,); of a row that is held
             out several times the mean, NaN if it never is. None unless asked for.
         dead_targets: (t,) whether a target is constant over all rows.
 
@@ -81,8 +81,10 @@ def nested_ridge_cv(
         X: (n, d), or a kernel (n, n) with kernel="precomputed".
         y: (n,) or (n, t).
         alphas: as in `ridge_cv`.
-        cv: the inner folds, as `cv` in `ridge_cv`: a number, "gcv", "loo", "evidence" or a splitter.
-        outer: the outer folds: a number, fold ids (n,), a splitter, or (train, test) row numbers.
+        cv: the inner folds, as in `ridge_cv`: a number (contiguous runs of rows), "gcv", "loo", "evidence" or a
+            splitter.
+        outer: the outer folds: a number (contiguous runs of rows), fold ids (n,), a splitter, or (train, test) row
+            numbers.
         groups: (n,) labels; rows of one group are never on both sides of a split, outer or inner.
         scoring: of the outer folds, and of the inner ones where they hold targets out: "r2", "mse", "correlation".
         alpha_per_target: choose a strength for each target.

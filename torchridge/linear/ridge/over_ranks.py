@@ -59,7 +59,7 @@ class Own:
         self.rows = None if idle else check_rows(X, y, sample_weight).counted
 
     def made(self, ids: Tensor | None, dtype: torch.dtype) -> _Made:
-        """Return the moments of these rows, and what the other ranks are told, also where there are none."""
+        """Return the moments of these rows, and what the other ranks are told, even if there are none."""
         moments = Moments(dtype=dtype, device=self.X.device)
         if self.rows is not None:
             moments.update(self.X, self.y, self.sample_weight, ids)

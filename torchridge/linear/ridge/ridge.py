@@ -50,13 +50,13 @@ def ridge(
 
     Source: Hoerl & Kennard 1970, doi:10.1080/00401706.1970.10488634.
 
-    The data are summed and solved in float64 and the answer is rounded to the dtype of X. Where the condition number
+    The data are summed and solved in float64 and the answer is rounded to the dtype of X. If the condition number
     calls for it, the solve goes back to the rows (orthogonal factors, refinement in twice the precision), so digits
     are not lost silently. At α = 0 on linearly dependent features it returns the minimum-norm solution and warns.
 
     What is too large for a Gram matrix is solved by Nyström-preconditioned conjugate gradients (solver "cg"): products
     with X alone, summed in float64, until ‖Xᵀ S (y − Xw − b) − αp(w − prior)‖ is `tol` of its value at w = prior. A
-    sparse X is never filled nor centred. Where the iteration does not arrive, `RidgeSolution.converged` is False and a
+    sparse X is never filled nor centred. If the iteration does not converge, `RidgeSolution.converged` is False and a
     `ConvergenceWarning` says so.
 
     Differentiable in X, y, alpha, sample_weight, penalty_factors and prior, to any order, under `torch.func.vmap` and
@@ -96,10 +96,10 @@ def ridge(
             features too large or too small to square, and weights too large for their dtype; on what "cg" cannot give
             (gradients, batches).
         TypeError: on inputs of the wrong type.
-        RankError: over ranks, where another one died, failed or disagrees, within the group's timeout.
+        RankError: over ranks, if another one died, failed or disagrees, within the group's timeout.
 
     Warns:
-        ConvergenceWarning: where "cg" stopped above `tol`.
+        ConvergenceWarning: if "cg" stopped above `tol`.
 
     With fewer rows than features, and more targets (× strengths) than rows, the solution keeps dual coefficients (n, t)
     and X itself, not a copy: `weight` is made when it is read, and `predict` and `score` do not need it.

@@ -56,11 +56,12 @@ def ridge_cv(
 
     Args:
         X: (n, d); (\*b, n, d) a batch of problems, each with its own strength; or `Moments`, for cv="gcv" or
-            "evidence", and for folds where they were updated with ``fold=`` (then `cv` may be left out).
+            "evidence", and for folds if they were updated with ``fold=`` (then `cv` may be left out).
         y: as in `ridge`.
         alphas: (L,) strengths, or "auto": a grid from the eigenvalues of the data, refined around the minimum.
-        cv: "gcv" (the default for data), "loo", "evidence", a number of folds K (runs of rows; whole groups where
-            `groups` are given), fold ids (n,), a splitter with ``split``, or an iterable of (train, test) row numbers.
+        cv: "gcv" (the default for data), "loo", "evidence", a number of folds K (contiguous runs of rows, as
+            scikit-learn's `KFold` makes them; whole groups if `groups` are given), fold ids (n,), a splitter with
+            ``split``, or an iterable of (train, test) row numbers.
         groups: (n,) labels; rows of one group are never on both sides of a split.
         scoring: "mse"; or, for folds and "loo", "r2" or "correlation" (Pearson's); or a metric of the predictions of
             held-out rows: a callable of (y_true, y_score) that is larger for a better fit, an object with `update` and
@@ -100,7 +101,7 @@ def ridge_cv(
         TypeError: as `ridge`.
 
     Warns:
-        GridEdgeWarning: where the best of the given strengths is the first or last of several.
+        GridEdgeWarning: if the best of the given strengths is the first or last of several.
 
     Cost: the Gram matrix, K eigendecompositions, and K·d²·r·t for the scores, r about 15. With training parts of fewer
     rows than features, the Gram matrix of the rows, one eigendecomposition (one more for each split whose training part

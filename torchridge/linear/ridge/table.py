@@ -15,5 +15,5 @@ class Solver(NamedTuple):
     penalized: bool = False  # whether every feature must be penalized
 
 
-# Filled where the solvers are imported: a new one is a file and a line there.
+# Filled when the solvers are imported: a new one is a file and a line there.
 SOLVERS: dict[str, Solver] = {}

@@ -107,7 +107,17 @@ def as_tensor(values: Any, name: str) -> Tensor:
     try:
         return torch.as_tensor(values).detach().cpu()
     except (TypeError, ValueError, RuntimeError):
+        if _holds_text(values):
+            raise TypeError(
+                f"`{name}` should be a tensor or numbers, got strings. Number the classes first, with "
+                f"`names, {name} = np.unique({name}, return_inverse=True)`; names[i] is then the name of class i."
+            ) from None
         raise TypeError(f"`{name}` should be a tensor or numbers, got {type(values).__name__}.") from None
+
+
+def _holds_text(values: Any) -> bool:
+    listed = values.tolist() if hasattr(values, "tolist") else values
+    return isinstance(listed, (list, tuple)) and any(isinstance(v, str) for v in listed)
 
 
 def check_batches(batches: Any) -> None:
@@ -131,7 +141,7 @@ def _column(spec: Any, batch: Any, found: Any, start: int, n: int, name: str) ->
         values = found
     elif isinstance(spec, str):
         if not isinstance(batch, Mapping) or spec not in batch:
-            raise ValueError(f"`{name}`={spec!r} is no key of a batch; got {_names(batch)}.")
+            raise ValueError(f"`{name}`={spec!r} is not a key of a batch; got {_names(batch)}.")
         values = batch[spec]
     elif callable(spec):
         values = spec(batch)

@@ -46,7 +46,7 @@ def resume(path: str | Path, gatherer: Gatherer, table: LayerTable, about: dict[
     """Take over what `write` left.
 
     Raises:
-        ValueError: where the file was written for other options, or is damaged.
+        ValueError: if the file was written for other options, or is damaged.
     """
     tensors, content = files.read(path, KIND, name="checkpoint")
     with files.understood(path, "checkpoint"):

@@ -39,7 +39,7 @@ class StreamFolds:
         self.digest = ""
 
     def assign(self, labels: Tensor, codes: Tensor | None, groups: Any) -> tuple[Tensor, Tensor | None]:
-        """Return fold ids (n,), and the numbers of the groups (n,) where there are some."""
+        """Return fold ids (n,), and the numbers of the groups (n,) if there are some."""
         n = len(labels)
         seen = None if groups is None else numbered(groups)
         self._record(labels, seen)
@@ -107,12 +107,12 @@ def check_classes(labels: Tensor) -> None:
     if labels.ndim != 1:
         raise ValueError(
             f"`labels` of a classification should have shape (n,), got {tuple(labels.shape)}. Pass `labels[:, 0]` "
-            f"where that is the class, `labels.argmax(1)` where the columns are indicators."
+            f"if that is the class, or `labels.argmax(1)` if the columns are indicators."
         )
 
 
 class ClassCodes:
-    """Numbers classes as they arrive; `order` sorts them in the end."""
+    """Numbers classes as they come; `order` sorts them in the end."""
 
     def __init__(self, classes: Tensor | None = None) -> None:
         self.codes: dict[Any, int] = {}

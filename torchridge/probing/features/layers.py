@@ -18,8 +18,8 @@ def find_layers(model: nn.Module, layers: str | Sequence[str]) -> dict[str, nn.M
     layers and not what is inside them. Wrappers of `torch.compile` and DDP are left out of the names.
 
     Raises:
-        TypeError: where `model` is no module or `layers` holds no strings.
-        ValueError: where a pattern matches nothing, or the model has parameters that are not initialized.
+        TypeError: if `model` is not a module or `layers` does not hold strings.
+        ValueError: if a pattern matches nothing, or the model has parameters that are not initialized.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` should be a torch.nn.Module, got {type(model).__name__}.")

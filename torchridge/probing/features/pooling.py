@@ -32,7 +32,7 @@ def tensor_of(output: Any, layer: str) -> Tensor:
             if isinstance(part, Tensor):
                 return part
     raise TypeError(
-        f"layer {layer!r} returns {type(output).__name__}, which holds no tensor. Probe a layer that returns a tensor."
+        f"layer {layer!r} returns {type(output).__name__}, without a tensor. Probe a layer that returns a tensor."
     )
 
 

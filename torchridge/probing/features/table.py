@@ -14,7 +14,7 @@ from torchridge.probing.features.chunks import Chunk
 from torchridge.solvers.moments import blocks, one_pass, targets
 from torchridge.solvers.moments.blocks import Block
 
-Key = tuple[int, int]  # fold; class, or −1 where the classes of a fold share one block
+Key = tuple[int, int]  # fold; class, or −1 if the classes of a fold share one block
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Plan:
     Attributes:
         classes: whether targets are class codes, held as indicator columns.
         by_class: whether every class of a fold has moments of its own, for weights that depend on the counts.
-        control: whether shuffled targets stand beside the real ones.
+        control: whether shuffled targets are fitted along with the real ones.
         seed: of the shuffle.
     """
 
@@ -35,7 +35,7 @@ class Plan:
 
 
 class LayerTable:
-    """Blocks by layer, fold and perhaps class. Columns of targets grow as classes arrive."""
+    """Blocks by layer, fold and perhaps class. Columns of targets grow as classes come."""
 
     def __init__(self, plan: Plan, device: torch.device | None) -> None:
         self.plan, self.device = plan, device
@@ -123,7 +123,7 @@ def _check_finite(fresh: dict[Key, Block], rows: Tensor, layer: str) -> None:
 
 
 def available_bytes(device: torch.device) -> int | None:
-    """Return the memory that is free on a device, or None where the system does not say."""
+    """Return the memory that is free on a device, or None if the system does not say."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:
@@ -133,7 +133,7 @@ def available_bytes(device: torch.device) -> int | None:
 
 
 def check_memory(needed: int, limit: int | None, device: torch.device) -> None:
-    """Raise where the moments will not fit."""
+    """Raise if the moments will not fit."""
     free = available_bytes(device) if limit is None else limit
     if free is not None and needed > free:
         raise ValueError(
@@ -155,7 +155,7 @@ def folds_of(table: dict[Key, Block], columns: Tensor) -> dict[int, dict[int, Bl
 def split(folds: dict[int, dict[int, Block]], fold: int | None) -> tuple[Block, Block | None]:
     """Return the training and the held-out moments of one fold; of None, all rows.
 
-    Where classes have moments of their own, they are weighted to count equally: n / (k n_c) by the training part.
+    If classes have moments of their own, they are weighted to count equally: n / (k n_c) by the training part.
     """
     train = [blocks_ for f, blocks_ in folds.items() if f != fold]
     counts: dict[int, float] = {}

@@ -1,4 +1,4 @@
-"""The eigenbasis of the centred second moments of the features, where a constant Hessian is diagonal."""
+"""The eigenbasis of the centred second moments of the features, in which a constant Hessian is diagonal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _ROWS_AT_ONCE = 4096
 
 @dataclass(frozen=True)
 class Basis:
-    """An orthonormal basis of the row space: features are (X − mean) @ directions, and ones where there is a bias.
+    """An orthonormal basis of the row space: features are (X − mean) @ directions, and ones if there is a bias.
 
     Attributes:
         mean: (d,), zero without an intercept.
@@ -49,7 +49,7 @@ def eigenbasis(X: Tensor, weight: Tensor, *, intercept: bool) -> Basis:
     Shape:
         X: (n, d); weight: (n,), float64, summing to one.
 
-    Cost: n·d² + 9·d³ flops, or 4·d·n² + 10·n³ where d > n.
+    Cost: n·d² + 9·d³ flops, or 4·d·n² + 10·n³ if d > n.
     """
     mean = weight @ X.double() if intercept else X.new_zeros(X.shape[1], dtype=torch.float64)
     reduction = None
@@ -65,7 +65,7 @@ def eigenbasis(X: Tensor, weight: Tensor, *, intercept: bool) -> Basis:
 
 
 def basis_of(mean: Tensor, directions: Tensor, eigvals: Tensor, intercept: bool) -> Basis:
-    """Return the basis of given directions, with a column of ones where there is an intercept."""
+    """Return the basis of given directions, with a column of ones if there is an intercept."""
     ones = eigvals.new_ones(int(intercept))
     return Basis(
         mean=mean,

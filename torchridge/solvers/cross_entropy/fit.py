@@ -20,7 +20,7 @@ from torchridge.solvers.cross_entropy.path import Path, repair, solve_path, stre
 from torchridge.solvers.cross_entropy.single import Single
 from torchridge.solvers.iterative.operators import Operator
 
-# Below this the rounding of float32 sums is no longer small beside the gap that is asked for.
+# Below this the rounding of float32 sums is no longer small compared with the gap that is asked for.
 _FLOAT32_TOL = 1e-7
 
 # 4 / eps of float32. Planted data of condition 8e6 kept their gap to a fifth of `tol`, those of 7e8 missed it tenfold.
@@ -81,9 +81,9 @@ def fit_sparse(
 
 
 def working_dtype(tol: float, n: int, coefficients: int, condition: float, device: torch.device) -> torch.dtype:
-    """Return the dtype of the products: float32 where that pays, its rounding is small beside `tol`, and is not TF32.
+    """Return the dtype of the products: float32 if that pays, rounds finely enough for `tol`, and is not TF32.
 
-    Where Newton's method is used, and on little data, float64 costs milliseconds. `condition` bounds that of the
+    If Newton's method is used, and on little data, float64 costs milliseconds. `condition` bounds that of the
     Hessian: past what float32 resolves, a fit would be called converged by what rounding leaves of its gap.
     """
     exact = device.type == "cpu" or torch.get_float32_matmul_precision() == "highest"
@@ -101,7 +101,7 @@ def fit(
     Shape:
         X: (n, d); labels: (h, n), int64 under k; weight: (g, n), float64; C: (L,), float64, rising.
 
-    Cost: 3·n·d² + 9·d³ flops once, and 4·n·d·c for an evaluation; a strength takes 1 to 20 of them, up to 100 where
+    Cost: 3·n·d² + 9·d³ flops once, and 4·n·d·c for an evaluation; a strength takes 1 to 20 of them, up to 100 if
     the data are nearly separable. Memory: the features once more, and `max_elements` logits.
     """
     total = summed(ranks, "weights", weight.sum(1))  # (g,)
@@ -147,7 +147,7 @@ def fit(
 def _alone(
     X: Tensor, labels: Tensor, shares: Tensor, seen: Tensor, penalty: float, intercept: bool, tol: float, max_iter: int
 ) -> Single:
-    """Fit a single problem without a basis, in float32 first where that pays."""
+    """Fit a single problem without a basis, in float32 first if that pays."""
     coefficients = (1 if len(seen) == 2 else len(seen)) * (X.shape[1] + 1)
     dtype = torch.float64
     if len(X) * coefficients > _LITTLE:

@@ -1,9 +1,9 @@
-"""Models of the Hessian taken at a point, for where its mean over the rows says too little.
+"""Models of the Hessian taken at a point, for when its mean over the rows says too little.
 
 Once the classes are nearly separated few rows carry curvature, each class others, and the Kronecker model of
 `logistic`, one Gram matrix of all rows for every class, misses by orders of magnitude. Two models take its place:
 
-- the Hessian itself, where it is small: Newton's method;
+- the Hessian itself, if it is small: Newton's method;
 - else its diagonal blocks, one for each class, Σ_i w_i p_ij (1 − p_ij) f_i f_iᵀ + λ = L_j L_jᵀ, tied together by how
   much of their curvature the classes share: L (N ⊗ I) Lᵀ, with N = Σ_i w_i (diag(p_i) − p_i p_iᵀ) scaled to ones on
   its diagonal. What is the same for all classes changes no probability, and is left out of every step.
@@ -36,7 +36,7 @@ WHOLE, _WORTH_WAITING = 2048, 32
 # Elements of the blocks of one problem, 256 MiB in float32; beyond it the Kronecker model has to do.
 _LARGEST = 2**26
 
-# What an evaluation costs beside its flops, and a flop of a narrow product beside one of a square product.
+# What an evaluation costs besides its flops, and a flop of a narrow product relative to one of a square product.
 _OVERHEAD, _NARROW = 5e7, 2.0
 
 
@@ -129,7 +129,7 @@ def _open(rows: Rows, head: Tensor, group: Tensor, classes: int) -> Tensor | Non
 
 
 def _probabilities(rows: Rows, features: Tensor, head: Tensor, group: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the probabilities p (c, n), and 1 − p with the digits that the difference loses where p is close to 1."""
+    """Return the probabilities p (c, n), and 1 − p with the digits that the difference loses when p is close to 1."""
     weight = theta.to(features.dtype)
     proba = features.new_empty(len(theta), len(features))
     rest = torch.empty_like(proba)
@@ -171,7 +171,7 @@ def _hessian(rows: Rows, head: Tensor, group: Tensor, theta: Tensor) -> Tensor:
 def _mixing(shared: Tensor, total: Tensor) -> Tensor:
     """Return the inverse of N (c, c), its eigenvalues raised to `_LEAST_TIE`; classes that never meet are apart.
 
-    Along `unit`, what is the same for all classes, N is zero, and counts as 1: the steps leave that out, but where the
+    Along `unit`, what is the same for all classes, N is zero, and counts as 1: the steps leave that out, but if the
     blocks differ from class to class a large inverse there would leak into other directions, at three times the
     evaluations.
     """
@@ -198,7 +198,7 @@ def _grams(rows: Rows, curvature: Tensor, matters: Tensor, total: Tensor) -> Ten
 
 
 def _factor(gram: Tensor, penalty: Tensor) -> Tensor:
-    """Factor every block plus the penalty; where rounding made one indefinite, with a larger diagonal."""
+    """Factor every block plus the penalty; if rounding made one indefinite, with a larger diagonal."""
     # In columns, as LAPACK has them, and in place: otherwise the batch is copied there and back, at twice the time.
     factor, info = torch.empty_like(gram).mT, torch.empty(len(gram), dtype=torch.int32, device=gram.device)
     diagonal = gram.diagonal(dim1=1, dim2=2) + penalty

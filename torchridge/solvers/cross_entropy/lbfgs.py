@@ -1,14 +1,14 @@
 """L2 logistic regression by L-BFGS, preconditioned by a Kronecker model of the Hessian; many problems at once.
 
 Letters: n rows, q features (the last may be a column of ones), c logits (k classes, or one for two classes),
-P problems, λ_p the penalty of problem p beside the mean loss, θ (c, q) its coefficients.
+P problems, λ_p the penalty of problem p next to the mean loss, θ (c, q) its coefficients.
 
     minimize over θ:   f(θ) = Σ_i w_i CE(y_i, θ f_i)  +  ½ λ ‖θ‖²     without the column of ones; Σ w_i = 1
 
 The Hessian is Σ_i w_i (diag(p_i) − p_i p_iᵀ) ⊗ f_i f_iᵀ + λ. Böhning (1992) bounds its first factor by a constant;
 here its mean over the rows takes that place, B = Σ_i w_i (diag(p_i) − p_i p_iᵀ) = Q diag(b) Qᵀ. With features in the
 eigenbasis of their second moments, e_j, the model B ⊗ diag(e) + λ is diagonal after Q for every λ, so that one
-preconditioner serves a whole path of strengths, and it is the exact Hessian where the penalty is strong. Where it is
+preconditioner serves a whole path of strengths, and it is the exact Hessian if the penalty is strong. If it is
 not enough, `logistic_blocks` takes its place.
 
 L-BFGS: Liu and Nocedal (1989), doi:10.1007/BF01589116. Bound: Böhning (1992), doi:10.1007/BF00048682.
@@ -28,7 +28,7 @@ from torchridge.solvers.cross_entropy.loss import Problems, Rows, evaluate
 from torchridge.solvers.cross_entropy.state import State, counted, dot, factored, forget, inverted, moved, remember
 
 # The gap is read off a model of the Hessian. On planted data the true gap has been up to 28 times what the models say,
-# where the classes come apart or the scales of the features differ by orders of magnitude.
+# if the classes come apart or the scales of the features differ by orders of magnitude.
 SAFETY = 24.0
 
 
@@ -109,7 +109,7 @@ def aim(basis: Basis, problems: Problems, state: State) -> State:
 
 
 def step(rows: Rows, basis: Basis, problems: Problems, state: State, *, refresh: bool) -> State:
-    """Try one step for every problem, at the cost of one evaluation; where it fails, only the next one is shorter.
+    """Try one step for every problem, at the cost of one evaluation; if it fails, only the next one is shorter.
 
     `refresh` takes the model of the Hessian anew, from the point that is reached.
     """
@@ -154,7 +154,7 @@ def _retaken(rows: Rows, basis: Basis, problems: Problems, state: State) -> Stat
 
 
 def remodel(rows: Rows, basis: Basis, problems: Problems, state: State) -> State:
-    """Take blocks as the model of the Hessian where as many evaluations went without them as they cost.
+    """Take blocks as the model of the Hessian if as many evaluations went without them as they cost.
 
     Whoever buys once the rent has added up to the price never pays more than twice what was needed.
     """

@@ -17,12 +17,12 @@ class Rows:
 
     Attributes:
         features: (n, q), in the dtype that the products are taken in.
-        labels: (h, n), class indices; 0 or 1 where there is a single logit.
+        labels: (h, n), class indices; 0 or 1 if there is a single logit.
         weight: (g, n), not negative, each row of it summing to one, in the dtype of `features`.
         closed: (h, g, k), true for a class that the head lacks under these weights: its probability is zero.
-            None where no class is missing.
+            None if no class is missing.
         max_elements: bound on the elements of the logits of one chunk.
-        share: has other ranks evaluate their rows too, and adds up; None where these are all the rows.
+        share: has other ranks evaluate their rows too, and adds up; None if these are all the rows.
     """
 
     features: Tensor
@@ -40,7 +40,7 @@ class Problems:
     Attributes:
         head: (P,), row of `Rows.labels`.
         group: (P,), row of `Rows.weight`.
-        penalty: (P,), factor l of ½·l·‖weight‖² beside the mean loss.
+        penalty: (P,), factor l of ½·l·‖weight‖², added to the mean loss.
     """
 
     head: Tensor
@@ -57,7 +57,7 @@ class Problems:
 
 
 class Evaluation(NamedTuple):
-    """Mean loss (P,), its gradient (P, c, q), and, where asked for, the mean Hessian in the logits (P, c, c)."""
+    """Mean loss (P,), its gradient (P, c, q), and, if asked for, the mean Hessian in the logits (P, c, c)."""
 
     loss: Tensor
     grad: Tensor
@@ -77,7 +77,7 @@ def chunks(n: int, columns: int, max_elements: int) -> Iterator[slice]:
 def evaluate(rows: Rows, problems: Problems, theta: Tensor, *, curvature: bool) -> Evaluation:
     """Evaluate the weighted mean cross-entropy of every problem at its coefficients.
 
-    `Σ_i w_i CE(y_i, θ f_i)`: a softmax over the c rows of θ, or a single logit where c is 1. The products are taken
+    `Σ_i w_i CE(y_i, θ f_i)`: a softmax over the c rows of θ, or a single logit if c is 1. The products are taken
     in the dtype of the features, sums over chunks and what is returned in float64. The layout (problem, class, row)
     keeps rows contiguous: both products and the softmax are then 2 to 20 times faster than with classes last.
 
@@ -111,7 +111,7 @@ def _single_logit(
 ) -> tuple[Tensor, Tensor]:
     sign = rows.labels[problems.head, part].to(logits.dtype).mul_(2).sub_(1)  # (P, m)
     against = logits[:, 0].mul_(sign).neg_()
-    wrong = torch.sigmoid(against)  # the probability of the other class keeps its digits where the fit is close
+    wrong = torch.sigmoid(against)  # the probability of the other class keeps its digits if the fit is close
     residual = wrong * weight
     if hessian is not None:
         hessian += (residual * (1 - wrong)).sum(1, dtype=hessian.dtype)[:, None, None]
@@ -126,7 +126,7 @@ def _softmax(
     labels = rows.labels[problems.head, part][:, None]  # (P, 1, m)
     log_proba = torch.log_softmax(logits, 1)
     log_true = log_proba.gather(1, labels)
-    # The probability of the other classes, summed, keeps the digits that 1 − p loses where the fit is close.
+    # The probability of the other classes, summed, keeps the digits that 1 − p loses if the fit is close.
     proba = log_proba.exp_().scatter_(1, labels, 0)
     wrong = proba.sum(1, keepdim=True)  # (P, 1, m)
     each = torch.where(wrong < 0.5, torch.log1p(-wrong), log_true).neg_()[:, 0]
@@ -136,7 +136,7 @@ def _softmax(
         proba.scatter_(1, labels, 1 - wrong)
         shared = ((proba * weight[:, None]) @ proba.mT).to(hessian.dtype)
         shared.diagonal(dim1=1, dim2=2).zero_()
-        # Σ w p (1 − p) is the sum over the other classes of Σ w p p': it keeps its digits where p is close to 1.
+        # Σ w p (1 − p) is the sum over the other classes of Σ w p p': it keeps its digits if p is close to 1.
         hessian += torch.diag_embed(shared.sum(2)) - shared
     return row_loss, proba.mul_(weight[:, None]).scatter_(1, labels, -wrong * weight[:, None])
 
@@ -144,7 +144,7 @@ def _softmax(
 class Loss:
     """The weighted loss of one problem in which no class is closed, and its derivative by the logits (c, n).
 
-    A few operations, as small problems are made of nothing else: what `_softmax` does for losses that are tiny beside
+    A few operations, as small problems are made of nothing else: what `_softmax` does for losses that are tiny next to
     the logits is left out, so that a loss has an absolute error of a few roundings of its logits.
     """
 

@@ -188,7 +188,7 @@ def _curvature(weight: Tensor, residual: Tensor) -> Tensor:
 
 
 def hessian_of(F: Tensor, labels: Tensor, weight: Tensor, residual: Tensor, diagonal: Tensor | None = None) -> Tensor:
-    """Return the Hessian of the mean loss, (c·q, c·q), pinned where a shift of all classes changes no probability.
+    """Return the Hessian of the mean loss, (c·q, c·q), pinned if a shift of all classes changes no probability.
 
     That is in the features to which the penalty, (q,), adds nothing; without one, in all of them.
     """

@@ -20,7 +20,7 @@ from torchridge.solvers.cross_entropy.path import Path
 
 
 def summed(ranks: Ranks | None, name: str, value: Tensor) -> Tensor:
-    """Return the sum over ranks, or the value itself where there is one process."""
+    """Return the sum over ranks, or the value itself if there is one process."""
     return value if ranks is None else ranks.all_sum(name, value)
 
 
@@ -89,7 +89,7 @@ def _serve(ranks: Ranks, rows: Rows) -> None:
         empty = rows.features.new_empty(count * (2 + c * q), dtype=torch.float64)
         sent = ranks.broadcast("coefficients", empty)
         head, group = sent[:count].long(), sent[count : 2 * count].long()
-        problems = Problems(head, group, torch.zeros_like(sent[:count]))  # the penalty is no business of the rows
+        problems = Problems(head, group, torch.zeros_like(sent[:count]))  # the penalty is not a matter of the rows
         _answer(ranks, rows, problems, sent[2 * count :].view(count, c, q), bool(curvature))
 
 

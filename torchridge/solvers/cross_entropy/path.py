@@ -13,7 +13,7 @@ from torchridge.solvers.cross_entropy.basis import Basis
 from torchridge.solvers.cross_entropy.loss import Problems, Rows
 from torchridge.solvers.cross_entropy.state import PAIRS, State
 
-# Where the strengths before took no more evaluations than this, the quasi-Newton step alone finds the next.
+# If the strengths before took no more evaluations than this, the quasi-Newton step alone finds the next.
 _EASY = 2
 
 
@@ -84,7 +84,7 @@ def solve_path(
 def extrapolate(penalty: Tensor, theta: Tensor, to: Tensor) -> Tensor:
     """Return θ (l, P, c, q) at the penalties `to` (l, P), from the last three of (L, P): a parabola in log penalty.
 
-    Under a weak penalty the weights grow with the logarithm of 1 / penalty, evenly where the classes are separable.
+    Under a weak penalty the weights grow with the logarithm of 1 / penalty, evenly if the classes are separable.
     Fewer than three are taken as they come.
     """
     x, at = penalty[-3:].log(), to.log()

@@ -1,4 +1,4 @@
-"""One strength of one dense problem: Newton's method where the Hessian is small, L-BFGS on the features else.
+"""One strength of one dense problem: Newton's method if the Hessian is small, L-BFGS on the features else.
 
 What a path earns by an eigendecomposition, a single fit only pays for. What these two do not bring to the tolerance,
 `logistic_fit` goes on with from where they stand.

@@ -26,7 +26,7 @@ _FULL, _FULL_NUMBERS = 8, 2**24
 
 
 def filled(shape: tuple[int, int], entries: int) -> bool:
-    """Choose whether a sparse matrix is made dense: by the cost of products, and where it is tiny."""
+    """Choose whether a sparse matrix is made dense: by the cost of products, and if it is tiny."""
     numbers = shape[0] * shape[1]
     return numbers <= _SMALL or (numbers <= _FULL * entries and numbers <= _FULL_NUMBERS)
 

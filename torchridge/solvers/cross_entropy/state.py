@@ -67,16 +67,16 @@ class State:
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
     """Return the sum of products of every problem."""
-    # Elementwise where one thread does it, at a seventh of the time; where threads are woken for it, at ten times.
+    # Elementwise if one thread does it, at a seventh of the time; if threads are woken for it, at ten times.
     if a.numel() < _ONE_THREAD or a.is_cuda:
         return (a * b).sum((1, 2))
     return (a.flatten(1)[:, None] @ b.flatten(1)[:, :, None])[:, 0, 0]
 
 
 def remember(state: State, step: Tensor, change: Tensor, accepted: Tensor) -> State:
-    """Append a pair; blank where its curvature is not positive.
+    """Append a pair; blank if its curvature is not positive.
 
-    The curvature of a failed step is as true, and is kept, but not beside the Hessian itself, which knows better: there
+    The curvature of a failed step is as true, and is kept, but not with the Hessian itself, which knows better: there
     the next step goes less far in the same direction, or damped Newton steps would come to creep.
     """
     newton = torch.tensor([model is not None and model.whole for model in state.blocks], device=accepted.device)

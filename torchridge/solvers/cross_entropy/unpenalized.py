@@ -30,7 +30,7 @@ _MOVING = 0.1
 # Change of the logits at which the quadratic convergence of the next step reaches rounding.
 _CLOSE = 1e-7
 
-_WEAK = 1e-10  # penalty on features of unit mean square, where none leaves no optimum
+_WEAK = 1e-10  # penalty on features of unit mean square, if none leaves no optimum
 _NOISE = 1e-13  # of a loss, relative: differences below it say nothing
 _SINGULAR = 1e-12  # of squared pivots, relative
 _SUFFICIENT = 1e-4  # Armijo's constant
@@ -97,7 +97,7 @@ def fit(X: Tensor, labels: Tensor, weight: Tensor, classes: int, *, intercept: b
 
 
 def _limit(features: Tensor, labels: Tensor, weight: Tensor, theta: Tensor, intercept: bool) -> Tensor:
-    """Return θ under a very weak penalty, which is where classes that come apart are told apart by a wide margin."""
+    """Return θ under a very weak penalty, at which classes that come apart are told apart by a wide margin."""
     rows = DenseFeatures(features, weight, intercept=intercept)
     problem = Problem(rows, labels, weight, _WEAK, 0.25)
     found = newton.primal(problem, rows, torch.zeros_like(theta), tol=1e-8, max_iter=2 * _STEPS).theta
@@ -142,7 +142,7 @@ def _ahead(
 
 
 def _step(hessian: Tensor, grad: Tensor) -> Tensor | None:
-    """Return the Newton step, or None where the Hessian, scaled to a diagonal of ones, is singular to rounding."""
+    """Return the Newton step, or None if the Hessian, scaled to a diagonal of ones, is singular to rounding."""
     scale = hessian.diagonal().rsqrt()
     lower, info = torch.linalg.cholesky_ex(scale[:, None] * hessian * scale)
     pivots = lower.diagonal().square()

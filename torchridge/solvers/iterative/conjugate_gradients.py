@@ -65,7 +65,7 @@ def step(system: System, state: State) -> State:
 def refresh(system: System, state: State, residual: Tensor) -> State:
     """Put a residual that was computed anew in the place of that of the recurrence.
 
-    The direction stays conjugate to those before it; where the two have come apart, the column starts anew.
+    The direction stays conjugate to those before it; if the two have come apart, the column starts anew.
     """
     z = system.precondition(residual, state.columns)
     direction = state.direction - system.precondition(state.residual, state.columns) + z

@@ -107,7 +107,7 @@ class Sketch:
 
 
 def _times(left: Tensor, right: Tensor) -> Tensor:
-    """Return left @ right in the memory of left, where right is no wider."""
+    """Return left @ right in the memory of left, if right is no wider."""
     for start in range(0, left.shape[0], _ROWS):
         rows = slice(start, start + _ROWS)
         left[rows, : right.shape[1]] = left[rows] @ right
@@ -115,7 +115,7 @@ def _times(left: Tensor, right: Tensor) -> Tensor:
 
 
 def packed(approximation: Nystrom, weakest: float) -> Nystrom:
-    """Return the approximation with vectors in float32, where that is precise enough at the weakest strength."""
+    """Return the approximation with vectors in float32, if that is precise enough at the weakest strength."""
     vectors, eigvals = approximation
     if approximation.rank and float((eigvals[-1] + weakest) / (eigvals[0] + weakest)) > _SINGLE:
         return Nystrom(vectors.float().contiguous(), eigvals)

@@ -18,7 +18,7 @@ from torch import Tensor
 Between = Callable[[slice, slice, Tensor], Tensor]
 
 # Numbers of one piece: 4 MB that stay in cache. A block of many columns earns larger pieces, as its products do more
-# with each number; a piece that is converted to another dtype is held beside the data, so its size has a limit.
+# with each number; a piece that is converted to another dtype is held next to the data, so its size has a limit.
 _PIECE = 2**20
 _FEW = 8
 _CONVERTED = 2**23
@@ -30,7 +30,7 @@ class Operator(Protocol):
     shape: tuple[int, int]
     dtype: torch.dtype
     device: torch.device
-    nbytes: int  # what the data take, 0 where unknown
+    nbytes: int  # what the data take, 0 if unknown
     sketch_cost: float  # of one column among many, in products with a single vector
 
     def matmul(self, v: Tensor) -> Tensor:
@@ -161,8 +161,8 @@ class LinearOperator(TwoProducts):
         device: where the vectors lie.
 
     Raises:
-        ValueError: where `shape` is not two positive whole numbers, `dtype` another, or a product has another shape.
-        TypeError: where a product is no function.
+        ValueError: if `shape` is not two positive whole numbers, `dtype` another, or a product has another shape.
+        TypeError: if a product is not a function.
 
     Cost: a solve takes one product of each kind for an iteration, over all targets and strengths at once.
 

@@ -26,7 +26,7 @@ def choose_dual(n: int, d: int) -> bool:
 def more_rank(
     eigvals: Tensor, sketched: int, weakest: float, columns: int, tol: float, limit: int, column_cost: float
 ) -> int:
-    """Return by how many columns a sketch with these eigenvalues should grow; 0 where it should not.
+    """Return by how many columns a sketch with these eigenvalues should grow; 0 if it should not.
 
     Doubling costs a sketch of as many columns, each `column_cost` steps of a single column. It saves the steps between
     the condition numbers (λ_k + α) / α of before and after, λ_2k being guessed from how the eigenvalues have fallen.
@@ -42,7 +42,7 @@ def more_rank(
 
 
 def few_steps(top: float, weakest: float, columns: int, tol: float, sketch: int, column_cost: float) -> bool:
-    """Whether conjugate gradients arrive so soon by themselves that a sketch of so many columns can save little."""
+    """Whether conjugate gradients converge so soon by themselves that a sketch of so many columns can save little."""
     return weakest > 0 and _steps(top / weakest, tol) <= _WORTH * _cost(sketch, columns, column_cost)
 
 

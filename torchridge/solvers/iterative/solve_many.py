@@ -72,7 +72,7 @@ def grid(alpha: Tensor, per_target: bool, t: int, parts: int) -> Columns:
 
 
 def approximate(form: Design, weakest: float, columns: int, rank: int | None, tol: float) -> Nystrom:
-    """Return the Nyström approximation of the gram matrix of one set of weights; its rank is found where it is None."""
+    """Return the Nyström approximation of the gram matrix of one set of weights; its rank is found if it is None."""
     m, device = form.size(form.dual), form.X.device
     if rank == 0:
         return nystrom.empty(m, device)
@@ -142,7 +142,7 @@ def norm(v: Tensor) -> Tensor:
 
 
 def ratio(size: Tensor, of: Tensor) -> Tensor:
-    """Return size / of, zero where there was nothing to solve."""
+    """Return size / of, zero if there was nothing to solve."""
     return torch.where(of > 0, size / of, torch.zeros_like(size))
 
 

@@ -1,4 +1,4 @@
-"""Sparse matrices that multiply blocks of vectors, by SciPy on CPU where it is installed, else by torch.
+"""Sparse matrices that multiply blocks of vectors, by SciPy on CPU if it is installed, else by torch.
 
 Measured at 10 M entries, float64, one column: SciPy takes 13.5 ms for X v and 11.8 ms for Xᵀ r; torch takes 14 ms and
 970 ms, as it has no product with a transposed CSR matrix. So torch is given a transposed copy, SciPy none. Two threads

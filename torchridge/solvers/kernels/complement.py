@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -24,17 +26,35 @@ def free_columns(X: Tensor, center: Tensor, free: Tensor | None, intercept: bool
 
 
 def orthonormal(columns: Tensor) -> Tensor:
-    """Return an orthonormal basis of what the columns (n, q) span. No wait for a device if there is one column."""
+    """Return an orthonormal basis of what the columns (n, q) span: nothing if they are zero."""
     if columns.shape[1] == 0:
         return columns
+    size = sizes(columns)
     if columns.shape[1] == 1:
-        unit: Tensor = columns / torch.linalg.vector_norm(columns)
-        return unit
-    size = torch.linalg.vector_norm(columns, dim=0)
-    left, sigma, _ = torch.linalg.svd(columns / torch.where(size > 0, size, 1), full_matrices=False)
+        return columns / size if bool(columns.any()) else columns[:, :0]
+    left, sigma, _ = torch.linalg.svd(columns / size, full_matrices=False)
     keep = sigma > len(columns) * torch.finfo(sigma.dtype).eps * sigma[0]
     independent: Tensor = left[:, keep]
     return independent
+
+
+def sizes(columns: Tensor) -> Tensor:
+    """Return the norm of every column, one for a column of zeros."""
+    size = torch.linalg.vector_norm(columns, dim=0)
+    return torch.where(size > 0, size, 1)
+
+
+def fitted_by_columns(inside: Tensor, held: Tensor) -> tuple[Tensor, float]:
+    """Return what takes targets (n, t) to their least-squares fit by `inside` (n, q) at rows `held` (f, q), (f, n).
+
+    With the condition of the columns, brought to one size, squared: infinite if there are more of them than rows.
+    """
+    size = sizes(inside)
+    left, sigma, right = torch.linalg.svd(inside / size, full_matrices=False)
+    kept = sigma > max(inside.shape) * torch.finfo(sigma.dtype).eps * sigma[0]
+    inverse = (right.mT * torch.where(kept, 1 / sigma, 0)) @ left.mT
+    full = len(sigma) == inside.shape[1]
+    return (held / size) @ inverse, float(sigma[0] / sigma[-1]) ** 2 if full else math.inf
 
 
 def complement_eigh(gram: Tensor, unpenalized: Tensor) -> tuple[Tensor, Tensor]:

@@ -108,14 +108,18 @@ def all_squares(problem: Dual, rows: Rows, objective: Objective, alpha: Tensor, 
 
 def residual_squares(problem: Dual, alpha: Tensor) -> Tensor:
     """Return Σ s (y − ŷ)², (L, t), for α of shape (L,)."""
-    kept = 1 - problem.eigvals[:, None] * filters(problem.eigvals, alpha)  # (m, L)
-    return kept.T**2 @ problem.coef**2
+    return _left(problem, alpha).T ** 2 @ problem.coef**2
 
 
 def residual_squares_per_target(problem: Dual, alpha: Tensor) -> Tensor:
     """Return the same for one strength a target, alpha (t,), as (1, t)."""
-    kept = 1 - problem.eigvals[:, None] * filters(problem.eigvals, alpha)  # (m, t)
-    return ((kept * problem.coef) ** 2).sum(0, keepdim=True)
+    return ((_left(problem, alpha) * problem.coef) ** 2).sum(0, keepdim=True)
+
+
+def _left(problem: Dual, alpha: Tensor) -> Tensor:
+    """Return α / (λ + α), what a fit leaves along each direction, (m, L): one minus the rest would lose small ones."""
+    kept = filters(problem.eigvals, alpha)
+    return torch.where(kept > 0, alpha * kept, 1)
 
 
 def dof(problem: Dual, alpha: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from torchridge.solvers.kernels.complement import free_columns
+from torchridge.solvers.kernels.complement import free_columns, sizes
 from torchridge.solvers.kernels.dual import Dual
 from torchridge.solvers.kernels.gram_matrix import Kernel, column_chunks
 from torchridge.solvers.least_squares.objective import Objective
@@ -72,8 +72,7 @@ def _fit_free(weight: Tensor, problem: Dual | Kernel, X: Tensor, L: int) -> None
 
 def _least_squares(columns: Tensor, left: Tensor) -> Tensor:
     """Return the least-squares coefficients (q, c) of targets (n, c), columns (n, q) brought to one size."""
-    size = torch.linalg.vector_norm(columns, dim=0)
-    size = torch.where(size > 0, size, 1)
+    size = sizes(columns)
     solved: Tensor = (torch.linalg.pinv(columns / size) @ left) / size[:, None]
     return solved
 

@@ -24,6 +24,9 @@ from torchridge.solvers.moments.rows import Rows
 # The least share of an unpenalized direction that a training part may keep, or block inversion has lost it.
 KEPT = 1e-3
 
+# Numbers in rows that an orthogonal factor of them takes no longer than the gram matrix and its eigenvalues.
+_FEW_NUMBERS = 2**12
+
 
 def splits_by_rows(rows: Rows, splits: list[Split], objective: Objective, alpha: Tensor, known: Precision) -> Tensor:
     """Return mean squared errors (K, L, t) from an orthogonal factor of the rows of every training part."""
@@ -37,13 +40,18 @@ def splits_by_rows(rows: Rows, splits: list[Split], objective: Objective, alpha:
     return torch.stack(scores)
 
 
+def bearable(rows: Rows) -> float:
+    """Return the condition up to which scores come from the gram matrix: the least, if factoring rows costs nothing."""
+    return precision.UNITS if rows.X.numel() <= _FEW_NUMBERS else precision.GRAM
+
+
 def holds(problems: list[Dual], alpha: Tensor, rows: list[Rows], known: Precision) -> bool:
     """Return whether the gram matrices of these rows hold the digits of these strengths."""
     weakest, worst = float(alpha.min()), 1.0
     for problem, own in zip(problems, rows, strict=True):
         worst = max(worst, precision.condition(problem.eigvals.cpu(), weakest))
         worst = max(worst, free_condition(problem, own, weakest)) if worst <= precision.GRAM else worst
-    held = precision.holds(worst, alpha.dtype, lambda: worst)
+    held = alpha.dtype is not torch.float64 or worst <= min(map(bearable, rows))
     if held:
         known.note(torch.finfo(alpha.dtype).eps * worst, "")
     return held

@@ -24,7 +24,7 @@ from torch import Tensor
 from torchridge.solvers import algebra
 from torchridge.solvers.kernels import complement, gram_matrix
 from torchridge.solvers.kernels.dual import Dual
-from torchridge.solvers.kernels.few_rows import KEPT, free_condition, splits_by_rows
+from torchridge.solvers.kernels.few_rows import KEPT, bearable, free_condition, splits_by_rows
 from torchridge.solvers.kernels.gram_matrix import Kernel
 from torchridge.solvers.kernels.shared_strengths import Shared, shared
 from torchridge.solvers.least_squares import spectral, target_scores
@@ -54,6 +54,7 @@ class Side(NamedTuple):
     basis: Tensor  # (n_T, m)
     seen: Tensor  # (f, m)
     fixed: Tensor | None  # (f, n_T) N
+    condition: float  # of what is not penalized, columns at one size, squared
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,9 @@ class KernelFolds:
         worst = (top + weakest) / max(low + weakest, 1e-300) if top > 0 else 1.0
         if worst <= GRAM and self.problem is not None:
             worst = max(worst, free_condition(self.problem, self.rows, weakest))
-        held = worst <= GRAM and self._kept()
+        if worst <= GRAM and self.problem is None and self.objective.free is not None:
+            worst = max(worst, *(self._side(k).condition for k in self._each))
+        held = worst <= bearable(self.rows) and self._kept()
         (_, d), t = self.rows.X.shape, self.rows.y.shape[1]
         careful = self.dtype is torch.float64 and not self.objective.precomputed and d * t * len(alpha) <= _CAREFUL
         if held or not careful:
@@ -234,6 +237,7 @@ class KernelFolds:
         train, held = self.splits[k]
         problem = self._scaled_inside(k) if self.kernel is None else self.kernel
         own, across, fixed = problem.gram[train][:, train], problem.gram[held][:, train], None
+        condition = 1.0
         root = None if self._root is None else self._root[train]
         if root is not None:
             own, across = own * root * root[:, None], across * root
@@ -242,10 +246,10 @@ class KernelFolds:
         if columns.shape[1] == 1 and problem.intercept:
             fixed = (inside / (inside * inside).sum()).T.expand(len(held), -1)
         elif columns.shape[1]:
-            fixed = columns[held] @ torch.linalg.pinv(inside)
+            fixed, condition = complement.fitted_by_columns(inside, columns[held])
         eigvals, basis = complement.complement_eigh(own, complement.orthonormal(inside))
         across = across if fixed is None else across - fixed @ own
-        return Side(eigvals, basis, across @ basis, fixed)
+        return Side(eigvals, basis, across @ basis, fixed, condition)
 
     def _scaled_inside(self, k: int) -> Kernel:
         share = torch.zeros(len(self.rows.X), dtype=self.dtype, device=self._device)

@@ -120,7 +120,7 @@ def _dual(batch: Batch, rows: Centred, smooth: bool) -> tuple[Tensor, Tensor]:
     gram = scaled @ rows.X.mT
     if rows.weight is None:
         return _shifted(gram, batch.alpha, None), rows.y
-    if smooth:  # (diag(s) K + αI) a = diag(s) y: not symmetric, but smooth at a weight of zero, where √s is not
+    if smooth:  # (diag(s) K + αI) a = diag(s) y: not symmetric, but smooth at a weight of zero, if √s is not
         return _shifted(rows.weight * gram, batch.alpha, None), rows.weight * rows.y
     root = rows.weight.sqrt()
     return _shifted(root * gram * root.mT, batch.alpha, None), root * rows.y

@@ -22,7 +22,7 @@ from torchridge.solvers.moments.finite import check_finite
 from torchridge.solvers.moments.parts import PATH_NUMBERS, portions, variance_of
 from torchridge.solvers.moments.rows import Rows
 
-# Where a held-out error is under this share of the variance, the difference of moments that gives it has lost its
+# If a held-out error is under this share of the variance, the difference of moments that gives it has lost its
 # tenth digit, and it is taken from predictions instead.
 _NEARLY_PERFECT = 1e-4
 

@@ -13,8 +13,8 @@ from torchridge.solvers.least_squares.spectral import bare_summary
 def coarse_grid(eigvals: Tensor, size: int = 50) -> Tensor:
     """Return strengths that span what the data can tell apart, log-spaced and ascending.
 
-    Scale-free: from a thousandth of the smallest eigenvalue above rounding, where nothing is shrunk, to a hundred times
-    the largest, where everything is.
+    Scale-free: from a thousandth of the smallest eigenvalue above rounding, if nothing is shrunk, to a hundred times
+    the largest, if everything is.
     """
     found = bare_summary(eigvals)
     if not found.kept:
@@ -32,7 +32,7 @@ def coarse_grid_by_norm(top: float, size: int = 11) -> Tensor:
 
 
 def finer_grid(grid: Tensor, best: Tensor, cells: int = 16) -> Tensor:
-    """Return strengths inside the two cells of an ascending grid beside each of the best indices."""
+    """Return strengths inside the two cells of an ascending grid next to each of the best indices."""
     centers = torch.unique(best)
     edges = torch.unique(torch.cat([centers - 1, centers]).clamp(0, grid.shape[0] - 2))
     inner = torch.arange(1, cells, dtype=grid.dtype) / cells

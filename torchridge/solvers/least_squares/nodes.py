@@ -1,4 +1,4 @@
-"""Held-out errors of many strengths from Cholesky factors at a few, where an eigendecomposition is slow.
+"""Held-out errors of many strengths from Cholesky factors at a few, if an eigendecomposition is slow.
 
 For every s ≥ 0, 1/(s + α) is to within a tolerance a combination Σ_j mix_j(α) / (s + a_j) of its values at nodes a_j
 that span the grid, and so are the weights (gram + αD)⁻¹ cross of the weights at the nodes, whatever the gram matrix.
@@ -32,7 +32,7 @@ class Nodes(NamedTuple):
 
 
 def nodes(alpha: Tensor, most: int) -> Nodes | None:
-    """Return as few nodes as the tolerance takes; None where `most` of them, or as many as strengths, do not do."""
+    """Return as few nodes as the tolerance takes; None if `most` of them, or as many as strengths, do not do."""
     for count in range(4, min(most, len(alpha) - 1) + 1, 4):
         found = chebyshev(alpha, count)
         if found.error <= NODE_TOLERANCE:

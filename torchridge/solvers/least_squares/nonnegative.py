@@ -1,7 +1,7 @@
 """Ridge under w ≥ 0, exact: block principal pivoting on the moments.
 
 Minimize ½ wᵀ A w − cᵀ w over w ≥ 0, A = gram + α diag(penalty). Guess which weights are positive, solve for them,
-exchange all that came out with the wrong sign, and fall back on exchanging one at a time where that does not help.
+exchange all that came out with the wrong sign, and fall back on exchanging one at a time if that does not help.
 Sources: Júdice & Pires 1994, doi:10.1016/0305-0548(94)90106-6; Kim & Park 2011, doi:10.1137/110821172.
 """
 

@@ -1,4 +1,4 @@
-"""The objective of a ridge problem beside its data, and the linear system that moments and objective make.
+"""The objective of a ridge problem apart from its data, and the linear system that moments and objective make.
 
 minimize over W, b:   Σ_i s_i ‖y_i − W x_i − b‖² + α Σ_j p_j Σ_k (W_kj − prior_kj)²
 """
@@ -41,7 +41,7 @@ class System(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """Where a model is centred and what pulls its weights: all that a pass over rows needs beside them."""
+    """Where a model is centred and what pulls its weights: all that a pass over rows needs besides them."""
 
     center: Tensor  # (d,) x̄, or zero without intercept
     target_center: Tensor  # (t,)
@@ -56,7 +56,7 @@ def frame(block: Block, objective: Objective) -> Frame:
 
 
 def located(block: Block, objective: Objective) -> Block:
-    """Return moments about the point the model is centred on: the means, or zero where there is no intercept."""
+    """Return moments about the point the model is centred on: the means, or zero if there is no intercept."""
     return block if objective.intercept else about_origin(block)
 
 
@@ -78,7 +78,7 @@ def residual_moments(block: Block, weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def penalty_of(block: Block, objective: Objective) -> Tensor | None:
-    """Return the penalty factor of each feature, or None where all are one."""
+    """Return the penalty factor of each feature, or None if all are one."""
     if not objective.standardize:
         return objective.penalty
     variance = feature_variance(block)

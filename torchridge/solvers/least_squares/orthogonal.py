@@ -31,7 +31,7 @@ def svd_spectrum(rows: Rows, frame: Frame, cross: Tensor) -> Spectrum:
         left, sigma, _ = torch.linalg.svd(r, full_matrices=False)
         right = q @ left
     keep = sigma > max(n, d) * torch.finfo(sigma.dtype).eps * sigma[0]
-    floor = sigma.new_zeros(())  # the cut is made here, where the rows resolve far smaller values than their gram
+    floor = sigma.new_zeros(())  # the cut is made here, if the rows resolve far smaller values than their gram
     transform = right[:, keep].flip(1)  # ascending, as `eigh` orders
     transform = transform if root is None else transform * root[:, None]
     return Spectrum(sigma[keep].flip(0) ** 2, transform, transform.T @ cross, frame.prior, None, floor)

@@ -1,7 +1,7 @@
 """Whether eigenvalues of a gram matrix hold the digits of a score: the one place that chooses what scores come from.
 
 An eigenvalue of a gram matrix is off by eps times the largest, so a score at strength α has lost eps · κ, κ the
-condition of gram + αD as it stands. Where that is too much, columns are brought to one size first, from the moments if
+condition of gram + αD as it stands. If that is too much, columns are brought to one size first, from the moments if
 that alone settles it, else from the rows: there the loss is eps · √κ of the scaled columns.
 """
 
@@ -24,7 +24,7 @@ from torchridge.solvers.moments.rows import Rows
 GRAM = roots.GRAM
 
 # Condition that units may cost above that of the columns at one size.
-_UNITS = 100.0
+UNITS = 100.0
 
 _EPS = torch.finfo(torch.float64).eps
 
@@ -63,7 +63,7 @@ def holds(found: float, dtype: torch.dtype, scaled: Callable[[], float]) -> bool
 
     `scaled` gives the condition of the columns at one size: a loss far above that is one of units alone.
     """
-    return dtype is not torch.float64 or found <= _UNITS or (found <= GRAM and found <= _UNITS * scaled())
+    return dtype is not torch.float64 or found <= UNITS or (found <= GRAM and found <= UNITS * scaled())
 
 
 def scaled_condition(problem: System, weakest: float) -> float:

@@ -13,10 +13,13 @@ from torchridge.solvers.least_squares.objective import Objective, system
 from torchridge.solvers.least_squares.precision import Precision
 from torchridge.solvers.least_squares.spectral import Spectrum
 from torchridge.solvers.least_squares.target_scores import Sums
-from torchridge.solvers.least_squares.triangle.factor import Triangle
+from torchridge.solvers.least_squares.triangle.factor import Triangle, triangle
 from torchridge.solvers.moments.blocks import Block
 from torchridge.solvers.moments.parts import variance_of
 from torchridge.solvers.moments.rows import Rows
+
+# Share of the squares of the targets under which a difference of moments has lost the tenth digit of what is left.
+_NEARLY_PERFECT = 1e-4
 
 
 class Scorer(Protocol):
@@ -34,10 +37,10 @@ class Scorer(Protocol):
         """Return mean squared errors (K, L, t), or what stands in for them, of strengths (L,) on any device."""
 
     def correlations(self, alpha: Tensor) -> Tensor:
-        """Return Pearson's correlation of held-out predictions and targets, (K, L, t), where r2 can be told."""
+        """Return Pearson's correlation of held-out predictions and targets, (K, L, t), if r2 can be told."""
 
     def variances(self) -> Tensor | None:
-        """Return the variance of the held-out targets, (K, t), where r2 can be told."""
+        """Return the variance of the held-out targets, (K, t), if r2 can be told."""
 
     @property
     def precision(self) -> Precision:
@@ -46,7 +49,7 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True)
 class Whole:
-    """Criteria that hold out no fold: "gcv", "evidence", and "loo" where the rows are at hand."""
+    """Criteria that hold out no fold: "gcv", "evidence", and "loo" if the rows are at hand."""
 
     criterion: str
     spectrum: Spectrum
@@ -87,12 +90,23 @@ class Whole:
             return (whole_rows.gcv if self.criterion == "gcv" else whole_rows.evidence)(tri, alpha, fixed)[None]
         spec, block = self.spectrum, self.block
         squares = scoring.residual_squares(spec, block, self.objective, alpha)
+        if self.rows is not None and self._nearly_perfect(squares):
+            tri = triangle(self.rows, self.objective)
+            self.precision.note(self.precision.lost, "scores from the rows: the fit is nearly perfect")
+            return (whole_rows.gcv if self.criterion == "gcv" else whole_rows.evidence)(tri, alpha, fixed)[None]
         if self.criterion == "gcv":
             whole = scoring.explainable(spec, block, self.objective)
             return scoring.gcv(squares, spectral.dof(spec, alpha) + fixed, block.rows, block.weight, whole)[None]
         shrunk = (spectral.filters(spec.eigvals, alpha) ** 2).T @ spec.coef**2
         count = block.rows - fixed - (spec.free.rank if spec.free else 0)
         return scoring.evidence(spec.eigvals, squares + alpha[:, None] * shrunk, alpha, count)[None]
+
+    def _nearly_perfect(self, squares: Tensor) -> bool:
+        """Return whether squares of residuals (L, t) are so small beside those of the targets that rows must tell."""
+        if self.like.dtype is not torch.float64:
+            return False
+        whole = torch.where(variance_of(self.block) > 0, system(self.block, self.objective).yy, 0)
+        return bool((squares < _NEARLY_PERFECT * whole).any())
 
     def _left_out(self, tri: Triangle | None, alpha: Tensor) -> Tensor:
         assert self.rows is not None

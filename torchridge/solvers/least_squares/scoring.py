@@ -1,4 +1,4 @@
-"""How well each strength predicts: GCV, evidence, leave-one-out, and held-out folds, from moments where they suffice.
+"""How well each strength predicts: GCV, evidence, leave-one-out, and held-out folds, from moments if they suffice.
 
 All of them return errors of shape (L, t): L strengths, t targets; lower is better.
 """
@@ -198,8 +198,8 @@ def explainable(spec: Spectrum, block: Block, objective: Objective) -> Tensor:
 def gcv(squares: Tensor, dof: Tensor, rows: int, weight: Tensor, whole: Tensor | None = None) -> Tensor:
     """Return generalized cross-validation, (Σ s e² / Σ s) / (1 − tr H / n)², (L, t).
 
-    Infinite where rounding alone is left above or below the line: a fit that spends every row. `whole` (t,) is what
-    the squares were subtracted from, where they were; their rounding is relative to it.
+    Infinite if rounding alone is left above or below the line: a fit that spends every row. `whole` (t,) is what
+    the squares were subtracted from, if they were; their rounding is relative to it.
     `dof` counts the intercept. Source: Golub, Heath & Wahba 1979, doi:10.1080/00401706.1979.10489751.
     """
     eps, left = torch.finfo(dof.dtype).eps, (1 - dof / rows)[:, None]
@@ -220,7 +220,7 @@ def evidence(eigvals: Tensor, energy: Tensor, alpha: Tensor, count: int) -> Tens
 
 
 def evidence_of(volume: Tensor, energy: Tensor, count: int) -> Tensor:
-    """Return the same from log det(I + X Xᵀ / α), (L,); infinite where there are no more rows than what is free."""
+    """Return the same from log det(I + X Xᵀ / α), (L,); infinite if there are no more rows than what is free."""
     if count <= 0:
         return torch.full_like(energy, torch.inf)
     noise = (energy / count).clamp_min(torch.finfo(energy.dtype).tiny)

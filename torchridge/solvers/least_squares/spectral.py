@@ -192,7 +192,7 @@ def rank_of(block: Block, objective: Objective) -> int:
 
 
 def filters(eigvals: Tensor, alpha: Tensor, floor: Tensor | None = None) -> Tensor:
-    """Return 1 / (s + α), (m, L) for α of shape (L,); zero where s + α is rounding, which gives the minimum norm."""
+    """Return 1 / (s + α), (m, L) for α of shape (L,); zero if s + α is rounding, which gives the minimum norm."""
     total = eigvals[:, None] + alpha
     floor = tolerance(eigvals) if floor is None else floor
     return torch.where(total > floor, 1 / total, torch.zeros_like(total))

@@ -25,7 +25,7 @@ _RELATIVE, _TINY = 1e-12, 1e-3
 
 
 def tiny(lost: float) -> float:
-    """Return under which 1 − h is too small to divide by, where rounding took `lost` of h."""
+    """Return under which 1 − h is too small to divide by, if rounding took `lost` of h."""
     return min(_TINY, max(lost, torch.finfo(torch.float64).eps) / _RELATIVE)
 
 

@@ -44,7 +44,7 @@ def fold_ids(cv: int | Tensor, n: int, groups: Any = None) -> Tensor:
         if bool((cv < 0).any()):
             raise ValueError(f"`cv`: fold ids should not be negative, got {int(cv.min())}.")
         if groups is not None:
-            raise ValueError("`groups` has no use beside fold ids in `cv`. Leave it out, or pass a number of folds.")
+            raise ValueError("`groups` has no use with fold ids in `cv`. Leave it out, or pass a number of folds.")
         values, inverse = torch.unique(cv.cpu(), return_inverse=True)
         if len(values) < 2:
             raise ValueError("`cv`: fold ids name a single fold; expected at least two.")
@@ -92,7 +92,7 @@ def splits(cv: Any, n: int, y: Tensor, groups: Any) -> list[Split]:
         pairs: Iterable[Any] = cv.split(torch.zeros(n, 1).numpy(), target, labels)
     elif isinstance(cv, Iterable) and not isinstance(cv, (str, bytes, dict)):
         if groups is not None:
-            raise ValueError("`groups` has no use beside given splits in `cv`. Leave it out, or pass a splitter.")
+            raise ValueError("`groups` has no use with given splits in `cv`. Leave it out, or pass a splitter.")
         pairs = cv
     else:
         raise ValueError(

@@ -24,7 +24,7 @@ class Moments:
         gram = Σ s (x − x̄)(x − x̄)ᵀ,   cross = Σ s (x − x̄)(y − ȳ)ᵀ,   yy = Σ s (y − ȳ)²
 
     which is everything that `ridge`, `ridge_path` and `ridge_cv` need: the rows themselves can be let go. Rows are
-    centred as they arrive and summed in `dtype`, float64 unless you say otherwise, whatever the dtype of the rows.
+    centred as they come and summed in `dtype`, float64 unless you say otherwise, whatever the dtype of the rows.
 
     Args:
         dtype: of the sums. float32 halves the time and memory, and squares the rounding of float32 data.
@@ -58,7 +58,7 @@ class Moments:
         self.device = None if device is None else torch.device(device)
         self.result_dtype = torch.float64  # of answers: what the first rows were, as `ridge` does for data
         self.vector_target = False
-        self._blocks: dict[int | None, Block] = {}  # by fold id; None where no folds are kept
+        self._blocks: dict[int | None, Block] = {}  # by fold id; None if no folds are kept
 
     def update(
         self,
@@ -81,7 +81,7 @@ class Moments:
         Raises:
             ValueError: on wrong shapes, NaN or infinity (naming the first row), negative weights, or rows that do not
                 fit what is held: other d or t, folds with rows that had none.
-            TypeError: where a tensor is expected and something else came.
+            TypeError: if a tensor is expected and something else came.
         """
         return self._update(check_rows(X, y, sample_weight, flatten=flatten, values=False), fold, flatten)
 
@@ -106,7 +106,7 @@ class Moments:
             merged = self._merged(self._blocks_of(rows, ids, kept, device, work))
         if not self._blocks:
             self.result_dtype, self.vector_target = result_dtype(rows.X), rows.vector_target
-        self.device = next(iter(merged.values())).gram.device  # with its number, where "cuda" has none
+        self.device = next(iter(merged.values())).gram.device  # with its number, if "cuda" has none
         self._blocks.update(merged)
         return self
 
@@ -149,7 +149,7 @@ class Moments:
 
     @property
     def folds(self) -> tuple[int, ...]:
-        """The fold ids seen so far, in order; empty where rows came without."""
+        """The fold ids seen so far, in order; empty if rows came without."""
         return tuple(sorted(k for k in self._blocks if k is not None))
 
     @property
@@ -181,7 +181,7 @@ class Moments:
         """Return the moments of one fold, or of all rows.
 
         Raises:
-            ValueError: where there are no rows, or no such fold.
+            ValueError: if there are no rows, or no such fold.
         """
         if not self._blocks:
             raise ValueError("these `Moments` hold no rows yet. Call `update(X, y)` first.")
@@ -195,7 +195,7 @@ class Moments:
         """Return the moments of all folds but one, merged from them (no subtraction, hence no cancellation).
 
         Raises:
-            ValueError: where there is no such fold, or no other.
+            ValueError: if there is no such fold, or no other.
         """
         _check.option(fold, "fold", self.folds)
         rest = [b for k, b in self._blocks.items() if k != fold]
@@ -231,7 +231,7 @@ class Moments:
     def __sub__(self, other: Moments) -> Moments:
         """Moments of the rows of self without those of other, which must be among them: forgetting data.
 
-        Subtraction cancels: where most of the weight is taken away, digits go with it.
+        Subtraction cancels: if most of the weight is taken away, digits go with it.
         """
         if not isinstance(other, Moments):
             return NotImplemented

@@ -13,7 +13,7 @@ from torchridge.solvers.moments import float_slices
 from torchridge.solvers.moments.blocks import Block, constant_noise, empty_block
 from torchridge.solvers.moments.rows import Rows
 
-# Working memory of one pass over rows, beside the d × d matrices.
+# Working memory of one pass over rows, besides the d × d matrices.
 CHUNK_BYTES = 40 * 2**20
 
 
@@ -41,7 +41,7 @@ def workspace(n: int, d: int, t: int, dtype: torch.dtype, device: torch.device) 
 class _Pass:
     """One pass over chunks of rows: init, `step` a chunk, `finish`.
 
-    A chunk is shifted by a point near its mean: its own weighted mean where rows bring weights, as one heavy row
+    A chunk is shifted by a point near its mean: its own weighted mean if rows bring weights, as one heavy row
     elsewhere would cancel the others, or else the mean so far, kept as an offset from the first chunk's, so that a
     large mean costs no digits. What the shift leaves of the chunk's own mean is taken out by rank-one terms (Chan,
     Golub & LeVeque 1983, doi:10.1080/00031305.1983.10483115), which are kept and applied together, since a d × d outer
@@ -162,7 +162,7 @@ def block_of(
     n = X.shape[0] if index is None else index.shape[0]
     work = workspace(n, d, t, dtype, device) if work is None else work
     size = work.buffers[0].shape[0]
-    if index is not None:  # such rows are copied on their way in, beside the buffers
+    if index is not None:  # such rows are copied on their way in, besides the buffers
         size = max(1, size // 2)
     run = _Pass(empty_block(d, t, dtype, device), work, device_constants.slices(device, X.dtype, dtype))
     X, y = X.detach(), y.detach()

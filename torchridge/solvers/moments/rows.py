@@ -80,7 +80,7 @@ def check_rows(
 def _remedy(X: Tensor) -> str:
     if X.ndim < 2:
         return "Pass `X[:, None]` for rows of one feature, `X[None]` for one row."
-    return "Pass `X.reshape(-1, X.shape[-1])`, or `flatten=True` where it is offered, if every vector is a row."
+    return "If every vector is a row, pass `X.reshape(-1, X.shape[-1])`, or `flatten=True` if it is offered."
 
 
 def weight_shape(sample_weight: Tensor, n: int, flatten: bool = False) -> Tensor:

@@ -1,4 +1,4 @@
-"""Blocks of CSV to numbers, by pyarrow or else by Python's csv, where they hold nothing but finite numbers."""
+"""Blocks of CSV to numbers, by pyarrow or else by Python's csv, if they hold nothing but finite numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of CSV: blocks of whole rows, parsed by pyarrow where it is installed, every bad cell named by its line."""
+"""Rows of CSV: blocks of whole rows, parsed by pyarrow if it is installed, every bad cell named by its line."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class CsvRows(RowSource):
         """Return the names of the columns, and the bytes that they take."""
         for start, what in _OTHERS.items():
             if self._first.startswith(start):
-                raise ValueError(f"`source`: {self.name} is no CSV, but {what}.")
+                raise ValueError(f"`source`: {self.name} is not CSV, but {what}.")
         end = int(lines.row_ends(self._first, lines.quoted(self._first, self._delimiter))[0])
         line = self._first[:end]
         self._refuse_returns(line, 1)

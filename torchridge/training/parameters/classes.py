@@ -1,4 +1,4 @@
-"""The class that a module was written as, also where `fully_shard`, `torch.jit` or `torch.export` replaced it."""
+"""The class that a module was written as, even if `fully_shard`, `torch.jit` or `torch.export` replaced it."""
 
 from __future__ import annotations
 

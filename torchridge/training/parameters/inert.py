@@ -22,7 +22,7 @@ def inert_weights(model: nn.Module, judgements: Sequence[Judgement]) -> dict[str
     The L2 norm of such a weight can shrink while the model computes the same; what changes is the effective learning
     rate (van Laarhoven 2017, https://arxiv.org/abs/1706.05350; Zhang et al. 2019, https://arxiv.org/abs/1810.12281).
     A linear or convolution layer counts as followed by a batch or instance normalization if that is the next module
-    registered beside it with as many features; what `forward` does is not looked at.
+    registered next to it with as many features; what `forward` does is not looked at.
 
     Cost: one walk over the modules.
     """

@@ -76,7 +76,7 @@ def is_embedding_class(name: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def kind_of_leaf(leaf: str) -> Kind | None:
-    """What a parameter is called as, or None where its name leaves it open.
+    """What a parameter is called as, or None if its name leaves it open.
 
     The last word is the noun: `bias_proj` is a projection, `proj_bias` a bias, `debiased_weight` neither. Learned
     tokens and positions are those whose noun is token, register, cls, query, pos, position, positional, pe or wpe, or

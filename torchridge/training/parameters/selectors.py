@@ -38,7 +38,7 @@ def match_rules(judgements: Sequence[Judgement], rules: Rules[V], *, argument: s
         argument: What the caller calls `rules`, for the errors.
 
     Returns:
-        One value a judgement, None where no rule matches.
+        One value a judgement, None if no rule matches.
 
     Raises:
         TypeError: If `rules` or a selector is of another type.

@@ -30,7 +30,7 @@ class Site:
         owner: The module it serves: for a parametrized weight the parametrized module, not the list of
             parametrizations.
         owner_name: The owner's name, in the manner of `name`.
-        leaf: What the owner calls it, e.g. `weight`, also where it is stored as `parametrizations.weight.original`.
+        leaf: What the owner calls it, e.g. `weight`, also if it is stored as `parametrizations.weight.original`.
         enclosing: The modules around it, from the model down to the owner.
         enclosing_names: Their names, in the manner of `name`.
         classes: Their classes, as they were written.

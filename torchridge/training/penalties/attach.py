@@ -72,9 +72,9 @@ def regularize(
         The model.
 
     Raises:
-        TypeError: If `model` is no module, or an argument is of the wrong type.
-        ValueError: For what is no regularizer, a negative or NaN strength, a rule that matches no weight or is never
-            reached, rules that disagree on a tied parameter, or FSDP1's flat parameters. The model is then unchanged.
+        TypeError: If `model` is not a module, or an argument is of the wrong type.
+        ValueError: If a regularizer is not one, a strength is negative or NaN, a rule matches no weight or is never
+            reached, rules disagree on a tied parameter, or parameters are flat ones of FSDP1. Nothing is changed then.
 
     Cost: one walk over the modules; no tensor is read.
 
@@ -118,7 +118,7 @@ def penalty(model: nn.Module, *, weights: bool = True, activity: bool = True) ->
         models with and without a penalty. (`penalize_step` refuses such a model.)
 
     Raises:
-        TypeError: If `model` is no module.
+        TypeError: If `model` is not a module.
         ValueError: If a weight is still lazy.
 
     Cost: all `L2` penalties of one strength are one node of the graph: one read of the weights forward, one read and
@@ -153,7 +153,7 @@ def penalties(model: nn.Module) -> dict[str, Tensor]:
         0-d tensors by name, in the graph.
 
     Raises:
-        TypeError: If `model` is no module.
+        TypeError: If `model` is not a module.
         ValueError: If a weight is still lazy.
 
     Cost: as `penalty`, but for one node of the graph a weight.
@@ -198,7 +198,7 @@ def clear_regularizers(model: ModuleT) -> ModuleT:
         model: Any module; changed in place.
 
     Raises:
-        TypeError: If `model` is no module.
+        TypeError: If `model` is not a module.
 
     Example:
         >>> from torchridge.training.penalties.layers import L2Linear
@@ -219,7 +219,7 @@ def _chosen(
     embeddings: bool,
     inert: Inert,
 ) -> list[tuple[Judgement, Penalty | None]]:
-    """The regularizer of every parameter that one was asked for, None where a rule takes it off."""
+    """The regularizer of every parameter that one was asked for, None if a rule takes it off."""
     eligible = _eligible(model, judgements, embeddings, inert)
     ruled = match_rules(judgements, [(selector, (regularizer,)) for selector, regularizer in rules])
     _refuse_idle(rules, [(j, rule) for j, rule in zip(judgements, ruled, strict=True) if rule is not None], eligible)

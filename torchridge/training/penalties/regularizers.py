@@ -94,7 +94,7 @@ class L2(Regularizer):
         Any, to 0-d, of the dtype of `x` but at least float32; complex numbers count by |x|².
 
     Raises:
-        ValueError: If `l2` is negative, NaN, infinite or no number.
+        ValueError: If `l2` is negative, NaN, infinite or not a number.
 
     Cost: one read of `x` forward, one read and one write backward.
 
@@ -127,7 +127,7 @@ class L1(Regularizer):
         Any, to 0-d, of the dtype of `x` but at least float32.
 
     Raises:
-        ValueError: If `l1` is negative, NaN, infinite or no number.
+        ValueError: If `l1` is negative, NaN, infinite or not a number.
 
     Cost: one read of `x` forward, one read and one write backward.
 
@@ -161,7 +161,7 @@ class L1L2(Regularizer):
         Any, to 0-d, of the dtype of `x` but at least float32.
 
     Raises:
-        ValueError: If a strength is negative, NaN, infinite or no number.
+        ValueError: If a strength is negative, NaN, infinite or not a number.
 
     Cost: one read of `x` forward, one read and one write backward.
 
@@ -203,7 +203,7 @@ class OrthogonalRegularizer(Regularizer):
         (rows, columns), to 0-d, of the dtype of the input but at least float32.
 
     Raises:
-        ValueError: If `factor` is negative, NaN, infinite or no number, `mode` is unknown, or the input no matrix.
+        ValueError: If `factor` is not a finite number of at least 0, `mode` is unknown, or the input is not a matrix.
 
     Cost: O(rows² · columns) time and O(rows²) memory, for `"columns"` the other way round.
 

@@ -139,7 +139,7 @@ class StepPenalty(StepHook):
 
 
 def _sign(group: Mapping[str, Any]) -> int:
-    """-1 where the optimizer turns the gradient around, so that the penalty still pulls to zero."""
+    """-1 if the optimizer turns the gradient around, so that the penalty still pulls to zero."""
     return -1 if group.get("maximize", False) else 1
 
 

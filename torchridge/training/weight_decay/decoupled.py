@@ -157,7 +157,7 @@ class DecoupledWeightDecay(StepHook):
                 group["weight_decay"] = float(group[KEY])
 
     def _loaded(self, optimizer: Optimizer) -> None:
-        """Take the strengths that were loaded, or ours again where the state has none."""
+        """Take the strengths that were loaded, or ours again if the state has none."""
         for index, group in enumerate(optimizer.param_groups):
             held = self._held.get(index)
             if KEY not in group and held is None:

@@ -48,7 +48,7 @@ def weight_decay_groups(
         lr: Base learning rate; put in the groups, and required if any learning rate is scaled.
         layer_decay: Multiply the learning rate by layer_decay^(depth from the top), as ELECTRA
             (https://arxiv.org/abs/2003.10555) and BEiT (https://arxiv.org/abs/2106.08254) do.
-        layer_of: Name -> layer index, 0 at the input, where the layers cannot be found.
+        layer_of: Name -> layer index, 0 at the input, for a model whose layers cannot be found.
         inert: What to do about weights whose scale the model divides out (before BatchNorm, under `spectral_norm`):
             `"warn"` and decay, `"keep"` decaying silently, or `"skip"` them.
         optimizer: The class that will take the groups; refuse now what it would ignore or fail on later.
@@ -56,7 +56,7 @@ def weight_decay_groups(
             `add_param_group`, as Lightning's `BackboneFinetuning` adds it: pass False for such loops.
 
     Returns:
-        Plain dicts with `params`, `param_names` unless left out, `weight_decay`, `name`, and `lr`, `lr_scale` where
+        Plain dicts with `params`, `param_names` unless left out, `weight_decay`, `name`, and `lr`, `lr_scale` if
         they apply. Every trainable parameter is in exactly one, and their order depends on the model alone, so a
         checkpoint resumes.
 

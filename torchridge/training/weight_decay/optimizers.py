@@ -25,7 +25,7 @@ def check_optimizer(
     groups: Sequence[Mapping[str, Any]] | None = None,
     model: nn.Module | None = None,
 ) -> None:
-    """Raise where an optimizer would ignore the weight decay of its groups, or fail on them.
+    """Raise if an optimizer would ignore the weight decay of its groups, or fail on them.
 
     LBFGS takes neither groups nor `weight_decay`; SparseAdam and Rprop ignore it; SGD and Adagrad fail on sparse
     gradients with it, and the others on sparse gradients at all; Muon takes real matrices only. What trains another

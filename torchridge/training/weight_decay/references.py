@@ -56,7 +56,7 @@ def like(value: Tensor, parameter: Tensor) -> Tensor:
 
 
 def coordinates(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Views of the real coordinates, of this rank's shard where a tensor is sharded."""
+    """Views of the real coordinates, of this rank's shard if a tensor is sharded."""
     shards = [local(t.detach()) for t in tensors]
     return [torch.view_as_real(t) if t.is_complex() else t for t in shards]
 

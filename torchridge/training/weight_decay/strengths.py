@@ -18,13 +18,13 @@ def get_weight_decay(group: Mapping[str, Any]) -> float:
 
 
 def strength_of(group: Mapping[str, Any]) -> Tensor | float:
-    """The strength of a parameter group as it is kept, on its device where it is a tensor."""
+    """The strength of a parameter group as it is kept, on its device if it is a tensor."""
     strength: Tensor | float = group[KEY if is_taken_over(group) else "weight_decay"] if has_strength(group) else 0.0
     return strength
 
 
 def set_weight_decay(group: dict[str, Any], value: float) -> None:
-    """Change the strength of a parameter group, in place where it is a tensor."""
+    """Change the strength of a parameter group, in place if it is a tensor."""
     key = KEY if is_taken_over(group) else "weight_decay"
     if isinstance(group.get(key), Tensor):
         group[key].fill_(value)

@@ -47,7 +47,7 @@ class Diagnosed:
 
     @property
     def residual_variance(self) -> Tensor:
-        """Σ s (y − ŷ)² / (n − dof − 1), the −1 with an intercept, (t,); NaN where dof is. Cost as `dof`."""
+        """Σ s (y − ŷ)² / (n − dof − 1), the −1 with an intercept, (t,); NaN if dof is. Cost as `dof`."""
         variance: Tensor = self.diagnosis["residual_variance"]
         return variance
 

@@ -28,7 +28,7 @@ _CHUNK_BYTES = 8 * 2**20
 
 @dataclass(frozen=True, eq=False)
 class DualForm:
-    """What a solution keeps where its weights are not made.
+    """What a solution keeps if its weights are not made.
 
     Attributes:
         coef: (n, L, t) c, in the dtype that was solved in; L = 1 but for a path.

@@ -31,8 +31,8 @@ class RidgeSolution(Diagnosed):
 
     Attributes:
         weight: (t, d); a path (L, t, d). Of few rows and many targets it is made when it is first read, from `dual`.
-        bias: (t,), zero where no intercept was fitted; a path (L, t).
-        alpha: the strength, (); (t,) where each target has its own; a path (L,).
+        bias: (t,), zero if no intercept was fitted; a path (L, t).
+        alpha: the strength, (); (t,) if each target has its own; a path (L,).
         solver: "cholesky", "spectral", "dual", "svd" or "cg".
         reason: why this solver was taken.
         n_samples: rows that were fitted.
@@ -42,7 +42,7 @@ class RidgeSolution(Diagnosed):
         condition: condition number of XᵀX + αD, features scaled by their penalty, at the weakest strength;
             "cg" gives its bound (λ₁ + α) / α, NaN at rank 0.
         rank: numerical rank of the centred rows, as far as the solver resolved it; None for "cg".
-        residual_variance: (t,) Σ s (y − ŷ)² / (n − dof − 1), the −1 with an intercept; NaN where dof is.
+        residual_variance: (t,) Σ s (y − ŷ)² / (n − dof − 1), the −1 with an intercept; NaN if dof is.
         unit_variance: (d,) diagonal of (XᵀX + αD)⁻¹ XᵀX (XᵀX + αD)⁻¹; (t, d) for one strength a target. None from "cg".
         fit_intercept: whether a bias was fitted.
         vector_target: whether y came as (n,), so that predictions are (n,) too.
@@ -63,7 +63,7 @@ class RidgeSolution(Diagnosed):
         dual: if n < d and there are more targets (× strengths) than rows, or a kernel was given, the `DualForm` that
             stands for the weights: n numbers for each target, and the rows themselves, not copied.
         dead_targets: (t,) whether a target is constant over all rows: cross-validation gives it NaN for R² and
-            correlation, and leaves it out where targets share a strength. None without cross-validation.
+            correlation, and leaves it out if targets share a strength. None without cross-validation.
 
     Example:
         >>> import torch
@@ -138,7 +138,7 @@ class RidgeSolution(Diagnosed):
         return describe.text(self)
 
     def predict(self, X: Tensor | Any, *, max_bytes: int | None = None) -> Tensor:
-        """Return X Wᵀ + b, (n, t), or (n,) where y came as (n,); a path gives a leading dimension of strengths.
+        """Return X Wᵀ + b, (n, t), or (n,) if y came as (n,); a path gives a leading dimension of strengths.
 
         X may be sparse, or an operator, as in `ridge`. In the dual form, predictions come from the kernel of X with the
         rows that were fitted, in chunks; weights are not made. For a given kernel, X is that kernel, (m, n).
@@ -150,7 +150,7 @@ class RidgeSolution(Diagnosed):
         Raises:
             ValueError: on a shape that does not fit, or another device than that of the weights; in the dual form, if
                 the rows that were fitted have been changed in place.
-            TypeError: on what is no dense real tensor.
+            TypeError: on anything but a dense real tensor.
         """
         return predictions.predict(self, X, max_bytes)
 
@@ -170,11 +170,11 @@ class RidgeSolution(Diagnosed):
         sample_weight: Tensor | None = None,
         max_bytes: int | None = None,
     ) -> Tensor:
-        """Return how well X predicts y, for each target: (t,), () where y came as (n,) to the fit; a path (L, t).
+        """Return how well X predicts y, for each target: (t,), () if y came as (n,) to the fit; a path (L, t).
 
         Args:
             X: (m, d), as in `predict`.
-            y: (m, t), or (m,) where the fit had (n,).
+            y: (m, t), or (m,) if the fit had (n,).
             scoring: "r2", 1 − Σ s (y − ŷ)² / Σ s (y − ȳ)²; "mse", Σ s (y − ŷ)² / Σ s; or "correlation", Pearson's. A
                 target that is constant in y has neither R² nor correlation: NaN.
             sample_weight: (m,), s ≥ 0.
@@ -182,7 +182,7 @@ class RidgeSolution(Diagnosed):
 
         Raises:
             ValueError: on shapes that do not fit, NaN or infinity, another device, an unknown `scoring`.
-            TypeError: on what is no dense real tensor.
+            TypeError: on anything but a dense real tensor.
         """
         return score(self, X, y, scoring, sample_weight, max_bytes)
 
@@ -193,7 +193,7 @@ class RidgeSolution(Diagnosed):
             targets: a slice, or numbers or a mask of targets in a list or tensor.
 
         Raises:
-            ValueError: where y came as (n,), or for a batch of problems.
+            ValueError: if y came as (n,), or for a batch of problems.
         """
         return parts.of_targets(self, targets)
 
@@ -201,7 +201,7 @@ class RidgeSolution(Diagnosed):
         """Return one strength of a path; a negative `index` counts from the last.
 
         Raises:
-            ValueError: where there is only one, or no such strength.
+            ValueError: if there is only one, or no such strength.
         """
         return parts.at(self, index)
 
@@ -258,7 +258,7 @@ class RidgeSolution(Diagnosed):
             return cls(**values), names
 
     def to_linear(self) -> nn.Linear:
-        """Return an `nn.Linear` that computes `predict`, with a bias where an intercept was fitted.
+        """Return an `nn.Linear` that computes `predict`, with a bias if an intercept was fitted.
 
         Raises:
             ValueError: on a path, or a batch of problems.

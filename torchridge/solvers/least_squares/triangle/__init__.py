@@ -6,7 +6,7 @@ w = D⁻¹ v + prior and c_j² = α p_j / D_j²,
     ‖R v − Qᵀ b‖² + Σ_j c_j² v_j²
 
 is a least-squares problem of the stacked columns (R; C), which are brought to norm one again and factored. So neither
-the units of a column, nor free features (c_j = 0), nor penalties that differ by decades cost digits. Where the columns
+the units of a column, nor free features (c_j = 0), nor penalties that differ by decades cost digits. If the columns
 of R are dependent, their null space is eliminated: least squares first, then the penalty, then the norm of the rest.
 
 Sources: Björck 1996, §2.9 (corrected seminormal equations) and §5.3, doi:10.1137/1.9781611971484; van der Sluis 1969,

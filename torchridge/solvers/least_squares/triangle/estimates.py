@@ -25,7 +25,7 @@ def scaled_weights(tri: Triangle, found: Roots, alpha: Tensor) -> Tensor:
         length = torch.linalg.vector_norm(step, dim=1, keepdim=True)
         shrinking = length < size
         v, size = torch.where(shrinking, v + step, v), torch.where(shrinking, length / 2, 0)
-    # What is shrunk to nearly nothing is rounding beside the others: each such coordinate has its own optimum.
+    # What is shrunk to nearly nothing is rounding compared with the others: each such coordinate has its own optimum.
     total = squares + (tri.factor**2).sum(0)[:, None]
     for _ in range(2):
         v = torch.where(squares > _STRONG, v + gradient_of(tri, squares, v) / total, v)

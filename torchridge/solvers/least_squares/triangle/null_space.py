@@ -20,19 +20,14 @@ def without_null_space(tri: Triangle, alpha: Tensor, left: Tensor, sigma: Tensor
     row, null = right[:rank].mT, right[rank:].mT  # (d, rank), (d, d − rank)
     null = torch.where(null.abs() > _NOISE, null, 0)  # or a large penalty would make something of it
     null, idle = _split(null, tri.penalty > 0)
-    # Large rows first, each with one direction more of the null space: else small ones lose their digits to them.
-    order = root_p.argsort(descending=True)
-    echelon = torch.linalg.qr(null[order].mT)[1].mT
-    null = torch.where(echelon.abs() > _NOISE, echelon, 0)[order.argsort()]
-    outer, upper = torch.linalg.qr((root_p[:, None] * null)[order])
-    outer = outer[order.argsort()]
-    solved = torch.linalg.solve_triangular(upper, outer.mT @ (root_p[:, None] * row), upper=True)
-    space = row - null @ solved
+    space, outer = _least(root_p, null, row)
     if idle.shape[1]:
-        idle = idle / tri.size[:, None]
-        space = space - (tri.size[:, None] * idle) @ (torch.linalg.pinv(idle) @ (space / tri.size[:, None]))
+        space, _ = _least(1 / tri.size, idle, space)
     shrunk = root_p[:, None] * space  # (d, rank)
-    shrunk = shrunk - outer @ (outer.mT @ shrunk)
+    for _ in range(2):
+        shrunk = shrunk - outer @ (outer.mT @ shrunk)
+    # Nor may rounding be left in the space itself: α p can be as large as its inverse squared.
+    space = torch.where(root_p[:, None] > 0, shrunk / root_p[:, None], space)
     matrix = torch.cat([sigma.diag().expand(len(alpha), -1, -1), alpha.sqrt()[:, None, None] * shrunk], 1)
     norm = torch.linalg.vector_norm(matrix, dim=1)
     q, upper = torch.linalg.qr(matrix / norm[:, None])
@@ -46,6 +41,20 @@ def without_null_space(tri: Triangle, alpha: Tensor, left: Tensor, sigma: Tensor
     spread = singular[:, 0] / singular[:, -1] * norm.amax(1).clamp_min(float(sigma[0])) / norm.amin(1)
     weak = torch.ones_like(alpha, dtype=torch.bool)
     return Roots((inverse.mT / norm[:, None]) @ space.mT, start, spread, volume, rank, weak)
+
+
+def _least(root: Tensor, null: Tensor, space: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `space` plus what of the columns `null` makes root ∘ space least, and a basis of root ∘ null.
+
+    Large rows first, each with one direction more of the null space: else small ones lose their digits to them.
+    """
+    order = root.argsort(descending=True)
+    echelon = torch.linalg.qr(null[order].mT)[1].mT
+    null = torch.where(echelon.abs() > _NOISE, echelon, 0)[order.argsort()]
+    outer, upper = torch.linalg.qr((root[:, None] * null)[order])
+    outer = outer[order.argsort()]
+    solved = torch.linalg.solve_triangular(upper, outer.mT @ (root[:, None] * space), upper=True)
+    return space - null @ solved, outer
 
 
 def _split(null: Tensor, penalized: Tensor) -> tuple[Tensor, Tensor]:

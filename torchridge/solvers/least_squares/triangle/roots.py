@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -13,8 +15,9 @@ from torchridge.solvers.least_squares.triangle.null_space import without_null_sp
 NUMBERS = 2**24
 
 # Condition of the rows in the metric of the penalty up to which one decomposition serves all strengths: eps times it
-# is the error. Above, every strength is factored by itself, its columns brought to one size.
-_ONE_METRIC = 1e5
+# is the error. Above, every strength is factored by itself, its columns brought to one size; and above the second
+# number, if that would make the condition so many times smaller, which is then one of units alone.
+_ONE_METRIC, _ANY_UNITS, _UNITS = 1e5, 1e2, 10.0
 
 # Condition of RᵀR + C², its columns brought to one size, up to which Cholesky factors hold the digits.
 GRAM = 1e5
@@ -75,13 +78,21 @@ def _in_one_metric(tri: Triangle, alpha: Tensor) -> Roots | None:
     left, sigma, right = torch.linalg.svd(tri.factor * metric, full_matrices=False)
     least = sigma[-1] if len(sigma) == tri.factor.shape[1] else torch.zeros_like(sigma[0])
     spread = ((sigma[0] ** 2 + alpha) / (least**2 + alpha)).sqrt()
-    if not bool((spread <= _ONE_METRIC).all()):
+    worst = float(spread.max())
+    if not worst <= _ONE_METRIC or (worst > _ANY_UNITS and worst > _UNITS * _spread_at_one_size(tri, alpha.min())):
         return None
     total = (sigma**2 + alpha[:, None]).sqrt()  # (L, r)
     volume = torch.log1p(sigma**2 / alpha[:, None]).sum(1)
     start = (sigma / total)[:, :, None] * (left.mT @ tri.target)
     sure = torch.zeros_like(alpha, dtype=torch.bool)
     return Roots((right * metric) / total[:, :, None], start, spread, volume, len(sigma), sure)
+
+
+def _spread_at_one_size(tri: Triangle, alpha: Tensor) -> float:
+    """Return the condition of the stacked columns, brought to one size, at one strength. Cost: a Cholesky factor."""
+    factor = algebra.cholesky(tri.factor.mT @ tri.factor + torch.diag(shrinkage(tri, alpha[None])[0] ** 2))
+    squared = float(torch.where(factor.info == 0, factor.condition(), torch.inf).nan_to_num(torch.inf))
+    return math.sqrt(squared)
 
 
 def _by_cholesky(tri: Triangle, alpha: Tensor) -> Roots | None:
