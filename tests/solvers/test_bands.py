@@ -199,7 +199,7 @@ def test_unique_variance_is_what_refits_without_a_band_lose(t: int, intercept: b
             r2 = 1 - error / ((held[:, j] - held[:, j].mean()) ** 2).sum()
             lost = (whole if t == 1 else whole[j]) - r2
             unique = partition.unique[b] if t == 1 else partition.unique[b, j]
-            assert abs(float(unique) - float(lost)) < 1e-7  # a band that is free to rounding (α of 1e-6) has fewer digits
+            assert abs(float(unique) - float(lost)) < 1e-7  # a nearly free band (α of 1e-6) costs digits
 
 
 def test_a_partition_of_one_band_and_of_given_kernels() -> None:
