@@ -521,10 +521,11 @@ def test_problems_that_were_once_wrong(seed: str) -> None:
 
 @pytest.mark.parametrize("make", [one_row_alone, interpolating, normal], ids=lambda make: make.__name__)
 def test_leave_one_out_over_ranks_says_when_moments_cannot_leave_a_row_out(make: Any) -> None:
+    from torchridge import _check
     from torchridge.distributed.collectives import LeaveOneOut
     from torchridge.linear.arguments import Options
     from torchridge.linear.ridge.over_ranks import leave_one_out
-    from torchridge.solvers.moments.rows import check_rows
+    from torchridge.solvers.moments.rows import Rows
 
     class One:
         def all_sum(self, _: str, total: Tensor) -> Tensor:
@@ -532,7 +533,7 @@ def test_leave_one_out_over_ranks_says_when_moments_cannot_leave_a_row_out(make:
 
     X, y = make(24, 4) if make is normal else make()[:2]
     alphas = torch.tensor([0.0 if make is interpolating else 0.01, 1.0], dtype=torch.float64)
-    prepared = leave_one_out(Moments().update(X, y), check_rows(X, y, None), Options(), One())  # type: ignore[arg-type]
+    prepared = leave_one_out(Moments().update(X, y), Rows(*_check.rows(X, y)), Options(), One())  # type: ignore[arg-type]
     assert isinstance(prepared.scorer, LeaveOneOut)
     got = prepared.scorer.squares(alphas)[0]
     told = prepared.scorer.precision.lost > 1e-8
