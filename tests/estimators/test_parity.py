@@ -370,3 +370,34 @@ def test_logistic_regression_cv(name: str, scoring: str, legacy: bool) -> None:
         np.testing.assert_allclose(ours.scores_, theirs.scores_, rtol=1e-4)
         assert ours.coefs_paths_.shape == theirs.coefs_paths_.shape
     assert ours.score(X, y) == pytest.approx(theirs.score(X, y), rel=1e-4)
+
+
+@pytest.mark.parametrize("n", [40, 12], ids=["tall", "wide"])
+@pytest.mark.parametrize("kind", ["dense", "sparse"])
+def test_correlation_of_folds_is_that_of_held_out_predictions(n: int, kind: str) -> None:
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((n, 20)) * (rng.random((n, 20)) < 0.4)
+    y = X[:, :3] + rng.standard_normal((n, 3))
+    alphas, folds = [0.1, 10.0, 1000.0], list(KFold(4).split(X))
+    rows = sparse.csr_matrix(X) if kind == "sparse" else X
+
+    def measured(alpha: float) -> Any:
+        each = []
+        for train, test in folds:
+            fit = linear_model.Ridge(alpha=alpha).fit(X[train], y[train]).predict(X[test])
+            each.append([np.corrcoef(fit[:, j], y[test, j])[0, 1] for j in range(3)])
+        return np.mean(each, 0)
+
+    want = np.array([measured(a) for a in alphas])
+    shared = RidgeCV(alphas, cv=4, scoring="correlation").fit(rows, y)
+    assert shared.best_score_ == pytest.approx(want.mean(1).max(), abs=1e-6)
+    assert shared.alpha_ == alphas[want.mean(1).argmax()]
+    own = RidgeCV(alphas, cv=4, scoring="correlation", alpha_per_target=True).fit(rows, y)
+    np.testing.assert_allclose(own.best_score_, want.max(0), atol=1e-6)
+    whole = RidgeCV(alphas, scoring="correlation").fit(X, y)
+    assert -1 <= whole.best_score_ <= 1
+
+
+def test_correlation_is_no_score_of_classes() -> None:
+    with pytest.raises(ValueError, match="correlation"):
+        RidgeClassifierCV(scoring="correlation", cv=3).fit(np.eye(6), [0, 1] * 3)

@@ -20,7 +20,7 @@ from torchridge.estimators._search import (
     ScoreRows,
     by_folds,
     by_sparse_folds,
-    follows_from_squares,
+    follows_from_moments,
     leave_one_out,
     sparse_leave_one_out,
 )
@@ -30,8 +30,8 @@ from torchridge.solvers.iterative import sparse_gram
 from torchridge.solvers.iterative.sparse_ridge import folds_pay, gram_pays, pays
 from torchridge.solvers.least_squares import criteria
 
-# Scores of folds that products give from squared errors.
-_SQUARES = (None, "r2", "neg_mean_squared_error")
+# Scores of folds that products tell, by their names in `ridge_cv`.
+_OF_FOLDS = {None: "r2", "r2": "r2", "neg_mean_squared_error": "mse", "correlation": "correlation"}
 
 
 class Problem(NamedTuple):
@@ -80,7 +80,7 @@ class RidgeCVModel(LinearModel):
         from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping
 
         name = "accuracy" if self._estimator_type == "classifier" else "r2"
-        scorer = resolve(self.scoring) or get_scorer(name).set_score_request(sample_weight=True)
+        scorer = resolve(self.scoring, self._estimator_type) or get_scorer(name).set_score_request(sample_weight=True)
         router = MetadataRouter(owner=self).add_self_request(self._metadata_requests())
         router.add(scorer=scorer, method_mapping=MethodMapping().add(caller="fit", callee="score"))
         return router.add(splitter=self.cv, method_mapping=MethodMapping().add(caller="fit", callee="split"))
@@ -165,15 +165,15 @@ class RidgeCVModel(LinearModel):
     ) -> Found:
         """Choose for a sparse matrix that is only multiplied with: by GCV, or by squared errors of folds."""
         criterion = isinstance(parts, str)
-        if parts is None or not (criterion or follows_from_squares(self.scoring, weight, routed.score)):
+        if parts is None or not (criterion or follows_from_moments(self.scoring, weight, routed.score)):
             raise ValueError(too_large(table.X.shape))
-        _check.option(self.scoring, "scoring", (None, "neg_mean_squared_error") if criterion else _SQUARES)
+        _check.option(self.scoring, "scoring", (None, "neg_mean_squared_error") if criterion else _OF_FOLDS)
         solution = ridge_cv(
             table.X,
             y.double(),
             "auto" if isinstance(alphas, str) else as_tensor(alphas),
             parts,
-            scoring="mse" if criterion or _check.same(self.scoring, "neg_mean_squared_error") else "r2",
+            scoring="mse" if criterion else _OF_FOLDS[self.scoring],
             sample_weight=weight,
             fit_intercept=self.fit_intercept,
             alpha_per_target=getattr(self, "alpha_per_target", False),

@@ -19,7 +19,7 @@ from torchridge.linear.metrics import Held, Metric
 Scorer = Callable[..., float]
 
 
-def resolve(scoring: Any) -> Scorer | None:
+def resolve(scoring: Any, kind: str | None = "classifier") -> Scorer | None:
     """Return a scorer ``(estimator, X, y)``, larger for a better fit; None for None.
 
     Raises:
@@ -30,6 +30,8 @@ def resolve(scoring: Any) -> Scorer | None:
         return scoring  # type: ignore[no-any-return]
     if not isinstance(scoring, str):
         return ByMetric(metrics.first(scoring, "scoring", {})[0])
+    if scoring == "correlation" and kind == "regressor":  # which scikit-learn has no name for
+        return _own(scoring)
     try:
         from sklearn.metrics import get_scorer
     except ImportError:
@@ -118,6 +120,17 @@ def _r2(y: Any, predicted: Any, weight: Any) -> float:
     return float(np.mean(1 - ratio))
 
 
+def _correlation(y: Any, predicted: Any, weight: Any) -> float:
+    y, predicted = (np.asarray(v, dtype=float) - np.average(v, axis=0, weights=weight) for v in (y, predicted))
+
+    def product(a: Any, b: Any) -> Any:
+        return np.average(a * b, axis=0, weights=weight)
+
+    size = np.sqrt(product(y, y) * product(predicted, predicted))
+    each = np.divide(product(y, predicted), size, out=np.full(np.shape(size), np.nan), where=size > 0)
+    return float(np.mean(each))
+
+
 def _accuracy(y: Any, predicted: Any, weight: Any) -> float:
     right = (y == predicted).reshape(len(y), -1).all(1)
     return float(np.average(right, weights=weight))
@@ -128,6 +141,7 @@ _OWN: Mapping[str, Callable[[Any, Any, Any], float]] = {
     "neg_mean_squared_error": _errors(2),
     "neg_root_mean_squared_error": _errors(2, root=True),
     "neg_mean_absolute_error": _errors(1),
+    "correlation": _correlation,
     "accuracy": _accuracy,
 }
 

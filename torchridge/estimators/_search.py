@@ -24,6 +24,7 @@ from torchridge.solvers.kernels.few_rows import WholeDual
 from torchridge.solvers.kernels.left_out import leave_one_out_errors
 from torchridge.solvers.least_squares.each_fold import FoldMoments, fold_weights
 from torchridge.solvers.least_squares.scorers import Whole
+from torchridge.solvers.least_squares.target_scores import SCORES
 from torchridge.solvers.moments.folds import Split
 from torchridge.solvers.moments.rows import Rows
 
@@ -202,11 +203,11 @@ def by_folds(
     rows = Rows(*_check.rows(X, y, weight))
     prepared = prepare_rows(rows, parts, None, _options(intercept))
     if score is None:
-        scores = _from_squares(prepared, alphas, scoring, parts, per_target and y.shape[1] > 1)
+        scores = _from_prepared(prepared, alphas, scoring, parts, per_target and y.shape[1] > 1)
     elif per_target:
         raise ValueError(
-            f"`alpha_per_target`=True with folds needs a score that follows from squared errors, got "
-            f"`scoring`={scoring!r}. Use one of {[name for name in _FROM_SQUARES if name]}."
+            f"`alpha_per_target`=True with folds needs a score that moments tell, got `scoring`="
+            f"{scoring!r}. Use one of {[*filter(None, _FROM_SQUARES), 'correlation']}."
         )
     else:
         scores = np.asarray(
@@ -215,13 +216,16 @@ def by_folds(
     return _found(prepared, alphas, over_folds(scores), intercept, None)
 
 
-def follows_from_squares(scoring: Any, weight: Tensor | None, given: Mapping[str, Any]) -> bool:
-    """Whether the scores of folds need no predictions: held-out rows weigh what they weigh in training."""
-    known = scoring is None or (isinstance(scoring, str) and scoring in _FROM_SQUARES)
+def follows_from_moments(scoring: Any, weight: Tensor | None, given: Mapping[str, Any]) -> bool:
+    """Whether a prepared problem tells the scores of folds: held-out rows weigh what they weigh in training."""
+    known = scoring is None or (isinstance(scoring, str) and scoring in (*_FROM_SQUARES, "correlation"))
     return known and set(given) == (set() if weight is None else {"sample_weight"})
 
 
-def _from_squares(prepared: Prepared, alphas: Tensor, scoring: Any, parts: list[Split], per_target: bool) -> Any:
+def _from_prepared(prepared: Prepared, alphas: Tensor, scoring: Any, parts: list[Split], per_target: bool) -> Any:
+    if scoring == "correlation":
+        found = prepared.scorer.scores(SCORES[scoring], alphas)  # (K, L, t)
+        return (found if per_target else found[:, :, ~prepared.dead].mean(-1)).cpu().numpy()
     squares, variances = prepared.scorer.squares(alphas), prepared.scorer.variances()
     assert variances is not None
     scores = _FROM_SQUARES[scoring](squares, variances)

@@ -11,7 +11,7 @@ from torchridge.estimators._judges import judge_class_folds, judge_classes, judg
 from torchridge.estimators._kinds import Classifier, Regressor
 from torchridge.estimators._labels import Labels, class_weights, joined_weights, read_labels
 from torchridge.estimators._scorers import Routed, Scorer, resolve, route
-from torchridge.estimators._search import Found, follows_from_squares
+from torchridge.estimators._search import Found, follows_from_moments
 from torchridge.exceptions import warn
 
 
@@ -26,7 +26,8 @@ class RidgeCV(RidgeCVModel, Regressor):
     Args:
         alphas: (L,) strengths, positive for leave-one-out; or "auto", a grid from the data.
         fit_intercept: whether to fit b.
-        scoring: None: minus the mean squared error for leave-one-out, R² for folds; a name; a callable
+        scoring: None: minus the mean squared error for leave-one-out, R² for folds; a name of
+            scikit-learn's, or "correlation", Pearson's of held-out predictions, the mean over targets; a callable
             ``scorer(estimator, X, y)`` or ``metric(y_true, y_score)``, larger for a better fit; or an object with
             `update` and `compute` such as torchmetrics', or a collection of them, of which the first chooses; scores
             are the negative of a metric for which smaller is better. Leave-one-out scores all held-out predictions
@@ -104,7 +105,7 @@ class RidgeCV(RidgeCVModel, Regressor):
         _check.option(self.alpha_per_target, "alpha_per_target", (True, False))
         self._check_options()
         _check.option(self.gcv_mode, "gcv_mode", (None, "auto", "svd", "eigen"))
-        alphas, scorer = self._check_alphas(), resolve(self.scoring)
+        alphas, scorer = self._check_alphas(), resolve(self.scoring, self._estimator_type)
         routed = route(self, sample_weight, params, scorer)
         if self.gcv_mode == "svd" and self.cv is None and is_sparse(X):
             warn(
@@ -117,7 +118,7 @@ class RidgeCV(RidgeCVModel, Regressor):
         vector = y_.ndim == 1
         parts = self._parts(X, y, len(y_), None, routed)
         table = self._prepared(table, 1 if vector else y_.shape[1], alphas, parts)
-        squares = isinstance(parts, str) or follows_from_squares(self.scoring, weight, routed.score)
+        squares = isinstance(parts, str) or follows_from_moments(self.scoring, weight, routed.score)
         if table.sparse and parts is not None and squares:
             found = self._by_products(table, y_[:, None] if vector else y_, weight, alphas, parts, routed)
             self._keep_found(table, found, vector)
