@@ -8,7 +8,7 @@
 
 An answer is wrong if it is off by more than 100 eps × condition, the columns of the problem brought to one size and the
 penalty counted in, and no warning says so. The condition is that of the problem whose solution is asked for and, of
-scores, that of the training part if it is larger; whatever it is, an answer of which not two digits are right is wrong.
+scores, that of the training part if it is larger; a fit of which not two digits are right is counted whatever it is.
 Prints the counts; the exit status is 1 if one of them should be zero.
 """
 
@@ -318,6 +318,7 @@ def _fits(case: Case) -> Outcome:
             )
             count, warned = count + 1, warned + said
             if not said and off > share(max(want.condition, FITS)) * want.scale:
+                name = name if 100 * EPS * want.condition < 1 else f"lost {name}"
                 faults.append(f"{name}: off {off:.1e} of {want.scale:.1e}, condition {want.condition:.1e}, α={alpha:g}")
     return faults, warned, count
 
@@ -402,6 +403,13 @@ def _gcv(case: Case) -> Outcome:
 CHECKS: tuple[Check, ...] = (_fits, _folds, _left_out, _gcv)
 
 
+KINDS = {
+    "exception": "exceptions that are not ours",
+    "repeat": "differences of two calls",
+    "lost": "fits without two digits or a warning, at a condition that allows for none",
+}
+
+
 def main() -> int:
     """Run the problems and print the counts."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -418,12 +426,11 @@ def main() -> int:
         counts["answers"] += found.answers
         counts["answers with a warning"] += found.warned
         for fault in found.faults:
-            kind = "exceptions that are not ours" if fault.startswith("exception") else "silent wrong answers"
-            counts["differences of two calls" if fault.startswith("repeat") else kind] += 1
+            counts[KINDS.get(fault.split()[0], "silent wrong answers")] += 1
             print(f"problem {arguments.seed}:{i}: {fault}", flush=True)
         if (i + 1) % 1000 == 0:
             print(f"{i + 1} problems: {dict(counts)}", flush=True)
-    wrong = ("silent wrong answers", "exceptions that are not ours", "differences of two calls")
+    wrong = ("silent wrong answers", *KINDS.values())
     done = arguments.problems - arguments.start
     print(f"{done} problems, {counts['answers']} answers, {counts['answers with a warning']} with a warning")
     print(", ".join(f"{counts[name]} {name}" for name in wrong))

@@ -203,6 +203,7 @@ def test_bars_of_bands_are_what_is_unique_and_what_is_shared(target: int | None)
         unique
     )  # the light piece begins where the dark ends
     assert [bar.get_x() + bar.get_width() for bar in ax.patches[2:]] == pytest.approx(parts)
+    assert list(ax.lines[0].get_xdata()) == pytest.approx(parts)
     r2 = float(banded().score(X, y)[columns].mean())
     assert ax.get_xlabel() == f"explained variance, R² = {r2:.3f} in all"
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["left", "right"]

@@ -97,7 +97,7 @@ def test_a_criterion(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
     products = ridge_cv(x, y, GRID, cv="aic", solver="cg", tol=1e-12)
     assert products.scores is not None and products.score_errors is not None
     assert bool(((products.scores - want).abs() <= 5 * products.score_errors + 1e-6).all())
-    with pytest.raises(ValueError, match="`scoring`='r2' needs held-out targets, which `cv`='aic' has none of"):
+    with pytest.raises(ValueError, match="`scoring`='r2' needs held-out targets, and `cv`='aic' holds none out"):
         ridge_cv(x, y, GRID, cv="aic", scoring="r2")
     with pytest.raises(ValueError, match="`groups` has no use with `cv`='aic'"):
         ridge_cv(x, y, GRID, cv="aic", groups=torch.arange(len(x)))

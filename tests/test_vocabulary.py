@@ -238,3 +238,12 @@ def test_public_parameters_have_types() -> None:
     parameters = public_parameters()
     bare = [path for path, kind in parameters.items() if kind in ("Any", "Any | None", "<class 'inspect._empty'>")]
     assert len(parameters) > 400 and len(bare) <= 0.03 * len(parameters), bare
+
+
+@pytest.mark.parametrize("per_target", [False, True])
+@pytest.mark.filterwarnings("ignore::torchridge.TorchridgeWarning")
+def test_a_solver_is_asked_for_by_callers_alone(per_target: bool) -> None:
+    X, y = torch.randn(60, 5, dtype=torch.float64), torch.randn(60, 2, dtype=torch.float64)
+    chosen = ridge_cv(X, y, [0.1, 1.0, 10.0], cv=5, alpha_per_target=per_target)
+    assert chosen.reason == "the moments that scored the strengths serve the fit too"
+    assert ridge(X, y, 1.0, solver="spectral").reason == "asked for"

@@ -172,13 +172,15 @@ def position(value: Any, count: int, name: str, of: str) -> None:
     """Raise unless `value` is the index of one of `count` things."""
     whole = integer(value, name, minimum=-count)
     if whole >= count:
-        raise ValueError(f"`{name}`={whole} is not there: the path has {count} {of}, counted from 0.")
+        raise ValueError(f"`{name}`={whole} is out of range for a path of {count} {of} (0 to {count - 1}).")
 
 
 def same_length(got: int, expected: int, name: str, of: str) -> None:
     """Raise unless `name` has as many rows as `of`."""
     if got != expected:
-        raise ValueError(f"`{name}` has {got} rows, but `{of}` has {expected}; expected as many rows in both.")
+        raise ValueError(
+            f"`{name}` has {got} rows, but `{of}` has {expected}; expected the same number of rows in both."
+        )
 
 
 def shape(value: Tensor, expected: Sequence[tuple[int, ...]], name: str) -> None:
@@ -227,7 +229,7 @@ def rows(
         is_tensor(value, name)
         if type(value).__name__ == "DTensor":
             raise TypeError(
-                f"`{name}` is a DTensor. Of rows, give `{name}.to_local()` and add up over ranks (`all_reduce`, or "
+                f"`{name}` is a DTensor. For rows, give `{name}.to_local()` and add up over ranks (`all_reduce`, or "
                 f"process_group='world'); of columns, call `column_moments`."
             )
         is_dense_real(value, name)
@@ -284,7 +286,7 @@ def weight_shape(sample_weight: Tensor, n: int, flatten: bool = False) -> Tensor
     weight = sample_weight.reshape(-1) if flatten else sample_weight
     if weight.ndim != 1 or weight.shape[0] != n:
         raise ValueError(
-            f"`sample_weight` should have shape ({n},), one weight a row, got {tuple(sample_weight.shape)}."
+            f"`sample_weight` should have shape ({n},), one weight for each row, got {tuple(sample_weight.shape)}."
         )
     return weight
 

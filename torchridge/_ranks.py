@@ -46,7 +46,7 @@ class Ranks:
         if not isinstance(group, dist.ProcessGroup):
             raise TypeError(
                 f"`{name}` should be 'world' or a torch.distributed.ProcessGroup of which this process is a member, "
-                f"got {group!r}. Of a DeviceMesh pass `mesh.get_group()`."
+                f"got {group!r}. For a DeviceMesh, pass `mesh.get_group()`."
             )
         self.group = group
         self.members: list[int] = dist.get_process_group_ranks(group)

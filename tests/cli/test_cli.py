@@ -234,7 +234,7 @@ def test_env(capsys: pytest.CaptureFixture[str]) -> None:
         (("predict", "none.safetensors", "rows.csv"), 1, "error: MODEL: there is no file 'none.safetensors'"),
         (("convert", "1", "--from", "keras", "--to", "sklearn", "--n-samples=-4"), 1, "--n-samples should be positive"),
         (("decay", "torch.nn:Identity", "--weight-decay=-1"), 1, "error: --weight-decay should be a finite number"),
-        (("predict", "rows.csv", "rows.csv"), 1, "no safetensors file"),
+        (("predict", "rows.csv", "rows.csv"), 1, "not a safetensors file"),
         (("predict", "m.safetensors", "rows.csv", "--features", "a,b"), 1, "have 2 features, the model 4"),
         (("predict", "m.safetensors", "rows.csv", "--features", "a,b,e,y"), 1, "in the place of the model's 'c, d'"),
         (("predict", "m.safetensors", "rows.csv", "-o", "out.xlsx"), 2, "-o should end in .csv or .npy"),

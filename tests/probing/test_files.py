@@ -117,7 +117,7 @@ def test_truncated_and_tampered_files_are_refused(saved: tuple[ProbeReport, Path
     bad = tmp_path / "bad.safetensors"
     for size in (0, 5, 100, len(data) // 2, len(data) - 1):
         bad.write_bytes(data[:size])
-        with pytest.raises(ValueError, match="truncated or no safetensors file"):
+        with pytest.raises(ValueError, match="truncated or not a safetensors file"):
             ProbeReport.load(bad)
     for at in (len(data) - 1, len(data) - 400):
         bad.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
@@ -137,10 +137,10 @@ def test_other_kinds_of_files_are_refused(tmp_path: Path) -> None:
 
     bad = tmp_path / "bad"
     bad.write_bytes(pickle.dumps(Bomb()))
-    with pytest.raises(ValueError, match="no safetensors file"):
+    with pytest.raises(ValueError, match="not a safetensors file"):
         ProbeReport.load(bad)
     torch.save({"a": Bomb()}, bad)
-    with pytest.raises(ValueError, match="no safetensors file"):
+    with pytest.raises(ValueError, match="not a safetensors file"):
         ProbeReport.load(bad)
     assert not (tmp_path / "executed").exists()
     header = json.dumps({"__metadata__": {"kind": "other"}}).encode()

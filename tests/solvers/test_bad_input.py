@@ -173,7 +173,7 @@ CV: dict[str, tuple[type[Exception], str, Any, dict[str, Any]]] = {
         torch.arange(12) // 6,
         weights((torch.arange(12) < 6).float()),
     ),
-    "groups short": (ValueError, r"`groups` should hold one label a row", 3, {"groups": torch.arange(11)}),
+    "groups short": (ValueError, r"`groups` should hold one label for each row", 3, {"groups": torch.arange(11)}),
     "groups too few": (ValueError, r"`cv`=3 folds need at least 3 groups, got 2", 3, {"groups": torch.arange(12) % 2}),
     "groups beside gcv": (ValueError, r"`groups` has no use with `cv`='gcv'", "gcv", {"groups": torch.arange(12)}),
     "groups beside ids": (ValueError, r"`groups` has no use", torch.arange(12), {"groups": torch.arange(12)}),

@@ -1,5 +1,6 @@
 """Scores are as exact as fits: against refitted parts, in long arithmetic, whatever the units of the columns."""
 
+import random
 from typing import Any
 
 import exactness
@@ -408,6 +409,7 @@ def test_leverages_keep_their_digits_whatever_the_units() -> None:
     torch.testing.assert_close(-got, want, rtol=1e-11, atol=0)
 
 
+@pytest.mark.filterwarnings("ignore::torchridge.exceptions.UnresolvedChoiceWarning")
 @pytest.mark.parametrize("intercept", [False, True])
 @pytest.mark.parametrize("standardize", [False, True])
 def test_free_features_of_few_rows_keep_their_digits_whatever_the_units(intercept: bool, standardize: bool) -> None:
@@ -488,3 +490,61 @@ def test_rows_are_centred_to_more_digits_than_one_number_holds(make: Any, solver
         want = torch.tensor([float(v[0]) for v in found.weight], dtype=torch.float64)
         off = float(((got - want) * torch.tensor(found.size, dtype=torch.float64)).abs().max())
         assert off <= exactness.share(found.condition) * found.scale
+
+
+@pytest.mark.parametrize(
+    "seed",
+    [
+        "20:123",
+        "1:260",
+        "1:494",
+        "1:508",
+        "1:528",
+        "1:841",
+        "1:3385",
+        "3:2556",
+        "3:4821",
+        "3:5399",
+        "4:780",
+        "5:3830",
+        "3:1209",
+        "5:1693",
+        "5:5551",
+        "7:1933",
+    ],
+)
+def test_problems_that_were_once_wrong(seed: str) -> None:
+    run, i = map(int, seed.split(":"))
+    case = exactness.make(random.Random(run * 10**9 + i).choice)
+    assert not exactness.examine(case, exactness.CHECKS[i % 4 :][:1]).faults
+
+
+@pytest.mark.parametrize("make", [one_row_alone, interpolating, normal], ids=lambda make: make.__name__)
+def test_leave_one_out_over_ranks_says_when_moments_cannot_leave_a_row_out(make: Any) -> None:
+    from torchridge.distributed.collectives import LeaveOneOut
+    from torchridge.linear.arguments import Options
+    from torchridge.linear.ridge.over_ranks import leave_one_out
+    from torchridge.solvers.moments.rows import check_rows
+
+    class One:
+        def all_sum(self, _: str, total: Tensor) -> Tensor:
+            return total
+
+    X, y = make(24, 4) if make is normal else make()[:2]
+    alphas = torch.tensor([0.0 if make is interpolating else 0.01, 1.0], dtype=torch.float64)
+    prepared = leave_one_out(Moments().update(X, y), check_rows(X, y, None), Options(), One())  # type: ignore[arg-type]
+    assert isinstance(prepared.scorer, LeaveOneOut)
+    got = prepared.scorer.squares(alphas)[0]
+    told = prepared.scorer.precision.lost > 1e-8
+    assert told == (make is not normal)
+    want = -ridge_cv(X, y, alphas, cv="loo").scores
+    assert told or torch.allclose(got, want, rtol=1e-10, atol=0)
+
+
+def test_conditions_of_a_batch_have_the_digits_of_single_fits() -> None:
+    X = torch.stack([normal(12, 3, seed=k)[0] for k in range(2)])
+    X[1, :, 2] = X[1, :, 0] + 1e-4 * X[1, :, 2]
+    y = X.sum(2)
+    got = ridge(X, y, 1e-10).condition
+    for k in range(2):
+        assert float(got[k]) == pytest.approx(float(ridge(X[k], y[k], 1e-10).condition), rel=1e-12)

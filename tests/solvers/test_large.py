@@ -439,7 +439,7 @@ def test_refused(name: str, entry: Any) -> None:
 def test_refused_of_cross_validation_and_of_too_much() -> None:
     operator = KINDS["operator"](X)
     for cv in ("loo", "evidence"):
-        with pytest.raises(ValueError, match=f"`cv`='{cv}' needs .*, which solver='cg' does not know"):
+        with pytest.raises(ValueError, match=f"`cv`='{cv}' needs .*, which solver='cg' does not offer"):
             ridge_cv(operator, Y, [1.0], cv=cv)
     with pytest.raises(ValueError, match="`scoring`='r2' needs held-out targets"):
         ridge_cv(operator, Y, [1.0], scoring="r2")
@@ -455,7 +455,7 @@ def test_refused_of_cross_validation_and_of_too_much() -> None:
         ridge(sparse.csr_matrix((200_000, 200_000)), torch.ones(200_000), 1.0, solver="cholesky")
     with pytest.raises(ValueError, match=r"`penalty_factors` is zero for 300 features"):
         ridge(torch.ones(2, 300), torch.ones(2), 1.0, solver="cg", penalty_factors=torch.zeros(300))
-    with pytest.raises(ValueError, match="`solver`='cg' knows no standard errors"):
+    with pytest.raises(ValueError, match="`solver`='cg' gives no standard errors"):
         _ = ridge(X, Y, 1.0, solver="cg").standard_errors
 
 

@@ -94,7 +94,7 @@ def _opened(path: Path, name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
         return tensors, dict(header.get("__metadata__") or {})
     except (safetensors.SafetensorError, OSError, *MISUNDERSTOOD) as error:
         raise ValueError(
-            f"`{name}`: {path.name} is truncated or no safetensors file ({error}). Save it again."
+            f"`{name}`: {path.name} is truncated or not a safetensors file ({error}). Save it again."
         ) from None
 
 

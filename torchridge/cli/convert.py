@@ -17,11 +17,11 @@ def add(commands: Any) -> None:
     parser.add_argument("value", type=float)
     parser.add_argument("--from", dest="origin", metavar="TOOL", required=True, choices=CONVENTIONS)
     parser.add_argument("--to", dest="goal", metavar="TOOL", required=True, choices=CONVENTIONS)
-    parser.add_argument("--n-samples", type=float, help="rows")
+    parser.add_argument("--n-samples", type=float, help="number of rows")
     parser.add_argument("--n-targets", type=int, help="outputs that the loss is averaged over")
     parser.add_argument("--sample-weight-sum", type=float, help="sum of the sample weights")
     parser.add_argument("--target-std", type=float, help="standard deviation of y")
-    parser.add_argument("--feature-std", type=_numbers, help="standard deviation of each feature, with commas")
+    parser.add_argument("--feature-std", type=_numbers, help="standard deviation of each feature, separated by commas")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.epilog = f"tools: {', '.join(CONVENTIONS)}"
     parser.set_defaults(run=run, flags=flags_of(parser, source="--from", target="--to"))
@@ -44,4 +44,4 @@ def _numbers(text: str) -> list[float]:
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
-        raise argparse.ArgumentTypeError(f"should be numbers with commas, got {text!r}") from None
+        raise argparse.ArgumentTypeError(f"should be numbers separated by commas, got {text!r}") from None

@@ -28,7 +28,7 @@ def add(commands: Any) -> None:
     rows.add_training(parser)
     parser.add_argument("--alpha", type=float, help="a given strength, in place of --alphas and --cv")
     parser.add_argument("--cv", help="number of folds (default: 5; contiguous runs of rows), gcv or evidence")
-    parser.add_argument("--scoring", choices=target_scores.from_moments(), help="of the folds (default: mse)")
+    parser.add_argument("--scoring", choices=target_scores.from_moments(), help="score of the folds (default: mse)")
     parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="the model, a .safetensors file")
     parser.set_defaults(run=run, flags=rows.training_flags(parser))
 
@@ -62,9 +62,7 @@ def _folds(options: argparse.Namespace) -> int | None:
     options.cv, options.scoring = options.cv or "5", options.scoring or "mse"
     criterion = options.cv in criteria.from_moments()
     if options.scoring != "mse" and options.fold is None and criterion:
-        raise argparse.ArgumentTypeError(
-            f"--scoring {options.scoring} needs folds, which --cv {options.cv} has none of"
-        )
+        raise argparse.ArgumentTypeError(f"--scoring {options.scoring} needs folds, and --cv {options.cv} makes none")
     if options.alpha is not None or options.fold is not None or criterion:
         return None
     if not re.fullmatch("[0-9]{1,18}", options.cv) or int(options.cv) < 2:

@@ -25,7 +25,9 @@ def add(commands: Any) -> None:
     """Add the command."""
     parser = commands.add_parser("path", help="weights at every strength", description=_ABOUT)
     rows.add_training(parser)
-    parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="a picture, e.g. .png or .pdf; matplotlib")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", type=Path, help="a picture, e.g. .png or .pdf; needs matplotlib"
+    )
     parser.set_defaults(run=run, flags=rows.training_flags(parser))
 
 

@@ -30,7 +30,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "-o", "--output", metavar="FILE", type=Path, help=".csv or .npy; default: CSV on standard output"
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object a row")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per row")
     parser.set_defaults(run=run, flags=flags_of(parser))
 
 

@@ -28,7 +28,7 @@ def _device(text: str) -> str:
     except RuntimeError:
         raise argparse.ArgumentTypeError(f"expected cpu, cuda or cuda:0, got {text!r}") from None
     if kind == "cuda" and not torch.cuda.is_available():
-        raise argparse.ArgumentTypeError(f"{text} was asked for, and torch finds no CUDA device; leave --device out")
+        raise argparse.ArgumentTypeError(f"{text} was requested, but torch finds no CUDA device; leave out --device")
     if kind not in ("cpu", "cuda"):
         raise argparse.ArgumentTypeError(f"expected cpu, cuda or cuda:0, got {text!r}")
     return text
@@ -44,11 +44,16 @@ def add_source(parser: argparse.ArgumentParser) -> None:
         "--fold-rows 1, since their number is not known",
     )
     parser.add_argument(
-        "--features", metavar="COLUMNS", type=columns, help="names or numbers from 0, with commas; default: the others"
+        "--features",
+        metavar="COLUMNS",
+        type=columns,
+        help="names, or numbers from 0, separated by commas (default: all others)",
     )
-    parser.add_argument("--delimiter", help="of CSV; default: a comma, for .tsv a tab")
-    parser.add_argument("--header", choices=["yes", "no"], help="whether CSV starts with names; default: look")
-    parser.add_argument("--progress", action=argparse.BooleanOptionalAction, help="default: on a terminal")
+    parser.add_argument("--delimiter", help="of the CSV (default: a comma; a tab for .tsv)")
+    parser.add_argument("--header", choices=["yes", "no"], help="whether the CSV starts with names (default: detected)")
+    parser.add_argument(
+        "--progress", action=argparse.BooleanOptionalAction, help="show progress (default: on a terminal)"
+    )
 
 
 def add_training(parser: argparse.ArgumentParser) -> None:
@@ -67,16 +72,16 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         "--fold-rows",
         metavar="N",
         type=int,
-        help="deal runs of N rows to the folds in turn, of a pipe and of a file alike",
+        help="deal runs of N rows to the folds in turn, for pipes and files alike",
     )
     parser.add_argument(
-        "--alphas", type=alphas, default="auto", help="auto (default), LOW:HIGH:COUNT spaced evenly in log, or a,b,c"
+        "--alphas", type=alphas, default="auto", help="auto (default), LOW:HIGH:COUNT evenly spaced in log, or a,b,c"
     )
     parser.add_argument("--standardize", action="store_true", help="weight each penalty by the variance of its feature")
     parser.add_argument("--no-intercept", dest="intercept", action="store_false")
     memory = "of moments and batches, e.g. 2G"
     parser.add_argument("--max-memory", metavar="SIZE", dest="max_bytes", type=size, help=memory)
-    parser.add_argument("--device", type=_device, default="cpu", help="that sums, e.g. cuda (default: cpu)")
+    parser.add_argument("--device", type=_device, default="cpu", help="device of the sums, e.g. cuda (default: cpu)")
     parser.add_argument("--checkpoint", metavar="FILE", type=Path, help="resume from it, and keep it up to date")
     parser.add_argument("--json", action="store_true", help="print JSON")
 

@@ -20,7 +20,7 @@ from torchridge.solvers.moments import blocks
 from torchridge.solvers.moments.blocks import Block
 from torchridge.solvers.moments.moments import Moments
 from torchridge.solvers.moments.one_pass import fold_blocks
-from torchridge.solvers.moments.parts import variance_of
+from torchridge.solvers.moments.parts import take, variance_of
 from torchridge.solvers.moments.rows import Rows
 
 # Numbers in the matrices of the rows that are left out together.
@@ -111,6 +111,10 @@ def _summed(block: Block, mean: Tensor, ranks: Ranks, name: str, dst: int | None
     return shifted._replace(gram=gram, cross=cross.view(d, t).clone(), yy=yy.clone())
 
 
+# Digits of 1 − h that are left to a leave-one-out residual, or its row is taken out of the moments instead.
+_RESOLVED = 1e-8
+
+
 @dataclass(frozen=True)
 class LeaveOneOut:
     """Exact leave-one-out over the rows of all ranks: a scorer, as those of `cross_validation`."""
@@ -137,20 +141,41 @@ class LeaveOneOut:
     def squares(self, alpha: Tensor) -> Tensor:
         """Return mean squared errors (1, L, t)."""
         alpha, block = alpha.to(self.like), self.whole.block
-        total = block.yy.new_zeros(len(alpha), len(block.yy))
+        total = block.yy.new_zeros(len(alpha) + 1, len(block.yy))
         tri = self.whole.careful(alpha)
         if self.rows is not None:
-            total = self._own(self.rows, tri, alpha)
-        return self.ranks.all_sum("the leave-one-out errors", total / block.weight)[None]
+            alone = self._alone(self.rows, tri, alpha)
+            total[:-1], total[-1] = self._own(self.rows, alone, tri, alpha), alone.sum()
+        total = self.ranks.all_sum("the leave-one-out errors", total)
+        if bool((total[-1] > 0).any()):
+            few = int(total[-1, 0])
+            self.precision.note(1.0, f"rows that nearly alone decide a weight, which moments do not leave out: {few}")
+        return (total[:-1] / block.weight)[None]
 
-    def _own(self, rows: Rows, tri: Triangle | None, alpha: Tensor) -> Tensor:
+    def _alone(self, rows: Rows, tri: Triangle | None, alpha: Tensor) -> Tensor:
+        """Return which of this rank's rows have too high a leverage for moments to tell what is left, (n,)."""
+        spectrum, block, objective = self.whole.spectrum, self.whole.block, self.whole.objective
+        least = min(1e-3, max(self.precision.lost, torch.finfo(alpha.dtype).eps) / _RESOLVED)
+        found = torch.zeros(len(rows.X), dtype=torch.bool, device=rows.X.device)
+        if tri is None:
+            found[scoring.leave_one_out(spectrum, block, objective, rows, alpha, least)[1]] = True
+            return found
+        return whole_rows.shares(tri, rows, objective, alpha).amin(1) < least
+
+    def _own(self, rows: Rows, alone: Tensor, tri: Triangle | None, alpha: Tensor) -> Tensor:
         """Return Σ s e² over this rank's rows, (L, t)."""
         spectrum, block, objective = self.whole.spectrum, self.whole.block, self.whole.objective
         if objective.standardize:  # by the scales of the other rows
             return self._each(rows, alpha)
+        total = alpha.new_zeros(len(alpha), rows.y.shape[1])
+        if bool(alone.any()):
+            total = total + self._each(take(rows, alone.nonzero()[:, 0]), alpha)
+            rows = take(rows, (~alone).nonzero()[:, 0])
+        if not len(rows.X):
+            return total
         if tri is None:
-            return scoring.leave_one_out(spectrum, block, objective, rows, alpha, 0.0)[0]
-        return whole_rows.leave_one_out(tri, rows, None, objective, alpha, 0.0) * tri.weight
+            return total + scoring.leave_one_out(spectrum, block, objective, rows, alpha, 0.0)[0]
+        return total + whole_rows.leave_one_out(tri, rows, None, objective, alpha, 0.0) * tri.weight
 
     def _each(self, rows: Rows, alpha: Tensor) -> Tensor:
         """Return Σ s e² of this rank's rows, each left out of the moments of all, (L, t)."""

@@ -96,11 +96,11 @@ def column_moments(X: Tensor, y: Tensor, sample_weight: Tensor | None = None, fo
     from torch.distributed.tensor import DTensor, Shard
 
     if not isinstance(X, DTensor):
-        raise TypeError(f"`X` should be a DTensor, got {type(X).__name__}. Of whole rows, use `Moments.update`.")
+        raise TypeError(f"`X` should be a DTensor, got {type(X).__name__}. For whole rows, use `Moments.update`.")
     if X.device_mesh.ndim != 1 or X.ndim != 2 or X.placements != (Shard(1),):
         raise ValueError(
             f"`X` should be (n, d) with placement Shard(1) on a mesh of one dimension, got {tuple(X.shape)} with "
-            f"{X.placements} on {X.device_mesh}. Of rows, give `Moments` X.to_local(), then call `all_reduce`."
+            f"{X.placements} on {X.device_mesh}. For rows, give `Moments` X.to_local(), then call `all_reduce`."
         )
     ranks = Ranks(X.device_mesh.get_group(), "X")
     place = X.device_mesh.get_local_rank()

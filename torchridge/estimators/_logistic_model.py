@@ -44,7 +44,7 @@ class Rows(NamedTuple):
 def _check_penalty(penalty: Any, l1: Any) -> None:
     """Raise on an L1 penalty; say that `penalty` is deprecated if it was given."""
     if isinstance(penalty, str) and penalty in ("l1", "elasticnet"):
-        raise ValueError(f"an L1 penalty is not offered, got `penalty`={penalty!r}. Leave it out: L2 it is.")
+        raise ValueError(f"an L1 penalty is not offered, got `penalty`={penalty!r}. Leave it out for L2.")
     _check.option(penalty, "penalty", ("deprecated", "l2", None))
     if l1 is not None and np.any(np.asarray(l1, dtype=float) != 0):
         raise ValueError(f"an L1 penalty is not offered, got an L1 ratio of {l1!r}. Leave it at 0.")

@@ -35,8 +35,9 @@ class HasParts(Protocol):
 def plot_bands(partition: HasParts, ax: Axes | None = None, *, target: int | None = None) -> Axes:
     """Draw one bar for each band: the variance it explains alone, and what it explains together with other bands.
 
-    A bar ends at the band's part of R², and the bars together make R². The dark piece is R² minus that of a fit without
-    the band; the light one is the rest of the part. It runs back from the dark piece if bands help each other.
+    The dark bar is unique to the band: R² minus that of a fit without it. From its end the light bar leads to the black
+    mark, the band's part of R²; the marks sum to R². The light bar runs back if bands help each other: then losing the
+    band costs more than its part.
 
     Args:
         partition: of `BandedSolution.partition`.
@@ -72,12 +73,15 @@ def plot_bands(partition: HasParts, ax: Axes | None = None, *, target: int | Non
     places = range(len(parts))
     ax.barh(places, unique, color=_UNIQUE, height=0.6, label="unique: lost without the band")
     shared = [p - u for p, u in zip(parts, unique, strict=True)]
-    ax.barh(places, shared, left=unique, color=_SHARED, height=0.6, label="shared with other bands")
+    ax.barh(places, shared, left=unique, color=_SHARED, height=0.3, label="shared with other bands")
+    ax.plot(parts, places, "|", color="black", markersize=16, markeredgewidth=1.5, label="part of R²")
     ax.axvline(0.0, color="0.6", linewidth=0.8, zorder=0)
+    ax.use_sticky_edges = False  # the longest bar keeps clear of the frame
+    ax.margins(x=0.05)
     ax.set_yticks(places, list(partition.names))
     ax.invert_yaxis()
     ax.set_xlabel(f"explained variance, R² = {sum(parts):.3f} in all")
-    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
     return ax
 
 

@@ -63,7 +63,9 @@ class Labelled:
         """Take moments away that were added before."""
         if self.block is None or block.rows > self.block.rows:
             held = 0 if self.block is None else self.block.rows
-            raise ValueError(f"cannot forget {block.rows} rows, as {held} are held. Forget only what came in.")
+            raise ValueError(
+                f"cannot forget {block.rows} rows: only {held} are held. Forget only rows that were added."
+            )
         left = blocks.remove(self.widened(self.block), self.widened(block))
         self.block = left if left.rows else None
 

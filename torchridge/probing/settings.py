@@ -111,7 +111,9 @@ class Settings:
             if metric.own == "accuracy" and self.task == "regression":
                 raise ValueError(f"`metrics`: {name!r} needs task='classification'. R² and mse are always there.")
             if metric.own in always and name != metric.own:
-                raise ValueError(f"`metrics`: {metric.own!r} is always there, under its own name; got {name!r} for it.")
+                raise ValueError(
+                    f"`metrics`: {metric.own!r} is always reported, under its own name; got {name!r} for it."
+                )
         found = {name: metric for name, metric in found.items() if metric.own not in always}
         if self.classification and (self.where_kept is not None or self.bootstrap):
             # Features are at hand, or a second pass is made anyway.

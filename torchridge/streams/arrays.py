@@ -33,7 +33,7 @@ class ArrayRows(RowSource):
         self.name = None if X.path is None else X.name
         lengths = {_called(name, a): a.values.shape[0] for name, a in parts.items() if a is not None}
         if len(set(lengths.values())) > 1:
-            raise ValueError(f"arrays differ in rows: {lengths}; expected as many rows in each.")
+            raise ValueError(f"arrays differ in rows: {lengths}; expected the same number of rows in each.")
         if X.values.ndim != 2:
             raise ValueError(f"`{_called('X', X)}` should have shape (rows, features), got {tuple(X.values.shape)}.")
         self._parts, self._columns, self._files = parts, None if features is None else list(features), list(files)

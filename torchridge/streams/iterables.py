@@ -60,7 +60,7 @@ class IterableRows(RowSource):
     def batches(self, start: int = 0, rows: int | None = None) -> Iterator[Batch]:
         """Yield the batches as they come, those before `start` left out."""
         if self._used and isinstance(self._source, Iterator):
-            raise ValueError("`rows` is an iterator that was gone over already. Pass a list, or a DataLoader.")
+            raise ValueError("`rows` is an iterator that is exhausted. Pass a list, or a DataLoader.")
         self._used = True
         at = 0
         for number, given in enumerate(self._source):

@@ -48,7 +48,7 @@ def batch_of(columns: Mapping[str, Any], roles: Roles, where: str) -> Batch:
     parts = [_numbers(columns[names[i]], str(names[i]), where) for i in chosen.wanted]
     lengths = {str(names[i]): len(part) for i, part in zip(chosen.wanted, parts, strict=True)}
     if len(set(lengths.values())) > 1:
-        raise ValueError(f"the columns of {where} differ in rows: {lengths}; expected as many rows in each.")
+        raise ValueError(f"the columns of {where} differ in rows: {lengths}; expected the same number of rows in each.")
     d, t = len(chosen.features), len(chosen.targets)
     y = parts[d] if chosen.vector_target else _joined(parts[d : d + t]) if t else None
     sample_weight = None if chosen.sample_weight is None else parts[d + t]

@@ -114,7 +114,7 @@ def _of_this_rank(source: Any, named: dict[str, Any], csv: dict[str, Any], proce
         rows = _file(Path(source), named, csv) if isinstance(source, (str, Path)) and str(source) != "-" else None
         if not isinstance(rows, ParquetRows):
             raise ValueError(
-                "`process_group` spreads the row groups of Parquet files over ranks. Of other sources open this rank's "
+                "`process_group` spreads the row groups of Parquet files over ranks. For others, open this rank's "
                 "own rows, and leave it out."
             )
         return rows
@@ -171,7 +171,7 @@ def _delimiter(csv: dict[str, Any], default: str) -> str:
     if given is not None and (not isinstance(given, str) or len(given) != 1):
         raise ValueError(f"`delimiter` should be one character, got {given!r}.")
     if given is not None and (given in '"\r\n' or not given.isascii()):
-        raise ValueError(f"`delimiter` should be of ASCII, and no quote or line end, got {given!r}.")
+        raise ValueError(f"`delimiter` should be an ASCII character other than a quote or a line end, got {given!r}.")
     return given or default
 
 

@@ -51,19 +51,19 @@ def _tensors(path: Path) -> dict[str, Array]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(size - 8, 10**8):
-            raise ValueError(f"`source`: {path.name} is truncated or no safetensors file.")
+            raise ValueError(f"`source`: {path.name} is truncated or not a safetensors file.")
         try:
             header = dict(json.loads(file.read(length), object_pairs_hook=_once))
             header.pop("__metadata__", None)
             _check_places(header, size - 8 - length)
             return {k: a for k, v in header.items() if (a := _tensor(path, 8 + length, k, v)) is not None}
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-            raise ValueError(f"`source`: {path.name} is truncated or no safetensors file ({error!r}).") from None
+            raise ValueError(f"`source`: {path.name} is truncated or not a safetensors file ({error!r}).") from None
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(dict(pairs)) < len(pairs):
-        raise ValueError("a name stands twice in the header")
+        raise ValueError("a name occurs twice in the header")
     return dict(pairs)
 
 

@@ -84,7 +84,7 @@ class SparseRows(RowSource):
         self._parts = {name: None if value is None else Array(value, name) for name, value in given.items()}
         lengths = {name: part.values.shape[0] for name, part in self._parts.items() if part is not None}
         if any(length != X.shape[0] for length in lengths.values()):
-            raise ValueError(f"`source` has {X.shape[0]} rows, the others {lengths}; expected as many in each.")
+            raise ValueError(f"`source` has {X.shape[0]} rows, the others {lengths}; expected the same number in each.")
         y = self._parts["target"]
         self._bytes = 8 * int(X.shape[1])  # of a filled row
         self.n_features = int(X.shape[1])

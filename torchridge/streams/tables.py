@@ -73,7 +73,7 @@ class TableRows(RowSource):
         for piece in self._pieces(start, rows or max(1, _BATCH_BYTES // (self.row_bytes or 1))):
             batch = self._batch(piece)
             if batch.X.shape[1] != self.n_features:
-                raise ValueError(f"{piece.name} holds lists that differ in length; expected one length a column.")
+                raise ValueError(f"{piece.name} holds lists that differ in length; expected one length in a column.")
             yield batch
 
     def _batch(self, piece: Piece) -> Batch:

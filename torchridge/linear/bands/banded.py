@@ -32,7 +32,7 @@ def banded_ridge_cv(
     fit_intercept: bool = True,
     kernel: str | None = None,
     refined_targets: int = 64,
-    candidates: int = 32,
+    candidates: int = 40,
     seed: int = 0,
 ) -> BandedSolution:
     r"""Choose a strength for each band of features and each target by folds, and fit at them.
@@ -44,11 +44,12 @@ def banded_ridge_cv(
     at the strengths α_b of least mean squared held-out error, mean over folds. Source: Nunez-Elizalde, Huth & Gallant
     2019, doi:10.1016/j.neuroimage.2019.04.012.
 
-    The strengths of up to `refined_targets` targets are found one by one, by Levenberg and Marquardt's steps on log α_b
-    with exact derivatives of the loss of the folds. Of more targets, a sample of that many is, and the proportions of
-    bands that they ask for are gathered into `candidates` that all targets share: of each, every overall strength is
-    scored for all targets from one eigendecomposition, and each target takes the best. With one band it is
-    ``ridge_cv(X, y, "auto", cv, alpha_per_target=True)``.
+    Of each of up to `candidates` proportions of bands, every overall strength is scored from one eigendecomposition.
+    The first are equal bands, each band alone and each left out; what the targets lose at the proportions so far says
+    which to try next, and for which targets, by the expected improvement of a Gaussian process. Each target takes its
+    best. If there are no more than `refined_targets` targets, 24 proportions are enough: each target goes on from its
+    best by Levenberg and Marquardt's steps on log α_b, with exact derivatives of the loss of the folds. With one band
+    it is ``ridge_cv(X, y, "auto", cv, alpha_per_target=True)``.
 
     Args:
         X: (n, d) rows; or the bands themselves: a list of (n, d_b), or a dict of them by name. With
@@ -61,9 +62,9 @@ def banded_ridge_cv(
         groups: (n,) labels; rows of one group are never on both sides of a split.
         fit_intercept: whether b₀ is fitted; if not, it is zero.
         kernel: "precomputed" if kernels are given.
-        refined_targets: how many targets get strengths of their own by Newton-like steps.
-        candidates: how many proportions of bands are tried for the others.
-        seed: of the sample of targets.
+        refined_targets: up to how many targets each get strengths of their own by Newton-like steps.
+        candidates: how many proportions of bands are tried.
+        seed: of the proportions from which the next to try are picked.
 
     Returns:
         `BandedSolution` with `alpha` (B, t), minus the loss of the folds in `scores` (t,), predictions and
@@ -74,8 +75,8 @@ def banded_ridge_cv(
             folds that cannot be made.
         TypeError: on anything but a tensor.
 
-    Cost: n² d / 2 for the kernels and B n² numbers; K n³ / 3 for each of about 10 steps of a refined target; 10 n³ and
-    n² r t for each candidate, r about 10.
+    Cost: n² d / 2 for the kernels and B n² numbers; 10 n³ and n² r t for each candidate, r about 10; K n³ / 3 for each
+    of about 5 steps of a refined target.
 
     Example:
         >>> import torch

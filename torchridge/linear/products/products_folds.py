@@ -79,13 +79,13 @@ def _check_criterion(cv: Any, groups: Any, scoring: str) -> None:
     _check.option(cv, "cv", CRITERIA)
     if CRITERIA[cv].lacks:
         raise ValueError(
-            f"`cv`={cv!r} needs {CRITERIA[cv].lacks}, which solver='cg' does not know. Use cv='gcv', a number of "
+            f"`cv`={cv!r} needs {CRITERIA[cv].lacks}, which solver='cg' does not offer. Use cv='gcv', a number of "
             f"folds, or a direct solver."
         )
     if groups is not None:
         raise ValueError(f"`groups` has no use with `cv`={cv!r}. Pass a number of folds, e.g. cv=5.")
     if scoring != "mse":
-        raise ValueError(f"`scoring`={scoring!r} needs held-out targets, which `cv`={cv!r} has none of. Use folds.")
+        raise ValueError(f"`scoring`={scoring!r} needs held-out targets, and `cv`={cv!r} holds none out. Use folds.")
 
 
 def _search(

@@ -99,7 +99,7 @@ def _refuse_impossible(solver: str, per_target: bool, free: bool, rows_at_hand: 
 
 
 def _no_fit(*_: object) -> None:
-    raise AssertionError("products are solved on a road of their own")
+    raise AssertionError("products have solvers of their own")
 
 
 _PRODUCTS = Solver(_no_fit, rows=True)  # "cg"

@@ -107,7 +107,7 @@ def choose(prepared: Prepared, asked: Asked) -> RidgeSolution:
     kind = (asked.cv or "gcv") if criterion else scoring
     if criterion and scoring != "mse":
         raise ValueError(
-            f"`scoring`={scoring!r} needs held-out targets, which `cv`={kind!r} has none of. Use folds or cv='loo'."
+            f"`scoring`={scoring!r} needs held-out targets, and `cv`={kind!r} holds none out. Use folds or cv='loo'."
         )
     dead = prepared.dead
     live = None

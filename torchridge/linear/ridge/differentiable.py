@@ -225,7 +225,10 @@ def stack(solutions: list[RidgeSolution], batch: tuple[int, ...]) -> RidgeSoluti
 
     def joined(name: str) -> Callable[[], Tensor]:
         def join() -> Tensor:
-            values = [torch.as_tensor(s.diagnosis[name]) for s in solutions]
+            found = [s.diagnosis[name] for s in solutions]
+            values = [
+                torch.tensor(v, dtype=torch.float64) if isinstance(v, float) else torch.as_tensor(v) for v in found
+            ]
             return torch.stack(values).reshape(*batch, *values[0].shape)
 
         return join

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchridge.linear.arguments import Strengths
 from torchridge.linear.ridge.choose import CAREFUL, Choice, resolved
 from torchridge.linear.ridge.dense import Dense, Fit, bias_of
-from torchridge.linear.ridge.fits_rows import far_apart, fit_moments, fit_rows, offset
+from torchridge.linear.ridge.fits_rows import far_apart, fit_moments, fit_rows
 from torchridge.linear.ridge.solution.diagnosis import Diagnosis, once
 from torchridge.solvers import algebra
 from torchridge.solvers.algebra import Factor
@@ -79,7 +79,7 @@ def fit_spectral(problem: Dense, choice: Choice, known: Spectrum | None = None) 
     rows = problem.rows if problem.exact else None
     weakest = problem.strengths.weakest
     if choice.solver == "svd" and rows is not None:
-        if far_apart(equations) or (problem.objective.intercept and offset(equations, block)):
+        if far_apart(equations) or (problem.objective.intercept and precision.offset(equations, block)):
             return fit_rows(problem, "asked for; columns at one size")
         spec = svd_spectrum(rows, place, equations.cross)
     else:
@@ -91,7 +91,7 @@ def fit_spectral(problem: Dense, choice: Choice, known: Spectrum | None = None) 
     unclear = found.undecided(weakest) or (rows is None and condition > CAREFUL[torch.float64])
     free = precision.free_condition(equations, weakest)
     if choice.solver != "svd" and problem.exact and (careful or unclear or free > CAREFUL[problem.dtype]):
-        moved = rows is not None and problem.objective.intercept and offset(equations, block)
+        moved = rows is not None and problem.objective.intercept and precision.offset(equations, block)
         if rows is not None and (spec.free is not None or condition > SCALED or moved or far_apart(equations)):
             return fit_rows(problem, f"condition {max(condition, free):.1e}: orthogonal factors, columns at one size")
         if rows is None and (fit := fit_moments(problem, equations, block)) is not None:

@@ -10,10 +10,11 @@ from torchridge.linear.ridge.dense import Dense, Fit
 from torchridge.linear.ridge.solution.diagnosis import Diagnosis
 from torchridge.solvers.kernels import dual_weights, gram_matrix
 from torchridge.solvers.kernels.dual import Dual
+from torchridge.solvers.least_squares import precision
 from torchridge.solvers.least_squares.objective import System
 from torchridge.solvers.least_squares.triangle import estimates, factor, roots
 from torchridge.solvers.least_squares.triangle.factor import Triangle
-from torchridge.solvers.moments.blocks import Block, constant_noise
+from torchridge.solvers.moments.blocks import Block
 from torchridge.solvers.moments.rows import Rows
 
 # Ratio of the sizes of columns, in the metric of the penalty, that costs a gram matrix half of its digits.
@@ -26,28 +27,15 @@ def far_apart(equations: System) -> bool:
     return _far(squares if equations.penalty is None else squares / equations.penalty)
 
 
-def offset(equations: System, block: Block) -> bool:
-    """Return whether means are so large beside the spread of a column that one number does not hold what it needs.
-
-    So is the mean of any column if one row outweighs the others.
-    """
-    return bool(_offset(block.mean_x, equations.gram.diagonal(), block.weight).any())
-
-
-def _offset(mean: Tensor, squares: Tensor, weight: Tensor) -> Tensor:
-    level = weight * mean**2
-    return (level > _FAR**2 * squares) & (squares > level * constant_noise(torch.ones_like(mean)))
-
-
 def needs_rows(problem: Dual, rows: Rows) -> bool:
-    """Return `far_apart` or `offset` of rows whose gram matrix (n, n) was taken; one wait for a device."""
+    """Return `far_apart` or `precision.offset` of rows whose gram matrix (n, n) was taken; one wait for a device."""
     parts, moved = [], []
     weight = problem.center.new_tensor(float(len(rows.X))) if problem.root is None else (problem.root**2).sum()
     for part in gram_matrix.column_chunks(rows.X, torch.float64):
         x = dual_weights.columns_of(rows.X.detach(), part, problem, torch.float64)
         square = (x * x).sum(0)
         parts.append(square if problem.scale is None else square * problem.scale[part])
-        moved.append(_offset(problem.center[part], square, weight))
+        moved.append(precision.offset_columns(problem.center[part], square, weight))
     return bool(torch.cat(moved).any()) or _far(torch.cat(parts))
 
 

@@ -85,7 +85,11 @@ class Prepared:
         if isinstance(scorer, Whole):
             choice = Choice("spectral", "the strength was chosen from this eigendecomposition")
             return rounded(fit_spectral(problem.dense, choice, scorer.spectrum), problem)
-        return solve(problem)
+        found = solve(problem)
+        if problem.solver == "auto":
+            return found
+        reason = found.reason.replace("asked for", "the moments that scored the strengths serve the fit too", 1)
+        return found.with_changes(reason=reason)
 
 
 def prepare_moments(moments: Moments, cv: Any, options: Options) -> Prepared:

@@ -10,8 +10,8 @@ from torch import Tensor
 from torchridge import _check
 from torchridge.exceptions import IllConditionedWarning, RankDeficientWarning, warn
 from torchridge.linear.arguments import Options
-from torchridge.linear.ridge.choose import choose
-from torchridge.linear.ridge.dense import Fit
+from torchridge.linear.ridge.choose import Choice, choose
+from torchridge.linear.ridge.dense import Dense, Fit
 from torchridge.linear.ridge.fits import fit_cholesky, fit_spectral
 from torchridge.linear.ridge.fits_dual import fit_dual
 from torchridge.linear.ridge.problem import Problem, of_rows
@@ -26,6 +26,12 @@ SOLVERS["cholesky"] = Solver(fit_cholesky, shared=True)
 SOLVERS["spectral"] = Solver(fit_spectral)
 SOLVERS["dual"] = Solver(fit_dual, rows=True)
 SOLVERS["svd"] = Solver(fit_spectral, rows=True, penalized=True)
+
+
+def fit_dense(dense: Dense, choice: Choice) -> Fit:
+    """Return the fit of a problem by the solver that was chosen, from the table that this file fills."""
+    fit: Fit = SOLVERS[choice.solver].fit(dense, choice)
+    return fit
 
 
 def solve_rows(

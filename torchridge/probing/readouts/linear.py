@@ -12,7 +12,7 @@ from torch import Tensor
 from torchridge.linear.arguments import Strengths
 from torchridge.linear.ridge.choose import choose
 from torchridge.linear.ridge.dense import Dense
-from torchridge.linear.ridge.table import SOLVERS
+from torchridge.linear.ridge.solve import fit_dense
 from torchridge.linear.search import ALPHAS, SHRINKAGES, Kind, itself, search, warn_unless_resolved
 from torchridge.probing.readouts.table import READOUTS, Readout, Source
 from torchridge.solvers.least_squares import discriminant
@@ -104,7 +104,7 @@ def ridge_weights(block: Block, alpha: Tensor, objective: Objective) -> tuple[Te
     d, strengths = block.gram.shape[0], Strengths(alpha, False, float(alpha.min()))
     device = block.gram.device
     choice = choose("auto", n=block.rows, d=d, strengths=strengths, device=device, rows_at_hand=False)
-    fit = SOLVERS[choice.solver].fit(Dense(objective, strengths, torch.float64, lambda: block, None), choice)
+    fit = fit_dense(Dense(objective, strengths, torch.float64, lambda: block, None), choice)
     assert fit.weight is not None  # moments have no dual form
     return fit.weight[:, 0].T, fit.bias[0]
 

@@ -1,4 +1,7 @@
-"""The search for strengths of bands: Newton-like steps for few targets, for many candidates learned from a sample.
+"""The search for strengths of bands: proportions that all targets share, and Newton-like steps for few targets.
+
+Of each of the proportions that are tried, every overall strength is scored for targets from one eigendecomposition;
+what was found at them says which to try next, and for which targets (`band_surrogate`).
 
 Kernels are brought to a mean diagonal of one inside, so that log γ_b says how much of a target band b may explain.
 """
@@ -11,19 +14,24 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torchridge.solvers.kernels import dual
-from torchridge.solvers.kernels.bands import FARTHEST, centroids, descend, folds_of, local
+from torchridge.solvers.kernels import band_surrogate, dual
+from torchridge.solvers.kernels.bands import FARTHEST, descend, folds_of, local
 from torchridge.solvers.kernels.dual import Dual
 from torchridge.solvers.kernels.gram_matrix import Kernel
 from torchridge.solvers.kernels.kernel_folds import KernelFolds
 from torchridge.solvers.least_squares.grid import coarse_grid, finer_grid
 from torchridge.solvers.least_squares.objective import Objective
-from torchridge.solvers.least_squares.target_scores import SCORES
 from torchridge.solvers.moments.folds import Split
 from torchridge.solvers.moments.rows import Rows
 
 # Overall strengths that are tried of a candidate, in units of its mean eigenvalue, and steps of a target.
-_STRENGTHS, _WEAKEST, _STEPS, _FEW_STEPS = 10, 10**-1.5, 40, 4
+_STRENGTHS, _WEAKEST, _STEPS, _FEW_STEPS = 24, 10**-2.5, 40, 3
+
+# Proportions that are tried if targets go on by steps of their own.
+_STARTS = 24
+
+# Proportions that are picked at once, and the finest difference of overall strengths, in steps of the grid.
+_AT_ONCE, _FINENESS = 4, 1 / 3
 
 # Multiply-adds of a step up to which it is taken in float64 throughout; above, float32 leads to within rounding of it.
 _CHEAP = 5e8
@@ -40,6 +48,14 @@ class Found(NamedTuple):
     coef: Tensor  # (n, t)
     target_center: Tensor  # (t,)
     refined: Tensor  # (t,) whether strengths were found for the target by itself
+
+
+class Explored(NamedTuple):
+    """The proportions that were tried, and the best of them for each target, on the host."""
+
+    log_share: Tensor  # (C, B)
+    which: Tensor  # (t,) in 0 … C − 1
+    place: Tensor  # (t,) of the overall strength in the grid, 0 … L − 1, float64
 
 
 class Candidate(NamedTuple):
@@ -63,15 +79,13 @@ def search_bands(
     size = torch.where(size > 0, size, 1)
     scaled = kernels / size[:, None, None]
     search = _Search(scaled, y, splits, intercept)
-    B, t = len(kernels), y.shape[1]
-    if B == 1:
+    t = y.shape[1]
+    if len(kernels) == 1:
         return _rescaled(search.single(), size)
     if t <= refined:
-        log_gamma, loss = search.refine(torch.arange(t, device=y.device), _STEPS)
-        return _rescaled(search.fitted_alone(log_gamma, loss), size)
-    chosen = torch.randperm(t, generator=generator)[:refined].to(y.device)
-    log_gamma, _ = search.refine(chosen, _FEW_STEPS)
-    return _rescaled(search.shared(log_gamma, candidates), size)
+        explored = search.explore(min(candidates, _STARTS), generator)
+        return _rescaled(search.fitted_alone(*search.refine(explored)), size)
+    return _rescaled(search.polished(search.explore(candidates, generator)), size)
 
 
 def _rescaled(found: Found, size: Tensor) -> Found:
@@ -112,32 +126,68 @@ class _Search:
         ends = math.log10(_WEAKEST), math.log10(30 * self.n)
         return torch.logspace(*ends, _STRENGTHS, dtype=torch.float64)
 
-    def refine(self, targets: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-        """Return log γ of some targets, (m, B), each with steps of its own, and their losses (m,)."""
-        cheap = len(targets) * len(self.splits) * self.n**3 / 3 <= _CHEAP
-        starts = self._starts(targets, cheap)  # (S, m, B)
-        folds = folds_of(self.kernels, self.y[:, targets].double(), self.splits, self.objective.intercept)
-        bound = torch.full_like(starts[0, 0], FARTHEST)
-        if cheap:  # from every start: losses have several minima
-            each = [descend(folds, s, -bound, bound, steps) for s in starts]
-            losses = torch.stack([loss for _, loss in each])
-            best = losses.argmin(0)[None, :, None].expand(1, -1, self.B)
-            return torch.stack([found for found, _ in each]).gather(0, best)[0], losses.amin(0)
-        rough = [f.to(torch.float32) for f in folds]
-        found, _ = descend(rough, starts[0].float(), -bound.float(), bound.float(), min(steps, _FEW_STEPS))
-        return found.double(), local(folds, found.double(), derivatives=False).loss
+    def explore(self, count: int, generator: torch.Generator) -> Explored:
+        """Try up to `count` proportions, in float32, which tells them apart. A wait for a device for each of them."""
+        shares = band_surrogate.first_shares(self.B, count, _LEAST_SHARE)
+        found = [self._tried(share) for share in shares]
+        losses, places = (torch.stack(a) for a in zip(*found, strict=True))
+        best, which = losses.min(0)
+        place = places.gather(0, which[None])[0]
+        while len(shares) < count:
+            few = min(_AT_ONCE, count - len(shares))
+            picked = band_surrogate.next_shares(shares, losses, few, _LEAST_SHARE, generator)
+            losses = torch.cat([losses, picked.losses])
+            for c, (share, hopeful) in enumerate(zip(picked.shares, picked.hopeful, strict=True), len(shares)):
+                targets = hopeful.nonzero()[:, 0]
+                if len(targets):
+                    loss, found_at = self._tried(share, targets, place[targets])
+                    losses[c, targets], better = loss, loss < best[targets]
+                    won = targets[better]
+                    which[won], best[won], place[won] = c, loss[better], found_at[better]
+            shares = torch.cat([shares, picked.shares])
+            if not bool(picked.hopeful.any()):
+                break
+        return Explored(shares.log(), which, place)
 
-    def _starts(self, targets: Tensor, several: bool) -> Tensor:
-        """Return log γ to start from, (S, m, B), at the best strength: equal bands, each alone and each left out."""
-        grid, device = self.strengths(), self.y.device
-        alone = (1 - _LEAST_SHARE) * torch.eye(self.B, dtype=torch.float64) + _LEAST_SHARE
-        shares = torch.cat([torch.ones(1, self.B), alone, *([1.01 - alone] if self.B > 2 else [])]).to(device)
-        shares = (shares / shares.sum(1, keepdim=True)).log()
-        starts = []
-        for share in shares if several else shares[:1]:
-            found = self.candidate(share, targets, torch.float32).scorer.scores(SCORES["mse"], grid).mean(0).double()
-            starts.append(share - grid.to(device)[found.argmin(0)].log()[:, None])
-        return torch.stack(starts)
+    def _tried(self, share: Tensor, targets: Tensor | None = None, near: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the least losses of targets over overall strengths, by parabolas, and their places in the grid.
+
+        All on the host. `near` are places that these targets asked for at other proportions: no others are tried.
+        """
+        device, grid, first = self.y.device, self.strengths(), 0
+        if near is not None:
+            first = max(0, int(near.min()) - 1)
+            grid = grid[first : int(near.max()) + 3]
+        some = slice(None) if targets is None else targets.to(device)
+        scorer = self.candidate(share.log().to(device), some, torch.float32).scorer
+        found = scorer.scores(grid, "mse").mean(0).double().cpu()  # (L, m)
+        least, index = found.amin(0), _strongest_best(found, grid)
+        inside = index.clamp(1, len(found) - 2)
+        below, at, above = (found.gather(0, (inside + i)[None])[0] for i in (-1, 0, 1))
+        bend, lean = below + above - 2 * at, (above - below) / 2
+        bent = (bend > 0) & (index == inside)
+        aside = torch.where(bent, -lean / bend.clamp_min(torch.finfo(bend.dtype).tiny), 0)
+        place = first + index + (aside / _FINENESS).round() * _FINENESS
+        return torch.where(bent, at + lean * aside / 2, least), place
+
+    def strengths_at(self, place: Tensor) -> Tensor:
+        """Return overall strengths at places in the grid."""
+        grid = self.strengths().log()
+        found: Tensor = (grid[0] + place * (grid[1] - grid[0])).exp()
+        return found
+
+    def refine(self, explored: Explored) -> tuple[Tensor, Tensor]:
+        """Return log γ of all targets, (t, B), each with steps of its own, and their losses (t,)."""
+        t = self.y.shape[1]
+        start = explored.log_share[explored.which] - self.strengths_at(explored.place).log()[:, None]
+        start = start.to(self.y.device)
+        folds = folds_of(self.kernels, self.y.double(), self.splits, self.objective.intercept)
+        bound = torch.full_like(start[0], FARTHEST)
+        if t * len(self.splits) * self.n**3 / 3 <= _CHEAP:
+            return descend(folds, start, -bound, bound, _STEPS)
+        rough = [f.to(torch.float32) for f in folds]
+        found, _ = descend(rough, start.float(), -bound.float(), bound.float(), _FEW_STEPS)
+        return found.double(), local(folds, found.double(), derivatives=False).loss
 
     def fitted_alone(self, log_gamma: Tensor, loss: Tensor) -> Found:
         """Fit all rows, a factorization for each target. Cost n³ / 3 of each."""
@@ -167,38 +217,18 @@ class _Search:
         self._fit(found, own, torch.arange(self.y.shape[1], device=self.y.device), alpha, loss)
         return found
 
-    def shared(self, learned: Tensor, count: int) -> Found:
-        """Choose for every target among proportions that a sample asked for, log γ (m, B), and overall strengths."""
-        shares = (learned - learned.logsumexp(1, keepdim=True)).clamp_min(math.log(_LEAST_SHARE))
-        shares = centroids(shares, count)
-        shares = torch.cat([self.uniform()[None], shares])
-        shares = shares - shares.logsumexp(1, keepdim=True)
-        grid = self.strengths()
-        t, device = self.y.shape[1], self.y.device
-        loss = torch.full((t,), torch.inf, dtype=torch.float64, device=device)
-        which, at = torch.zeros(2, t, dtype=torch.long, device=device)
-        for c, share in enumerate(shares):
-            scorer = self.candidate(share, dtype=torch.float32).scorer  # to tell candidates apart, not for the answer
-            found = scorer.scores(SCORES["mse"], grid).mean(0).double()  # (L, t)
-            least, index = found.min(0)
-            which, at = torch.where(least < loss, c, which), torch.where(least < loss, index, at)
-            loss = torch.minimum(loss, least)
-        return self._polished(shares, which, at, loss, grid)
-
-    def _polished(self, shares: Tensor, which: Tensor, at: Tensor, loss: Tensor, grid: Tensor) -> Found:
-        """Fit each target at its candidate, at the best of finer strengths."""
-        found, step = self._empty(), float(grid[1] / grid[0])
-        places, cells = which.cpu(), at.cpu()
-        for c, share in enumerate(shares):
-            targets = (places == c).nonzero()[:, 0].to(self.y.device)
+    def polished(self, explored: Explored) -> Found:
+        """Fit each target at its proportions, at the best strength that any target asked for there, in float64."""
+        found, device = self._empty(), self.y.device
+        for c, share in enumerate(explored.log_share):
+            targets = (explored.which == c).nonzero()[:, 0]
             if not len(targets):
                 continue
-            used = torch.unique(cells[places == c])  # on the host
-            fine = torch.cat([grid[used] * step ** (i / 5) for i in range(-3, 4)])
-            own = self.candidate(share, targets)
-            losses = own.scorer.scores(SCORES["mse"], fine).mean(0)  # (L, m)
-            best = losses.min(0)
-            self._fit(found, own, targets, fine.to(losses.device)[best.indices], best.values)
+            alpha = self.strengths_at(torch.unique(explored.place[targets]))
+            candidate = self.candidate(share.to(device), targets.to(device))
+            losses = candidate.scorer.scores(alpha, "mse").mean(0)  # (L, m)
+            best = alpha[_strongest_best(losses, alpha)].to(device)
+            self._fit(found, candidate, targets.to(device), best, losses.amin(0))
         return found
 
     def _empty(self) -> Found:

@@ -25,6 +25,9 @@ _DAMPING, _FALLS, _RISES = 1e-2, 0.2, 8.0
 # The longest step in log γ, and the farthest that log γ goes from where a band's kernel has unit mean diagonal.
 _LONGEST, FARTHEST = 3.0, 16.0
 
+# A step that gains less than this share of the loss is the last.
+_SETTLED = {torch.float32: 1e-6, torch.float64: 1e-10}
+
 # Memory of the matrices of a batch of targets in a step.
 _STEP_BYTES = 2**27
 
@@ -113,7 +116,7 @@ def _batches(t: int, numbers: int, itemsize: int) -> Iterator[slice]:
 def descend(folds: list[Fold], start: Tensor, low: Tensor, high: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """Return log γ (t, B) of less loss, and the losses (t,), after at most so many steps within bounds (B,).
 
-    A target stops when a step gains less than 1e-6 of its loss. One wait for a device a step.
+    A target stops when a step gains less than `_SETTLED` of its loss. One wait for a device a step.
     """
     best, at = start.clamp(low, high), local(folds, start.clamp(low, high))
     loss, slope, curvature = at.loss.clone(), at.slope.clone(), at.curvature.clone()
@@ -131,7 +134,7 @@ def descend(folds: list[Fold], start: Tensor, low: Tensor, high: Tensor, steps: 
         slope[active] = torch.where(better[:, None], found.slope, slope[active])
         curvature[active] = torch.where(better[:, None, None], found.curvature, curvature[active])
         loss[active] = torch.where(better, found.loss, loss[active])
-        active = active[(~better & (damping[active] < 1e6)) | (gain > 1e-6)]
+        active = active[(~better & (damping[active] < 1e6)) | (gain > _SETTLED[loss.dtype])]
         if not len(active):
             break
     return best, loss
@@ -147,16 +150,3 @@ def _step(slope: Tensor, curvature: Tensor, damping: Tensor, at: Tensor, low: Te
     matrix = matrix * free[:, :, None] * free[:, None, :] + torch.diag_embed(1 - free)
     step: Tensor = torch.linalg.solve_ex(matrix, -(slope * free)[:, :, None])[0][:, :, 0]
     return step.clamp(-_LONGEST, _LONGEST)
-
-
-def centroids(points: Tensor, count: int, rounds: int = 20) -> Tensor:
-    """Return centres of `points` (m, B) by k-means from the farthest points on, (≤ count, B)."""
-    centers = points.median(0).values[None]
-    while len(centers) < min(count, len(points)):
-        apart = torch.cdist(points, centers).amin(1)
-        centers = torch.cat([centers, points[apart.argmax()][None]])
-    for _ in range(rounds):
-        near = torch.nn.functional.one_hot(torch.cdist(points, centers).argmin(1), len(centers)).to(points)
-        counts = near.sum(0)[:, None]
-        centers = torch.where(counts > 0, near.T @ points / counts.clamp_min(1), centers)
-    return centers

@@ -97,6 +97,7 @@ class FoldMoments:
             self.like.dtype,
             lambda: min(precision.scaled_condition(system(b, self.objective), weakest) for b in self.train),
         )
+        held = held and not precision.outweighed(self.train, self.rows, self.objective)
         if held:
             self.precision.note(torch.finfo(self.like.dtype).eps * worst, "")
         return held

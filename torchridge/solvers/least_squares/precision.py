@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from torchridge.solvers import algebra
-from torchridge.solvers.least_squares.objective import Objective, System
+from torchridge.solvers.least_squares.objective import Objective, System, system
 from torchridge.solvers.least_squares.triangle import roots
 from torchridge.solvers.least_squares.triangle.factor import Triangle, triangle, triangle_of
-from torchridge.solvers.moments.blocks import Block
+from torchridge.solvers.moments.blocks import Block, constant_noise
 from torchridge.solvers.moments.parts import take
 from torchridge.solvers.moments.rows import Rows
 
@@ -25,6 +25,9 @@ GRAM = roots.GRAM
 
 # Condition that units may cost above that of the columns at one size.
 UNITS = 100.0
+
+# Mean of a column over its spread from which moments of it lose digits that the rows have.
+_OFFSET = 1e4
 
 _EPS = torch.finfo(torch.float64).eps
 
@@ -74,14 +77,36 @@ def scaled_condition(problem: System, weakest: float) -> float:
     return float(torch.where(factor.info == 0, factor.condition(), torch.inf).nan_to_num(torch.inf))
 
 
+def offset(equations: System, block: Block) -> bool:
+    """Return whether means are so large beside the spread of a column that one number does not hold what it needs.
+
+    So is the mean of any column if one row outweighs the others.
+    """
+    return bool(offset_columns(block.mean_x, equations.gram.diagonal(), block.weight).any())
+
+
+def outweighed(parts: list[Block], rows: Rows | None, objective: Objective) -> bool:
+    """Return the same of parts of rows at hand that bring weights, float64 sums of which lose digits then."""
+    if rows is None or rows.sample_weight is None or not objective.intercept or parts[0].gram.dtype != torch.float64:
+        return False
+    return bool(torch.stack([offset_columns(b.mean_x, b.gram.diagonal(), b.weight).any() for b in parts]).any())
+
+
+def offset_columns(mean: Tensor, squares: Tensor, weight: Tensor) -> Tensor:
+    """Return the same of each column, (d,), of Σ s (x − x̄)² and Σ s."""
+    level = weight * mean**2
+    return (level > _OFFSET**2 * squares) & (squares > level * constant_noise(torch.ones_like(mean)))
+
+
 def careful(
     block: Block, objective: Objective, weakest: float, rows: Rows | None, index: Tensor | None, precision: Precision
 ) -> Triangle:
     """Return the factor that holds the digits: of the moments, columns at one size, or else of the rows `index`."""
+    moved = rows is not None and objective.intercept and offset(system(block, objective), block)
     tri = triangle_of(block, objective)
     strength = tri.rest.new_tensor([weakest])
     spread = float(roots.roots(tri, strength).spread)
-    if spread**2 <= GRAM or rows is None:
+    if rows is None or (spread**2 <= GRAM and not moved):
         precision.note(_EPS * spread**2, f"scores from moments, columns at one size: condition {spread**2:.1e}")
         return tri
     tri = triangle(rows if index is None else take(rows, index), objective)

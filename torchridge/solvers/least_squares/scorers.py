@@ -97,7 +97,8 @@ class Whole(AllRows):
         if worst <= precision.GRAM:
             worst = max(worst, precision.free_condition(system(self.block, self.objective), weakest))
         equations = system(self.block, self.objective)
-        if precision.holds(worst, self.like.dtype, lambda: precision.scaled_condition(equations, weakest)):
+        held = precision.holds(worst, self.like.dtype, lambda: precision.scaled_condition(equations, weakest))
+        if held and not precision.outweighed([self.block], self.rows, self.objective):
             self.precision.note(torch.finfo(self.like.dtype).eps * worst, "")
             return None
         return precision.careful(self.block, self.objective, weakest, self.rows, None, self.precision)
@@ -105,14 +106,17 @@ class Whole(AllRows):
     def fit(self, alpha: Tensor) -> Fit:
         """Return what is known of fits at strengths (L,)."""
         tri = self.careful(alpha)
+        rows = None if self.criterion.holds_out else self.rows  # what tells the residuals of a nearly perfect fit
+        if tri is not None and not tri.exact and rows is not None and self._nearly_perfect(tri.rest):
+            tri = triangle(rows, self.objective)
         if tri is not None:
             return whole_rows.fit_of(tri, alpha, self.rows, self.objective, self.precision.lost)
         spec, block, objective = self.spectrum, self.block, self.objective
         squares = cache(lambda: scoring.residual_squares(spec, block, objective, alpha))
-        if self.rows is not None and not self.criterion.holds_out and self._nearly_perfect(squares()):
+        if rows is not None and self._nearly_perfect(squares()):
             self.precision.note(self.precision.lost, "scores from the rows: the fit is nearly perfect")
-            tri = triangle(self.rows, objective)
-            return whole_rows.fit_of(tri, alpha, self.rows, objective, self.precision.lost)
+            tri = triangle(rows, objective)
+            return whole_rows.fit_of(tri, alpha, rows, objective, self.precision.lost)
 
         def energy() -> Tensor:
             shrunk = (spectral.filters(spec.eigvals, alpha) ** 2).T @ spec.coef**2
@@ -131,7 +135,7 @@ class Whole(AllRows):
         )
 
     def _nearly_perfect(self, squares: Tensor) -> bool:
-        """Return whether squares of residuals (L, t) are so small beside those of the targets that rows must tell."""
+        """Return whether squares of residuals (..., t) are so small beside those of the targets that rows must tell."""
         if self.like.dtype is not torch.float64:
             return False
         whole = torch.where(variance_of(self.block) > 0, system(self.block, self.objective).yy, 0)

@@ -104,6 +104,15 @@ def leave_one_out_errors(
     return result.reshape(n, len(alpha), -1)
 
 
+def shares(tri: Triangle, rows: Rows, objective: Objective, alpha: Tensor) -> Tensor:
+    """Return 1 − h of rows at every strength, (n, L)."""
+    weight, parts = rows.sample_weight, []
+    for some in roots.at_once(tri, alpha):
+        hat = estimates.leverages(tri, roots.roots(tri, some), rows.X.detach(), objective.intercept)
+        parts.append(1 - (hat if weight is None else hat * weight.detach().to(hat)[:, None]))
+    return torch.cat(parts, 1)
+
+
 def refitted_errors(rows: Rows, few: Tensor, counted: Rows, objective: Objective, alpha: Tensor) -> Tensor:
     """Return the errors of the rows `few` under fits of all others, (k, L, t). Cost: an orthogonal factor for each."""
     place = torch.arange(rows.X.shape[0], device=few.device)

@@ -80,7 +80,7 @@ def check_groups(groups: Any, n: int) -> Tensor:
             raise TypeError(f"`groups` should hold labels of one kind that can be sorted, got {groups!r}.") from None
         labels = torch.tensor([number[label] for label in listed])
     if labels.shape != (n,):
-        raise ValueError(f"`groups` should hold one label a row, shape ({n},), got {tuple(labels.shape)}.")
+        raise ValueError(f"`groups` should hold one label for each row, shape ({n},), got {tuple(labels.shape)}.")
     return labels
 
 

@@ -122,7 +122,7 @@ class Numbers:
 
 
 def _refuse() -> bool:
-    raise ValueError("a row of another width")
+    raise ValueError("a row has another number of columns")
 
 
 def _finite(values: _Values) -> _Values | None:

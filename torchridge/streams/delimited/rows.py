@@ -124,7 +124,7 @@ class CsvRows(RowSource):
         else:
             blocks, first, self._first = self._pipe, self._first, b""
         if not first and self._pipe is not None:
-            raise ValueError("`source`: standard input can be gone over only once. Save it to a file first.")
+            raise ValueError("`source`: standard input can be read only once. Save it to a file first.")
         yield first[self._header_bytes :], 1 + first.count(b"\n", 0, self._header_bytes)
         line = 1 + first.count(b"\n")
         for block in blocks:
@@ -160,7 +160,7 @@ class CsvRows(RowSource):
             got = _short(_text(cell)) if cell.strip() else "an empty cell"
             raise ValueError(
                 f"{self.name}, line {line}, column {column + 1} ({_short(self._names[column])}): expected a finite "
-                f"number, got {got}. Mend or drop the line, or leave the column out."
+                f"number, got {got}. Correct or drop the line, or leave the column out."
             )
         return value
 

@@ -222,8 +222,8 @@ def _refuse_idle(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
     penalized = parameters_of(model)
     if not penalized:
         raise ValueError(
-            "`model` carries no regularizer of weights, so that no step would be penalized; expected one at least. "
-            "Call `regularize(model, L2(...))` first; for a strength of none, `L2(0.0)`."
+            "`model` carries no regularizer of weights, so that no step would be penalized; expected at least one. "
+            "Call `regularize(model, L2(...))` first; for a strength of zero, `L2(0.0)`."
         )
     if penalized.isdisjoint(p for group in optimizer.param_groups for p in group["params"]):
         raise ValueError(

@@ -277,7 +277,7 @@ def _groups_to_take(optimizer: Optimizer) -> list[tuple[int, dict[str, Any]]]:
     """The groups with weight decay, their own or left by a loaded state, by index."""
     if installed(optimizer, DecoupledWeightDecay):
         raise ValueError(
-            "`optimizer` has its weight decay taken over by another DecoupledWeightDecay; expected one at most. Call "
+            "`optimizer` has its weight decay taken over by another DecoupledWeightDecay; expected at most one. Call "
             "`remove()` on that first."
         )
     groups = [
@@ -287,7 +287,7 @@ def _groups_to_take(optimizer: Optimizer) -> list[tuple[int, dict[str, Any]]]:
     ]
     if not groups:
         raise ValueError(
-            "`optimizer` has no group with `weight_decay` above 0; expected one at least. "
+            "`optimizer` has no group with `weight_decay` above 0; expected at least one. "
             "Build it on `weight_decay_groups(model, weight_decay)`."
         )
     return groups

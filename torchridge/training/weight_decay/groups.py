@@ -81,7 +81,7 @@ def weight_decay_groups(
     )
     chosen = [decision for decision in decisions if decision.judgement.trainable]
     if not chosen:
-        raise ValueError("`model` has no trainable parameter; expected one at least. Is all of it frozen?")
+        raise ValueError("`model` has no trainable parameter; expected at least one. Is all of it frozen?")
     if inert == "warn":
         warn_inert(model, [d.judgement for d in chosen if d.decay and d.weight_decay > 0])
     groups = gathered(chosen, lr, param_names)

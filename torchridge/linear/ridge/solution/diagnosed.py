@@ -64,7 +64,7 @@ class Diagnosed:
         They are those of the sampling distribution of the ridge estimate about its own (shrunken) mean.
         """
         if self.solver == "cg":
-            raise ValueError("`solver`='cg' knows no standard errors. Use a direct solver, e.g. 'cholesky' or 'dual'.")
+            raise ValueError("`solver`='cg' gives no standard errors. Use a direct solver, e.g. 'cholesky' or 'dual'.")
         unit = self.unit_variance
         assert unit is not None
         unit = unit if unit.ndim == self.weight.ndim else unit[..., None, :]

@@ -57,6 +57,8 @@ def roots(tri: Triangle, alpha: Tensor) -> Roots:
         nothing = torch.zeros_like(every.spread)
         return Roots(every.root * 0, every.start * 0, nothing + 1, nothing, 0, every.weak)
     reduced = without_null_space(tri, alpha, left[:, :rank], sigma[:rank], right, rank)
+    if tri.exact:  # a null space is known up to eps over the least singular value above zero
+        dependent = dependent & ~(every.spread < (reduced.spread * sigma[0] / sigma[rank - 1]).clamp_max(_WEAK))
     pick = dependent[:, None, None]
     wide = torch.nn.functional.pad  # the reduced problem has fewer rows
     missing = every.root.shape[1] - rank
