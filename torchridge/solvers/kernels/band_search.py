@@ -21,6 +21,7 @@ from torchridge.solvers.kernels.gram_matrix import Kernel
 from torchridge.solvers.kernels.kernel_folds import KernelFolds
 from torchridge.solvers.least_squares.grid import coarse_grid, finer_grid
 from torchridge.solvers.least_squares.objective import Objective
+from torchridge.solvers.least_squares.target_scores import SCORES
 from torchridge.solvers.moments.folds import Split
 from torchridge.solvers.moments.rows import Rows
 
@@ -160,7 +161,7 @@ class _Search:
             grid = grid[first : int(near.max()) + 3]
         some = slice(None) if targets is None else targets.to(device)
         scorer = self.candidate(share.log().to(device), some, torch.float32).scorer
-        found = scorer.scores(grid, "mse").mean(0).double().cpu()  # (L, m)
+        found = scorer.scores(SCORES["mse"], grid).mean(0).double().cpu()  # (L, m)
         least, index = found.amin(0), _strongest_best(found, grid)
         inside = index.clamp(1, len(found) - 2)
         below, at, above = (found.gather(0, (inside + i)[None])[0] for i in (-1, 0, 1))
@@ -226,7 +227,7 @@ class _Search:
                 continue
             alpha = self.strengths_at(torch.unique(explored.place[targets]))
             candidate = self.candidate(share.to(device), targets.to(device))
-            losses = candidate.scorer.scores(alpha, "mse").mean(0)  # (L, m)
+            losses = candidate.scorer.scores(SCORES["mse"], alpha).mean(0)  # (L, m)
             best = alpha[_strongest_best(losses, alpha)].to(device)
             self._fit(found, candidate, targets.to(device), best, losses.amin(0))
         return found
