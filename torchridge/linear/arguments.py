@@ -56,6 +56,20 @@ class Options(NamedTuple):
         return self._replace(moments_dtype=torch.float64) if wide else self
 
 
+class Asked(NamedTuple):
+    """What `ridge_cv` was asked, as it came in."""
+
+    X: Any
+    y: Any
+    alphas: Any
+    cv: Any
+    groups: Any
+    scoring: Any
+    per_target: Any
+    sample_weight: Any
+    options: Options
+
+
 class Strengths(NamedTuple):
     """L strengths that all targets share, or one for each target."""
 

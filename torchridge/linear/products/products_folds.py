@@ -11,7 +11,7 @@ from torch import Tensor
 
 from torchridge import _check
 from torchridge.linear import search
-from torchridge.linear.arguments import Options, grid_of
+from torchridge.linear.arguments import Asked, grid_of
 from torchridge.linear.products.products import Problem, check, fit, warn_unless_converged, with_scores
 from torchridge.linear.ridge.choose import Choice
 from torchridge.linear.ridge.solution.solution import RidgeSolution
@@ -42,28 +42,11 @@ class Scores(NamedTuple):
 Scorer = Callable[[Tensor, Nystrom], Scores]
 
 
-def cross_validate(
-    X: Any,
-    y: Any,
-    alphas: Any,
-    cv: Any,
-    groups: Any,
-    kind: str,
-    per_target: bool,
-    sample_weight: Any,
-    options: Options,
-    choice: Choice,
-) -> RidgeSolution:
+def cross_validate(asked: Asked, choice: Choice) -> RidgeSolution:
     """Choose a strength and fit at it."""
-    cv = "gcv" if cv is None else cv
+    cv, groups, kind = "gcv" if asked.cv is None else asked.cv, asked.groups, asked.scoring
     _check_criterion(cv, groups, kind)
-    problem = check(X, y, sample_weight, options)
-    return _choose(problem, alphas, cv, groups, kind, per_target, choice)
-
-
-def _choose(
-    problem: Problem, alphas: Any, cv: Any, groups: Any, kind: str, per_target: bool, choice: Choice
-) -> RidgeSolution:
+    problem = check(asked.X, asked.y, asked.sample_weight, asked.options)
     if isinstance(cv, str):
         refuse_one_row(problem.rows, cv, problem.objective)
     form = problem.form()
@@ -74,9 +57,9 @@ def _choose(
         masks = _masks(problem, cv, groups)
         live = _live(problem, masks, SCORES[kind])
         scorer = _folds(problem, masks, SCORES[kind])
-    found, approximation = _search(problem, form, scorer, alphas, live, per_target, criterion)
+    found, approximation = _search(problem, form, scorer, asked.alphas, live, asked.per_target, criterion)
     search.warn_of_silent(found.table, found.live)
-    strengths = found.strengths(per_target)
+    strengths = found.strengths(asked.per_target)
     solution = with_scores(
         fit(problem, form, approximation, strengths, choice),
         alphas=found.grid.to(found.table.device),

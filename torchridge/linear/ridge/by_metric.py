@@ -11,7 +11,7 @@ from torch import Tensor
 
 from torchridge import _check
 from torchridge.linear import search
-from torchridge.linear.arguments import Options, grid_of
+from torchridge.linear.arguments import Asked, Options, grid_of
 from torchridge.linear.matrices import kind_of
 from torchridge.linear.metrics import Held, Metric, first
 from torchridge.linear.ridge.prepare import prepare_rows
@@ -71,11 +71,9 @@ def is_metric(scoring: Any) -> bool:
     return not _check.one_of(scoring, *from_moments())
 
 
-def cross_validate(
-    X: Any, y: Any, alphas: Any, cv: Any, groups: Any, scoring: Any, per_target: bool, sample_weight: Any,
-    options: Options, fits: Fits,
-) -> RidgeSolution:  # fmt: skip
+def cross_validate(asked: Asked, fits: Fits) -> RidgeSolution:
     """Choose the strength of the best mean over folds of a metric, and fit at it."""
+    X, y, alphas, cv, groups, scoring, per_target, sample_weight, options = asked
     metric, metrics = first(scoring, "scoring", {name: score.sign for name, score in SCORES.items()})
     sign = metric.chosen_by()
     _refuse(X, y, cv)
@@ -86,8 +84,8 @@ def cross_validate(
         score = _scorer(data, predict, metrics, per_target)
         grid, join = grid_of(alphas) if not isinstance(alphas, str) else None, None
         if grid is None:
-            asked = {"groups": groups, "sample_weight": sample_weight, **data.options}
-            found = fits.choice(X, y, alphas, cv, **asked).alphas  # a grid from the eigenvalues
+            shared = {"groups": groups, "sample_weight": sample_weight, **data.options}
+            found = fits.choice(X, y, alphas, cv, **shared).alphas  # a grid from the eigenvalues
             assert found is not None
             grid, join = found.cpu(), _joined
         given = join is None

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchridge import _check
 from torchridge.exceptions import one_for_all
 from torchridge.linear import search
-from torchridge.linear.arguments import Options, check_options, grid_of, refuse_beside_moments
+from torchridge.linear.arguments import Asked, check_options, grid_of, refuse_beside_moments
 from torchridge.linear.ridge import differentiable
 from torchridge.linear.ridge.prepare import Prepared, prepare_moments, prepare_rows
 from torchridge.linear.ridge.problem import check_given_kernel
@@ -26,18 +26,9 @@ from torchridge.solvers.moments.moments import Moments
 from torchridge.solvers.moments.rows import Rows
 
 
-def cross_validate(
-    X: Any,
-    y: Any,
-    alphas: Any,
-    cv: Any,
-    groups: Any,
-    scoring: str,
-    per_target: bool,
-    sample_weight: Any,
-    options: Options,
-) -> RidgeSolution:
+def cross_validate(asked: Asked) -> RidgeSolution:
     """Choose a strength and fit at it."""
+    X, y, _, cv, groups, scoring, per_target, sample_weight, options = asked
     check_options(options)
     _check.option(options.solver, "solver", ("auto", "spectral", "dual", "cg"))
     _check.option(scoring, "scoring", from_moments())
@@ -47,7 +38,7 @@ def cross_validate(
             y=y, sample_weight=sample_weight, groups=groups, kernel=options.kernel, max_bytes=options.max_bytes
         )
         prepared = prepare_moments(X, cv, options._replace(moments_dtype=X.dtype))
-        return choose(prepared, alphas, cv, scoring, per_target)
+        return choose(prepared, asked)
     if y is None:
         raise TypeError("`y` is missing; pass the targets, or `Moments` in place of `X`.")
     _check.is_tensor(X, "X")
@@ -63,33 +54,32 @@ def cross_validate(
     if options.kernel == "precomputed":
         check_given_kernel(X, y, sample_weight)
     if X.ndim > 2:
-        return _batch(X, y, alphas, cv, groups, scoring, per_target, sample_weight, options)
+        return _batch(asked)
     if _check.watched(X, y, sample_weight, options.penalty_factors, options.prior):
-        return _differentiable(X, y, alphas, cv, groups, scoring, per_target, sample_weight, options)
+        return _differentiable(asked)
     cv = "gcv" if cv is None else cv
     prepared = prepare_rows(Rows(*_check.rows(X, y, sample_weight)), cv, groups, options)
-    return choose(prepared, alphas, cv, scoring, per_target)
+    return choose(prepared, asked)
 
 
-def _differentiable(X: Tensor, y: Tensor, *arguments: Any) -> RidgeSolution:
+def _differentiable(asked: Asked) -> RidgeSolution:
     """Choose without gradients, then fit with them."""
-    alphas, cv, groups, scoring, per_target, sample_weight, options = arguments
     with torch.no_grad():
-        chosen = cross_validate(X, y, alphas, cv, groups, scoring, per_target, sample_weight, options)
-    own = options._replace(solver="auto")
-    fitted = differentiable.solve(X, y, chosen.alpha, "alpha", sample_weight, own, solve_rows)
+        chosen = cross_validate(asked)
+    own = asked.options._replace(solver="auto")
+    fitted = differentiable.solve(asked.X, asked.y, chosen.alpha, "alpha", asked.sample_weight, own, solve_rows)
     names = ("alphas", "scores", "fold_scores", "best_score", "scoring", "dead_targets")
     scores = {name: getattr(chosen, name) for name in names}
     return dataclasses.replace(fitted, **scores)
 
 
-def _batch(X: Tensor, y: Tensor, *arguments: Any) -> RidgeSolution:
+def _batch(asked: Asked) -> RidgeSolution:
     """Choose for each problem of a batch by itself."""
-    alphas, cv, groups, scoring, per_target, sample_weight, options = arguments
+    X, y, sample_weight, options = asked.X, asked.y, asked.sample_weight, asked.options
     batch = tuple(X.shape[:-2])
     if tuple(y.shape[: len(batch)]) != batch:
         raise ValueError(f"`y` has shape {tuple(y.shape)}, expected the leading dimensions {batch} of `X`.")
-    if isinstance(alphas, str):
+    if isinstance(asked.alphas, str):
         raise ValueError(
             "`alphas`: problems of a batch share one grid of strengths; pass it, e.g. torch.logspace(-3, 5, 50)."
         )
@@ -101,7 +91,7 @@ def _batch(X: Tensor, y: Tensor, *arguments: Any) -> RidgeSolution:
             own = options._replace(
                 penalty_factors=_of_problem(options.penalty_factors, at, 1), prior=_of_problem(options.prior, at, 2)
             )
-            solutions.append(cross_validate(X[at], y[at], alphas, cv, groups, scoring, per_target, weight, own))
+            solutions.append(cross_validate(asked._replace(X=X[at], y=y[at], sample_weight=weight, options=own)))
     return differentiable.stack(solutions, batch)
 
 
@@ -109,11 +99,12 @@ def _of_problem(value: Any, at: tuple[Tensor, ...], ndim: int) -> Any:
     return value[at] if isinstance(value, Tensor) and value.ndim > ndim else value
 
 
-def choose(prepared: Prepared, alphas: Any, cv: Any, scoring: str, per_target: bool) -> RidgeSolution:
+def choose(prepared: Prepared, asked: Asked) -> RidgeSolution:
     """Return the fit at the strength that scores best."""
+    scoring, per_target = asked.scoring, asked.per_target
     variances = prepared.scorer.variances()
     criterion = variances is None
-    kind = (cv or "gcv") if criterion else scoring
+    kind = (asked.cv or "gcv") if criterion else scoring
     if criterion and scoring != "mse":
         raise ValueError(
             f"`scoring`={scoring!r} needs held-out targets, and `cv`={kind!r} holds none out. Use folds or cv='loo'."
@@ -122,7 +113,7 @@ def choose(prepared: Prepared, alphas: Any, cv: Any, scoring: str, per_target: b
     live = None
     if variances is not None and SCORES[scoring].varying:
         live = (variances > 1e-18 * variances.amax(0)) & ~dead  # below it is what rounding left of a constant
-    found = _search(prepared, alphas, kind, search.Live(live, dead), per_target)
+    found = _search(prepared, asked.alphas, kind, search.Live(live, dead), per_target)
     search.warn_of_silent(found.table, found.live)
     known, dtype = prepared.scorer.precision, prepared.scorer.like.dtype
     if known.lost > torch.finfo(dtype).eps ** 0.5:

@@ -12,7 +12,7 @@ from torchridge import _check
 from torchridge._ranks import Ranks, brief
 from torchridge.distributed import collectives
 from torchridge.distributed.folds import fold_plan
-from torchridge.linear.arguments import Options, check_options, refuse_beside_moments
+from torchridge.linear.arguments import Asked, Options, check_options, refuse_beside_moments
 from torchridge.linear.ridge.cross_validation import choose, cross_validate
 from torchridge.linear.ridge.prepare import Prepared
 from torchridge.linear.ridge.solution.solution import RidgeSolution
@@ -100,22 +100,17 @@ def pooled(
     return over_ranks(X, y, sample_weight, operation, options, group, **{name: alpha}), None, alpha
 
 
-def cross_validate_over_ranks(
-    X: Any, y: Any, alphas: Any, cv: Any, groups: Any, scoring: str, per_target: bool, sample_weight: Any,
-    options: Options, group: Any,
-) -> RidgeSolution:  # fmt: skip
+def cross_validate_over_ranks(asked: Asked, group: Any) -> RidgeSolution:
     """Choose a strength by the rows of all ranks, and fit at it, on every rank."""
-    choice = {"alphas": alphas, "scoring": scoring, "alpha_per_target": per_target}
-    if isinstance(X, Moments):
+    X, y, _, cv, groups, _, _, sample_weight, options = asked
+    choice = {"alphas": asked.alphas, "scoring": asked.scoring, "alpha_per_target": asked.per_target}
+    ranks, cv = Ranks(group), cv if cv is not None or isinstance(X, Moments) else "gcv"
+    together = asked._replace(y=None, sample_weight=None, cv=cv)
+    if isinstance(X, Moments) or isinstance(cv, str):
         whole = over_ranks(X, y, sample_weight, "ridge_cv", options, group, cv=cv, **choice)
-        return cross_validate(whole, None, alphas, cv, groups, scoring, per_target, None, options)
-    ranks, cv = Ranks(group), "gcv" if cv is None else cv
-    if isinstance(cv, str):
-        whole = over_ranks(X, y, sample_weight, "ridge_cv", options, group, cv=cv, **choice)
-        if not CRITERIA[cv].holds_out:
-            return cross_validate(whole, None, alphas, cv, groups, scoring, per_target, None, options)
-        rows = Own(X, y, sample_weight).rows
-        return choose(leave_one_out(whole, rows, options, ranks), alphas, cv, scoring, per_target)
+        if isinstance(X, Moments) or not CRITERIA[cv].holds_out:
+            return cross_validate(together._replace(X=whole))
+        return choose(leave_one_out(whole, Own(X, y, sample_weight).rows, options, ranks), together)
     alike = alike_of(options, **choice)
     fold_ids = fold_plan(lambda: Own(X, y, sample_weight).n, cv, groups, ranks, "ridge_cv (its folds)", alike)
 
@@ -124,8 +119,7 @@ def cross_validate_over_ranks(
         rows = Own(X, y, sample_weight)
         return rows.made(fold_ids(), options.moments_dtype)
 
-    whole = _summed(ranks, "ridge_cv", own, alike)
-    return cross_validate(whole, None, alphas, None, None, scoring, per_target, None, options)
+    return cross_validate(together._replace(X=_summed(ranks, "ridge_cv", own, alike), cv=None, groups=None))
 
 
 def leave_one_out(whole: Moments, rows: Rows | None, options: Options, ranks: Ranks) -> Prepared:

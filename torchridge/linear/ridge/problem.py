@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from torchridge import _check
-from torchridge.linear.arguments import Options, check_options, refuse_beside_moments, strengths_of
+from torchridge.linear.arguments import Asked, Options, check_options, refuse_beside_moments, strengths_of
 from torchridge.linear.matrices import dense_of, kind_of, shape_of
 from torchridge.linear.ridge.choose import Choice, choose_products
 from torchridge.linear.ridge.dense import Dense
@@ -122,18 +122,17 @@ def refuse_own(options: Options, over_ranks: bool = False) -> None:
             )
 
 
-def route_cv(
-    X: Any, y: Any, alphas: Any, cv: Any, scoring: Any, per_target: Any, options: Options
-) -> tuple[Any, Choice | None]:
+def route_cv(asked: Asked) -> tuple[Any, Choice | None]:
     """Return the same for cross-validation."""
+    X, options = asked.X, asked.options
     _check.option(options.solver, "solver", ("auto", "spectral", "dual", "cg"))
-    _check.option(scoring, "scoring", from_moments())
-    _check.option(per_target, "alpha_per_target", (True, False))
+    _check.option(asked.scoring, "scoring", from_moments())
+    _check.option(asked.per_target, "alpha_per_target", (True, False))
     if isinstance(X, Moments) and options.solver == "cg":
         raise ValueError("`solver`='cg' needs the rows themselves, got moments. Use 'auto'.")
-    criterion = criterion_of(cv)
+    criterion = criterion_of(asked.cv)
     direct = criterion is not None and criterion.lacks and kind_of(X) == "dense" and options.solver == "auto"
-    return (X, None) if direct else route(X, y, alphas, options)
+    return (X, None) if direct else route(X, asked.y, asked.alphas, options)
 
 
 def _choice(X: Any, kind: str, y: Any, alpha: Any, options: Options) -> Choice | None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from torchridge._ranks import Group
-from torchridge.linear.arguments import Options
+from torchridge.linear.arguments import Asked, Options
 from torchridge.linear.products.products_folds import cross_validate as cross_validate_by_products
 from torchridge.linear.ridge import by_metric
 from torchridge.linear.ridge.cross_validation import cross_validate
@@ -118,34 +118,17 @@ def ridge_cv(
         >>> solution.alpha.item(), tuple(solution.scores.shape), tuple(solution.fold_scores.shape)
         (1.0, (4, 1), (5, 4, 1))
     """
-    asked: Any = scoring
-    options = Options(
-        fit_intercept,
-        standardize,
-        penalty_factors,
-        prior,
-        solver,
-        moments_dtype,
-        tol,
-        max_iter,
-        rank,
-        kernel,
-        max_bytes,
-    )
+    shared = (fit_intercept, standardize, penalty_factors, prior, solver, moments_dtype, tol, max_iter, rank)
+    options = Options(*shared, kernel, max_bytes)
+    asked = Asked(X, y, alphas, cv, groups, scoring, alpha_per_target, sample_weight, options)
     by_predictions = by_metric.is_metric(scoring)
     if process_group is not None:
         refuse_own(options, over_ranks=True)
         if by_predictions:
             raise ValueError("`scoring` over ranks should be 'mse' or 'r2': a metric would need all predictions.")
-        return cross_validate_over_ranks(
-            X, y, alphas, cv, groups, asked, alpha_per_target, sample_weight, options, process_group
-        )
+        return cross_validate_over_ranks(asked, process_group)
     if by_predictions:
-        fits = by_metric.Fits(ridge, ridge_path, ridge_cv)
-        return by_metric.cross_validate(X, y, alphas, cv, groups, asked, alpha_per_target, sample_weight, options, fits)
-    X, choice = route_cv(X, y, alphas, cv, asked, alpha_per_target, options)
-    if choice is not None:
-        return cross_validate_by_products(
-            X, y, alphas, cv, groups, asked, alpha_per_target, sample_weight, options, choice
-        )
-    return cross_validate(X, y, alphas, cv, groups, asked, alpha_per_target, sample_weight, options)
+        return by_metric.cross_validate(asked, by_metric.Fits(ridge, ridge_path, ridge_cv))
+    data, choice = route_cv(asked)
+    asked = asked._replace(X=data)
+    return cross_validate(asked) if choice is None else cross_validate_by_products(asked, choice)
