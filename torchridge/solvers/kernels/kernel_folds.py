@@ -45,7 +45,7 @@ _FEW_TARGETS = 0.5
 _CAREFUL = 2**27
 
 # Memory of the operators of a fold at several strengths while they are made.
-OPERATOR_BYTES = 24 * 2**20
+OPERATOR_BYTES = 8 * 2**20
 
 
 class Side(NamedTuple):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 # What a batch of targets may take unless the caller states a bound.
-BATCH_BYTES = 16 * 2**20
+BATCH_BYTES = 12 * 2**20
 
 
 def target_batches(t: int, numbers: int, itemsize: int, most: int | None) -> Iterator[slice]:
