@@ -511,6 +511,7 @@ def test_rows_are_centred_to_more_digits_than_one_number_holds(make: Any, solver
         "5:1693",
         "5:5551",
         "7:1933",
+        "9:3790",
     ],
 )
 def test_problems_that_were_once_wrong(seed: str) -> None:

@@ -56,6 +56,11 @@ class Side(NamedTuple):
     seen: Tensor  # (f, m)
     fixed: Tensor | None  # (f, n_T) N
     condition: float  # of what is not penalized, columns at one size, squared
+    norm: Tensor  # () trace of the gram matrix from which that is eliminated
+
+    def left(self, weakest: float) -> float:
+        """Return the condition of the elimination at a strength: that of free features, or of what is left of others."""
+        return max(self.condition, float((self.norm + weakest) / (self.eigvals.amin() + weakest).clamp_min(1e-300)))
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,7 @@ class KernelFolds:
         if worst <= GRAM and self.problem is not None:
             worst = max(worst, free_condition(self.problem, self.rows, weakest))
         if worst <= GRAM and self.problem is None and self.objective.free is not None:
-            worst = max(worst, *(self._side(k).condition for k in self._each))
+            worst = max(worst, *(self._side(k).left(weakest) for k in self._each))
         held = worst <= bearable(self.rows) and self._kept()
         (_, d), t = self.rows.X.shape, self.rows.y.shape[1]
         careful = self.dtype is torch.float64 and not self.objective.precomputed and d * t * len(alpha) <= _CAREFUL
@@ -239,6 +244,7 @@ class KernelFolds:
         root = None if self._root is None else self._root[train]
         if root is not None:
             own, across = own * root * root[:, None], across * root
+        norm = own.diagonal().sum()
         columns = complement.free_columns(self.rows.X.detach(), problem.center, problem.free, problem.intercept)
         inside = columns[train] if root is None else columns[train] * root[:, None]
         if columns.shape[1] == 1 and problem.intercept:
@@ -247,7 +253,7 @@ class KernelFolds:
             fixed, condition = complement.fitted_by_columns(inside, columns[held])
         eigvals, basis = complement.complement_eigh(own, complement.orthonormal(inside))
         across = across if fixed is None else across - fixed @ own
-        return Side(eigvals, basis, across @ basis, fixed, condition)
+        return Side(eigvals, basis, across @ basis, fixed, condition, norm)
 
     def _scaled_inside(self, k: int) -> Kernel:
         share = torch.zeros(len(self.rows.X), dtype=self.dtype, device=self._device)
