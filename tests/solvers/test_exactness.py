@@ -512,6 +512,7 @@ def test_rows_are_centred_to_more_digits_than_one_number_holds(make: Any, solver
         "5:5551",
         "7:1933",
         "9:3790",
+        "9:6929",
     ],
 )
 def test_problems_that_were_once_wrong(seed: str) -> None:

@@ -289,7 +289,7 @@ def test_the_estimator_takes_a_strength_each_by_folds() -> None:
     alone = [estimators.RidgeCV(alphas, cv=5).fit(X.numpy(), y[:, j].numpy()) for j in range(4)]
     assert model.alpha_.tolist() == [m.alpha_ for m in alone]
     np.testing.assert_allclose(model.coef_, np.stack([m.coef_ for m in alone]), rtol=1e-8)
-    with pytest.raises(ValueError, match="`alpha_per_target`=True with folds needs a score that follows"):
+    with pytest.raises(ValueError, match="`alpha_per_target`=True with folds needs a score that moments tell"):
         estimators.RidgeCV(alphas, cv=5, alpha_per_target=True, scoring="neg_max_error").fit(X.numpy(), y.numpy())
 
 

@@ -59,7 +59,7 @@ class Side(NamedTuple):
     norm: Tensor  # () trace of the gram matrix from which that is eliminated
 
     def left(self, weakest: float) -> float:
-        """Return the condition of the elimination at a strength: that of free features, or of what is left of others."""
+        """Return the condition of the elimination at a strength: of free features, and of what is left of others."""
         return max(self.condition, float((self.norm + weakest) / (self.eigvals.amin() + weakest).clamp_min(1e-300)))
 
 

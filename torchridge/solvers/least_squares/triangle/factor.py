@@ -88,8 +88,8 @@ def triangle(rows: Rows, objective: Objective) -> Triangle:
     factor, size_ = torch.where(kept, factor / size_, 0), torch.where(kept, size_, 1)
     penalty = torch.ones_like(size_) if objective.penalty is None else objective.penalty.detach().double()
     if objective.standardize:
-        variance, noise = spread / total, (10 * torch.finfo(torch.float64).eps * about.sum(0)) ** 2
-        penalty = penalty * torch.where(variance > noise, variance, 1)
+        variance = spread / total
+        penalty = penalty * torch.where(variance > constant_noise(about.sum(0)), variance, 1)
     return Triangle(factor, target, rest, size_, penalty, prior, center, target_center, n, total)
 
 
