@@ -26,13 +26,13 @@ from torchridge.solvers.moments.folds import Split
 from torchridge.solvers.moments.rows import Rows
 
 # Overall strengths that are tried of a candidate, in units of its mean eigenvalue, and steps of a target.
-_STRENGTHS, _WEAKEST, _STEPS, _FEW_STEPS = 24, 10**-2.5, 40, 3
+_STRENGTHS, _WEAKEST, _STEPS, _FEW_STEPS = 24, 10**-2.5, 40, 2
 
 # Proportions that are tried if targets go on by steps of their own.
 _STARTS = 24
 
 # Proportions that are picked at once, and the finest difference of overall strengths, in steps of the grid.
-_AT_ONCE, _FINENESS = 4, 1 / 3
+_AT_ONCE, _FINENESS = 4, 1 / 2
 
 # Multiply-adds of a step up to which it is taken in float64 throughout; above, float32 leads to within rounding of it.
 _CHEAP = 5e8
