@@ -31,6 +31,7 @@ from torchridge import (
     Moments,
     OnlineProbe,
     ProbeReport,
+    banded_ridge_cv,
     check_optimizer,
     clear_regularizers,
     explain_weight_decay,
@@ -665,6 +666,10 @@ def _(c: Case) -> Any:
     report = LinearProbe(metrics=()).fit({"a": c.X, "b": c.X[:, :3]}, c.Y)
     axes = [plots.plot_cv(solution), plots.plot_path(path), plots.plot_layers(report)]
     plots.plot_decay(explain_weight_decay(c.model()))
+    bands = [c.X[:, :2], c.X[:, 2:]]
+    plots.plot_bands(
+        banded_ridge_cv(bands, c.Y, cv=3).partition(bands, c.Y)
+    )  # from a device; what it draws: test_plots
     drawn = [lines(ax) for ax in axes]
     pyplot.close("all")
     return drawn
@@ -699,7 +704,6 @@ EXEMPT = {
     "BandedSolution": "what banded_ridge_cv returns",
     "LogisticSolution": "what logistic returns",
     "NestedRidgeCV": "what nested_ridge_cv returns",
-    "banded_ridge_cv": "iterates to a tolerance: tests/solvers/test_bands.py",
     "Probe": "what probes return",
     "RidgeSolution": "what ridge returns",
     "StepPenalty": "what penalize_step returns",
