@@ -667,9 +667,7 @@ def _(c: Case) -> Any:
     axes = [plots.plot_cv(solution), plots.plot_path(path), plots.plot_layers(report)]
     plots.plot_decay(explain_weight_decay(c.model()))
     bands = [c.X[:, :2], c.X[:, 2:]]
-    plots.plot_bands(
-        banded_ridge_cv(bands, c.Y, cv=3).partition(bands, c.Y)
-    )  # from a device; what it draws: test_plots
+    plots.plot_bands(banded_ridge_cv(bands, c.Y, cv=3).partition(bands, c.Y))
     drawn = [lines(ax) for ax in axes]
     pyplot.close("all")
     return drawn

@@ -64,19 +64,17 @@ _NAMES = {
     "training.weight_decay.schedule": "ConstantWeightDecay CosineWeightDecay",
 }
 _HOMES = {name: f"torchridge.{home}" for home, names in _NAMES.items() for name in names.split()}
-_MODULES = frozenset(
-    (
-        "distributed",
-        "estimators",
-        "exceptions",
-        "integrations",
-        "plots",
-        "probing",
-        "regularizers",
-        "streams",
-        "tensorboard",
-    )
-)
+_MODULES = [
+    "distributed",
+    "estimators",
+    "exceptions",
+    "integrations",
+    "plots",
+    "probing",
+    "regularizers",
+    "streams",
+    "tensorboard",
+]
 
 
 def __getattr__(name: str) -> _Any:
