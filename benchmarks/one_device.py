@@ -49,6 +49,7 @@ class Sizes:
     tasks: tuple[tuple[int, int, int], ...]
     logistic: tuple[int, int, int]
     tokens: tuple[int, int, int]  # examples, length, width
+    targets: tuple[tuple[int, int, int], ...]
 
 
 FULL = Sizes(
@@ -62,6 +63,7 @@ FULL = Sizes(
     tasks=((64, 25, 64), (64, 25, 640), (256, 5, 640), (4096, 25, 64)),
     logistic=(100_000, 1024, 10),
     tokens=(4096, 128, 768),
+    targets=((600, 20_000, 2_000), (600, 40_000, 8_000), (2_000, 40_000, 40_000)),
 )
 SMALL = Sizes(
     runs=1,
@@ -74,6 +76,7 @@ SMALL = Sizes(
     tasks=((4, 5, 8), (4, 8, 5)),
     logistic=(120, 6, 3),
     tokens=(40, 6, 8),
+    targets=((40, 60, 5),),
 )
 
 Step = Callable[[Sizes], dict[str, Any]]
@@ -319,6 +322,46 @@ def probes(sizes: Sizes) -> dict[str, Any]:
     }
     times = timed(calls, min(sizes.runs, 3))
     return harness.report(f"4 layers of width {width}, {n} examples of {length} tokens", times, next(iter(calls)))
+
+
+@step
+def targets(sizes: Sizes) -> dict[str, Any]:
+    """Many targets of few rows, a strength for each, against himalaya on the same device."""
+    try:
+        from himalaya.backend import set_backend
+        from himalaya.kernel_ridge import KernelRidgeCV
+    except ImportError:
+        print("    needs himalaya: pip install himalaya")
+        return {"not_run": "himalaya is not installed"}
+    from sklearn.model_selection import KFold
+
+    grid = torch.logspace(2, 7, 15, dtype=torch.float64, device=DEVICE)
+
+    def ours(X: Tensor, y: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
+        solution = ridge_cv(X, y, grid, cv=5, alpha_per_target=True, **options)
+        return solution.alpha, solution.predict(X[:100])
+
+    def theirs(X: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        set_backend("torch_cuda")
+        model = KernelRidgeCV(alphas=grid.float(), cv=KFold(5), fit_intercept=True).fit(X, y)
+        return model.best_alphas_.to(DEVICE), model.predict(X[:100]).to(DEVICE)
+
+    found = {}
+    for n, d, t in sizes.targets:
+        X, y = planted(n, d, t, torch.float32)
+        (strengths, predicted), (other, other_predicted) = ours(X, y), theirs(X, y)
+        same = torch.isclose(strengths.double(), other.double(), rtol=1e-3)
+        assert float(same.double().mean()) >= 0.9, "the strengths differ"
+        close(predicted[:, same], other_predicted[:, same], 1e-3, "predictions")
+        calls = {
+            "ridge_cv and predict": lambda X=X, y=y: ours(X, y),
+            "ridge_cv and predict, float32": lambda X=X, y=y: ours(X, y, moments_dtype=torch.float32),
+            "himalaya KernelRidgeCV": lambda X=X, y=y: theirs(X, y),
+        }
+        title = f"({n}, {d}, {t}) float32, 5 folds, {len(grid)} strengths"
+        found[f"{n}x{d}x{t}"] = harness.report(title, timed(calls, min(sizes.runs, 3)), next(iter(calls)))
+        found[f"{n}x{d}x{t}"]["same_strengths"] = float(same.double().mean())
+    return found
 
 
 @step

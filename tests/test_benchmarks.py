@@ -40,6 +40,7 @@ STEPS = [
     "batches",
     "logistic_path",
     "probes",
+    "targets",
     "waits",
     "folds_bfloat16",
     "folds_float32",

@@ -54,12 +54,17 @@ def features(model: Net, X: Tensor) -> dict[str, np.ndarray]:
 
 
 def features_on(case: Any, device: torch.device) -> dict[str, np.ndarray]:
-    """The features as the device rounds them: those of conv1 are dependent but for that, and weak penalties see it."""
-    model, X = case[:2]
+    """The features as the device rounds them in batches of this size: a convolution of more rows may round otherwise.
+
+    Those of conv1 are dependent but for rounding, and weak penalties see it.
+    """
+    model, X, y = case[:3]
     try:
-        return features(model.to(device), X.to(device))
+        model.to(device)
+        parts = [features(model, rows.to(device)) for rows, _ in batches(X, y)]
     finally:
         model.cpu()
+    return {layer: np.concatenate([part[layer] for part in parts]) for layer in LAYERS}
 
 
 def stratified_in_turn(y: Tensor) -> np.ndarray:

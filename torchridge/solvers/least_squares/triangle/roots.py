@@ -78,9 +78,9 @@ def _in_one_metric(tri: Triangle, alpha: Tensor) -> Roots | None:
         return None
     metric = tri.size / tri.penalty.sqrt()
     left, sigma, right = torch.linalg.svd(tri.factor * metric, full_matrices=False)
-    # The weights have no part in a null space: what rounding leaves there would be divided by α.
-    seen = sigma > tri.floor * sigma[0]
-    sigma, right = torch.where(seen, sigma, 0), torch.where(seen[:, None], right, 0)
+    if tri.exact:  # the weights have no part in a null space: what rounding leaves there would be divided by α
+        seen = sigma > tri.floor * sigma[0]
+        sigma, right = torch.where(seen, sigma, 0), torch.where(seen[:, None], right, 0)
     least = sigma[-1] if len(sigma) == tri.factor.shape[1] else torch.zeros_like(sigma[0])
     spread = ((sigma[0] ** 2 + alpha) / (least**2 + alpha)).sqrt()
     worst = float(spread.max())
