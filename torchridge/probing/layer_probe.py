@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from statistics import fmean
 
 import torch
 from torch import Tensor, nn
@@ -80,7 +81,7 @@ class Probe:
     @property
     def scores(self) -> dict[str, float]:
         """Mean over folds of every score."""
-        return {name: float(values.mean()) for name, values in self.fold_scores.items()}
+        return {name: fmean(values.tolist()) for name, values in self.fold_scores.items()}
 
     @property
     def rank_score(self) -> tuple[str, float]:

@@ -171,9 +171,11 @@ def remodel(rows: Rows, basis: Basis, problems: Problems, state: State) -> State
         of_p, waited = (problems.head[p], problems.group[p], problems.penalty[p]), int(state.waited[p])
         found = blocks_or_price(rows, basis, *of_p, state.theta[p], patience=waited)
         if isinstance(found, Blocks):
-            blocks[p], fresh[p], asks[p] = found, True, _FIRST_ASKED
+            blocks[p] = found
+            fresh[p].fill_(True)
+            asks[p].fill_(_FIRST_ASKED)
         else:
-            asks[p] = int(max(2 * waited, min(found / 2, _NEVER)))  # the price falls as the classes come apart
+            asks[p].fill_(int(max(2 * waited, min(found / 2, _NEVER))))  # the price falls as the classes come apart
     state = replace(state, blocks=tuple(blocks), waited=torch.where(fresh, 0, state.waited), asks=asks)
     return aim(basis, problems, forget(state, fresh)) if bool(fresh.any()) else state
 
