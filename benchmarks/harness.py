@@ -65,6 +65,14 @@ def alternate(
     return {name: statistics.median(t) for name, t in times.items()}
 
 
+def resident(reset: bool = False) -> float:
+    """Return the peak of this process's memory in MiB; if `reset`, count it from now on, where Linux offers that."""
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
+
+
 def save(name: str, results: dict[str, Any]) -> Path:
     """Write results with the machine's description, over those of the same cases; the device is in the file's name."""
     RESULTS.mkdir(exist_ok=True)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -153,9 +152,9 @@ def growth(name: str, side: str) -> float:
     model = getattr(case, side)
     few = np.concatenate([np.flatnonzero(y == k)[:10] for k in np.unique(y)])
     model.fit(X[few][:, :500], y[few])
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = harness.resident(reset=True)
     model.fit(X, y)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return harness.resident() - before
 
 
 def memory(name: str) -> dict[str, Any]:

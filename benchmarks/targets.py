@@ -89,14 +89,6 @@ def peak(name: str, side: str) -> float:
     return float(found.stdout.split()[-1])
 
 
-def resident(reset: bool = False) -> float:
-    """Return the peak of this process in MiB; since the last reset, where Linux offers one."""
-    if reset:
-        Path("/proc/self/clear_refs").write_text("5")
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
-
-
 def print_peak(name: str, side: str) -> None:
     data = encoding(*SHAPES[name])
     data = tuple(a.clone() for a in data)  # type: ignore[assignment]
@@ -104,9 +96,9 @@ def print_peak(name: str, side: str) -> None:
     call = ours if side == "ours" else lambda *a: himalaya(*a, batch=1000)
     call(small[0], small[1], small[2])  # libraries are loaded
     gc.collect()
-    before = resident(reset=True)
+    before = harness.resident(reset=True)
     call(*data)
-    print(resident() - before)
+    print(harness.resident() - before)
 
 
 def against_himalaya(name: str) -> dict[str, Any]:
@@ -151,7 +143,7 @@ def mapped() -> dict[str, Any]:
                 mapped[:, ::2] += 0.5 * X[:, :20] @ np.random.default_rng(1).standard_normal((20, t // 2), np.float32)
             del mapped
         X, y, new, seen = (torch.from_numpy(np.load(Path(folder) / f"{f}.npy", mmap_mode="c")) for f in files)
-        before, start = resident(reset=True), time.perf_counter()
+        before, start = harness.resident(reset=True), time.perf_counter()
         solution = ridge_cv(X, y, ALPHAS, cv=5, groups=runs_of(n), alpha_per_target=True, scoring="correlation")
         fitted = time.perf_counter()
         predictions = solution.predict(new)
@@ -159,9 +151,11 @@ def mapped() -> dict[str, Any]:
         scores = solution.score(new, seen, scoring="correlation")
         assert torch.isfinite(predictions).all() and float(scores[::2].mean()) > float(scores[1::2].mean())
         times = {"fit": fitted - start, "predict": predicted - fitted, "score": time.perf_counter() - predicted}
-        print(f"({n}, {d}, {t}) of mapped files: {times}, peak {resident():.0f} MiB, {before:.0f} before the fit")
-        assert resident() < 6 * 1024
-    return {"seconds": times, "peak_mib": resident(), "mib_before": before}
+        print(
+            f"({n}, {d}, {t}) of mapped files: {times}, peak {harness.resident():.0f} MiB, {before:.0f} before the fit"
+        )
+        assert harness.resident() < 6 * 1024
+    return {"seconds": times, "peak_mib": harness.resident(), "mib_before": before}
 
 
 @case
