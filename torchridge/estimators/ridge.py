@@ -31,11 +31,11 @@ class _RidgeModel(LinearModel):
         return Request(self.alpha, self.fit_intercept, self.solver, self.positive, self.max_iter, self.tol)
 
     def _keep(self, fitted: Fitted, container: Container, vector: bool) -> None:
-        self._keep_weights(fitted.weight, fitted.bias, container, vector)
-        self.solver_, self.solution_, self.n_iter_ = fitted.solver, fitted.solution, None
+        self._keep_solution(fitted.solution, container, vector)
+        self.solver_, self.n_iter_ = fitted.solver, None
         if self.solver in ("auto", "sag", "saga", "lsqr"):
-            steps = 1 if fitted.solution is None else fitted.solution.n_iter or 1  # one direct solve
-            self.n_iter_ = container.kind(np.full(fitted.weight.shape[0], steps, dtype=np.int32))
+            steps = getattr(fitted.solution, "n_iter", None) or 1  # one direct solve
+            self.n_iter_ = container.kind(np.full(len(fitted.solution.bias), steps, dtype=np.int32))
 
     def _solve_moments(self) -> None:
         fitted = solve_moments(self.moments_, self._request())

@@ -183,6 +183,7 @@ def _dual_diagnosis(
         unit_variance=unit_variance,
         condition=condition,
         rank=lambda: dual.rank(solved()),
+        spectrum=lambda: dual_weights.spectrum(solved()),
     )
 
 

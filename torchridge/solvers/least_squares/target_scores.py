@@ -27,8 +27,8 @@ def mean_of(values: Tensor, weight: Tensor | None) -> Tensor:
 
 
 def varies(y: Tensor) -> Tensor:
-    """Return whether each column of y (n, t) holds two different numbers, (t,)."""
-    return y.amax(0) != y.amin(0)
+    """Return whether each column of y (*b, n, t) holds two different numbers, (*b, t)."""
+    return y.amax(-2) != y.amin(-2)
 
 
 class Score:
