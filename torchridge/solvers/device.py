@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 
 import torch
+from torch import Tensor
 
 # Compute capabilities whose float64 units run at half the rate of float32, and from 8.0 on, on tensor cores, at its
 # full rate: 19.5 and 19.5 TFLOP/s on A100, 67 and 67 on H100. Others have a 32nd or a 64th.
@@ -36,6 +37,16 @@ NODE_TOLERANCE = 1e-10
 
 # Memory of the factors at several nodes at once.
 NODE_BYTES = 2**30
+
+
+def sent(value: Tensor, to: Tensor | torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """Return numbers of the host on a device, without a wait for it; those that are there already as they are.
+
+    CUDA stages the copy of ordinary memory before it returns (CUDA Runtime API, "API synchronization behavior"), so
+    that the host may go on. Not for what it may write to afterwards: memory that is pinned is read later.
+    """
+    device, dtype = (to.device, to.dtype if dtype is None else dtype) if isinstance(to, Tensor) else (to, dtype)
+    return value.to(device, dtype, non_blocking=device.type == "cuda" and value.device.type == "cpu")
 
 
 def slices(device: torch.device, rows: torch.dtype, sums: torch.dtype) -> int:

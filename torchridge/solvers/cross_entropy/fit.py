@@ -18,6 +18,7 @@ from torchridge.solvers.cross_entropy.loss import Rows, chunks
 from torchridge.solvers.cross_entropy.over_ranks import led, shared_basis, summed
 from torchridge.solvers.cross_entropy.path import Path, repair, solve_path, strengths_at_once
 from torchridge.solvers.cross_entropy.single import Single
+from torchridge.solvers.device import sent
 from torchridge.solvers.iterative.operators import Operator
 
 # Below this the rounding of float32 sums is no longer small compared with the gap that is asked for.
@@ -120,7 +121,7 @@ def fit(
     twice = 1.0 + ((seen > 0).sum(-1) == 2) * float(k > 2)
     penalty = twice / (C[:, None, None] * total)  # (L, h, g)
     condition = float(0.5 * basis.eigvals[basis.penalized > 0].amax() / penalty.amin())  # Böhning's bound
-    count = int(summed(ranks, "rows", penalty.new_tensor(float(len(X)))))
+    count = int(summed(ranks, "rows", penalty.new_full((), float(len(X)))))
     dtype = working_dtype(tol, count, (1 if k == 2 else k) * len(basis.eigvals), condition, X.device)
     rows = _rows(X, basis, labels, shares, seen, dtype, max_elements)
     start = _start(seen, len(basis.eigvals), intercept) if alone is None else _rotated(basis, alone)
@@ -180,7 +181,7 @@ def _of_single(found: Single, X: Tensor, labels: Tensor, weight: Tensor, unit: T
     separated = ((chosen == labels) | (weight == 0)).all()
 
     def shaped(value: Any) -> Tensor:
-        return torch.as_tensor(value, device=X.device).view(1, 1, 1)
+        return sent(torch.as_tensor(value), X.device).view(1, 1, 1)
 
     gap = found.gap / max(found.objective, torch.finfo(torch.float64).tiny)
     return Fit(
