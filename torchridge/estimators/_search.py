@@ -13,7 +13,7 @@ from torch import Tensor
 from torchridge import _check
 from torchridge.estimators._few_rows import Weights
 from torchridge.estimators._input import take
-from torchridge.estimators._metrics import r2_by_target
+from torchridge.estimators._scorers import r2_by_target
 from torchridge.linear.arguments import Options, Strengths
 from torchridge.linear.matrices import operator_of
 from torchridge.linear.ridge.prepare import Prepared, prepare_rows
