@@ -23,7 +23,10 @@ from torch.utils._pytree import tree_leaves
 from torchridge import RidgeSolution, ridge, ridge_cv, ridge_path
 from torchridge.estimators import Ridge, RidgeClassifier, RidgeClassifierCV, RidgeCV
 
-pytestmark = pytest.mark.filterwarnings("ignore::torchridge.TorchridgeWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::torchridge.TorchridgeWarning"),
+    pytest.mark.filterwarnings("ignore:Sparse CSR tensor support"),
+]
 ALPHAS = [1.0, 30.0, 1000.0]
 WAYS: dict[str, Any] = {
     "ridge": lambda: Ridge(5.0),
@@ -167,6 +170,24 @@ def test_what_the_user_sets_is_what_predicts() -> None:
     del given.coef_
     np.testing.assert_allclose(given.predict(new), expected, rtol=1e-10)
     assert unread(base)
+
+
+def test_on_a_device_and_from_another(device: torch.device) -> None:
+    X, y, new, seen = (torch.from_numpy(a) for a in rows())
+    expected = Ridge(5.0).fit(X, y).predict(new)
+    model = Ridge(5.0).fit(X.to(device), y.to(device))
+    for given in (new.to(device), new):
+        assert model.predict(given).device == given.device
+        assert relative(model.predict(given).cpu(), expected) < 1e-10
+    sparse = csr_matrix(new.numpy())
+    np.testing.assert_allclose(model.predict(sparse), expected.numpy(), rtol=1e-9)
+    assert np.isfinite(model.score(new.to(device), seen.to(device))) and unread(model)
+    assert model.coef_.device.type == device.type
+    moved = Ridge(5.0, device=device).fit(X.numpy(), y.numpy())
+    np.testing.assert_allclose(moved.predict(new.numpy()), expected.numpy(), rtol=1e-9)
+    np.testing.assert_allclose(moved.predict(sparse), expected.numpy(), rtol=1e-9)
+    assert unread(moved) and isinstance(moved.coef_, np.ndarray)
+    assert relative(pickle.loads(pickle.dumps(model)).predict(new.to(device)).cpu(), expected) < 1e-10
 
 
 def test_a_refit_drops_the_weights_that_were_read() -> None:
@@ -314,3 +335,40 @@ def test_a_metric_of_folds_is_given_models_in_the_dual_form() -> None:
     assert model.alpha_ == peer.fit(X, y).alpha_
     assert model.best_score_ == pytest.approx(peer.best_score_, rel=1e-9)
     assert all(made) and len(made) == 9
+
+
+def idle() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    X, y, *_ = (torch.from_numpy(a) for a in rows())
+    weight = torch.linspace(0.1, 2, 20).double()
+    weight[[3, 11]] = 0
+    return X, y, weight
+
+
+def test_left_out_predictions_of_rows_of_no_weight_are_those_of_the_fit() -> None:
+    X, y, weight = (a.numpy() for a in idle())
+    with Largest() as largest:
+        model = RidgeCV(ALPHAS, scoring="neg_mean_absolute_error", store_cv_results=True).fit(X, y, weight)
+    for i, alpha in enumerate(ALPHAS):
+        expected = linear_model.Ridge(alpha).fit(X, y, weight).predict(X[[3, 11]])
+        np.testing.assert_allclose(model.cv_results_[[3, 11], :, i], expected, rtol=1e-9)
+    assert largest.bytes < 8 * 40 * 70
+
+
+@pytest.mark.parametrize("way", ["prior", "free", "factors"])
+def test_a_metric_of_rows_of_no_weight_sees_the_predictions_of_the_fit(way: str) -> None:
+    X, y, weight = idle()
+    factors = torch.linspace(0.5, 2, 70).double()
+    factors[:2] = 0 if way == "free" else 1
+    prior = torch.randn(40, 70, generator=torch.Generator().manual_seed(0)).double()
+    options: dict[str, Any] = {"prior": prior} if way == "prior" else {"penalty_factors": factors}
+    seen: list[Any] = []
+
+    def metric(truth: Any, predicted: Any) -> Any:
+        seen.append(predicted.clone())
+        return (predicted - truth).abs().mean()
+
+    ridge_cv(X, y, ALPHAS, "loo", scoring=metric, sample_weight=weight, **options)
+    assert len(seen) == 3
+    for predicted, alpha in zip(seen, ALPHAS, strict=True):
+        fit = ridge(X, y, alpha, sample_weight=weight, **options)
+        assert relative(predicted[[3, 11]], fit.predict(X[[3, 11]])) < 1e-9

@@ -5,14 +5,18 @@ Predictions come from the kernel of new rows with those that were fitted; `coef_
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from torchridge import _check
-from torchridge.estimators._input import check_entries
+from torchridge.estimators._input import as_array, as_tensor, check_entries
 from torchridge.linear.ridge.solution.solution import RidgeSolution
+
+# Sparse rows that are filled at once to be predicted on another device than the CPU.
+_FILLED_BYTES = 2**26
 
 
 class Weights(NamedTuple):
@@ -31,18 +35,31 @@ def own_rows(X: Tensor, targets: int) -> Tensor:
     return X.clone() if n < d and n < targets else X
 
 
+def _runs(X: Any, device: torch.device) -> Iterator[tuple[int, Any]]:
+    """Yield rows as they are multiplied with on a device: sparse ones on the CPU alone, elsewhere filled, with a place.
+
+    All at once, but for those that are filled.
+    """
+    if isinstance(X, Tensor) or device.type == "cpu":
+        yield 0, X.to(device) if isinstance(X, Tensor) else X
+        return
+    step = max(1, _FILLED_BYTES // (8 * X.shape[1]))
+    for start in range(0, X.shape[0], step):
+        yield start, as_tensor(as_array(X[start : start + step].toarray(), "X")).to(device)
+
+
 def predict(solution: RidgeSolution, X: Any, intercept: Tensor) -> Tensor:
     """Return X Wᵀ + intercept, (m, t), or (m,) of one target, for X (m, d) or a scipy.sparse matrix."""
+    dtype = torch.float64
     if isinstance(X, Tensor):
         _check.finite(X, "X")
-        dtype = torch.promote_types(X.dtype if X.is_floating_point() else torch.float64, solution.bias.dtype)
-        X = X.to(solution.bias.device)
+        dtype = torch.promote_types(X.dtype if X.is_floating_point() else dtype, solution.bias.dtype)
     else:
         check_entries(X)
-        dtype = torch.float64
     out = solution.bias.new_empty(X.shape[0], len(solution.bias), dtype=dtype)
-    for rows, part, found in solution.predictions(X):
-        out[rows, part] = found[0].to(dtype)
+    for start, some in _runs(X, solution.bias.device):
+        for rows, part, found in solution.predictions(some):
+            out[start + rows.start : start + rows.stop, part] = found[0].to(dtype)
     intercept = intercept.to(out.device)
     if bool((intercept != solution.bias.to(intercept.dtype)).any()):  # it was set after the fit
         out += intercept.double() - solution.bias.double()
