@@ -68,7 +68,7 @@ def by_sparse_folds(
     for k, (train, _) in enumerate(parts):
         own = None if weight is None else weight[train]
         path = ridge_path(take(X, train), y[train], alphas, sample_weight=own, tol=_FOLD_TOL, **options)
-        scores[k] = [score(k, path.at(i), float(alphas[i])) for i in range(len(alphas))]
+        scores[k] = [score(k, fit, float(alpha)) for fit, alpha in zip(_fits(path), alphas, strict=True)]
     mean = over_folds(scores)
     best = int(best_places(mean))
     warn_of_edge(alphas, torch.tensor([best]))
@@ -236,6 +236,14 @@ def _from_prepared(prepared: Prepared, alphas: Tensor, scoring: Any, parts: list
     return scores.cpu().numpy()
 
 
+def _fits(path: RidgeSolution) -> list[RidgeSolution | Weights]:
+    """Return the fit of every strength, in the dual form if the weights of one (t, d) outweigh the rows."""
+    L, t = path.bias.shape
+    if path.dual is not None and t > path.n_samples:
+        return [path.at(i) for i in range(L)]
+    return [Weights(*pair) for pair in zip(path.weight, path.bias, strict=True)]
+
+
 def _score_fold(
     k: int, prepared: Prepared, rows: Rows, alphas: Tensor, parts: list[Split], score: ScoreFold, intercept: bool
 ) -> list[float]:
@@ -248,5 +256,5 @@ def _score_fold(
         train = parts[k][0].to(rows.X.device)
         own = None if rows.sample_weight is None else rows.sample_weight[train]
         path = ridge_path(rows.X[train], rows.y[train], alphas, sample_weight=own, fit_intercept=intercept)
-        fits = [path.at(i) for i in range(len(alphas))]
+        fits = _fits(path)
     return [score(k, fit, float(alpha)) for fit, alpha in zip(fits, alphas, strict=True)]

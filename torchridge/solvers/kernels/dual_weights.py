@@ -96,7 +96,7 @@ def spread(
 ) -> Tensor:
     """Return what `unit_variance` does, (d, L), from its parts."""
     size, parts = scale_of(eigvals).sqrt(), []
-    inner = (size * filters(eigvals, alpha)) ** 2  # (m, L)
+    inner = (size * filters(eigvals, alpha.to(eigvals.dtype))) ** 2  # (m, L)
     for part in column_chunks(X, inner.dtype):
         projected = basis.T @ (X[:, part].to(inner.dtype) - center[part])
         variance = ((projected / size) ** 2).T @ inner

@@ -217,9 +217,8 @@ class EachVariance(Late):
         if form.rows is None:
             return self.alpha.new_full((len(self.alpha), form.features), torch.nan)
         form.checked()
-        basis, eigvals = self.spectrum()
-        rows = form.rows.detach()
-        return dual_weights.spread(rows, form.center, form.scale, form.free, basis, eigvals, self.alpha).T
+        rows, place = form.rows.detach(), (form.center, form.scale, form.free)
+        return dual_weights.spread(rows, *place, *self.spectrum(), self.alpha).T
 
     def settled(self) -> EachVariance:
         """Return the same with the spectrum in place of what finds it."""
