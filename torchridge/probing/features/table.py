@@ -118,7 +118,8 @@ def _merged(old: dict[Key, Block], fresh: dict[Key, Block]) -> dict[Key, Block]:
 
 
 def _check_finite(fresh: dict[Key, Block], rows: Tensor, layer: str) -> None:
-    if all(bool(torch.isfinite(b.gram.diagonal()).all() & torch.isfinite(b.yy).all()) for b in fresh.values()):
+    finite = [torch.isfinite(b.gram.diagonal()).all() & torch.isfinite(b.yy).all() for b in fresh.values()]
+    if bool(torch.stack(finite).all()):  # one wait for a device
         return
     _check.finite(rows, f"features of layer {layer}")
     raise ValueError("`labels` hold NaN or infinity. Drop these examples.")
