@@ -18,7 +18,6 @@ from torchridge.solvers.cross_entropy.loss import Rows, chunks
 from torchridge.solvers.cross_entropy.over_ranks import led, shared_basis, summed
 from torchridge.solvers.cross_entropy.path import Path, repair, solve_path, strengths_at_once
 from torchridge.solvers.cross_entropy.single import Single
-from torchridge.solvers.device import sent
 from torchridge.solvers.iterative.operators import Operator
 
 # Below this the rounding of float32 sums is no longer small compared with the gap that is asked for.
@@ -180,17 +179,17 @@ def _of_single(found: Single, X: Tensor, labels: Tensor, weight: Tensor, unit: T
     chosen = (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
     separated = ((chosen == labels) | (weight == 0)).all()
 
-    def shaped(value: Any) -> Tensor:
-        return sent(torch.as_tensor(value), X.device).view(1, 1, 1)
+    def shaped(value: float, dtype: torch.dtype) -> Tensor:
+        return torch.full((1, 1, 1), value, dtype=dtype, device=X.device)
 
     gap = found.gap / max(found.objective, torch.finfo(torch.float64).tiny)
     return Fit(
         found.weight[None, None, None],
         found.bias[None, None, None],
         found.objective * unit.view(1, 1, 1),
-        shaped(torch.tensor(gap, dtype=torch.float64)),
-        shaped(found.n_iter),
-        shaped(found.converged),
+        shaped(gap, torch.float64),
+        shaped(found.n_iter, torch.int64),
+        shaped(found.converged, torch.bool),
         separated.view(1, 1, 1),
     )
 
