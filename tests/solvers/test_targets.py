@@ -84,6 +84,18 @@ def test_weights_are_not_made_of_rows_that_have_changed(device: torch.device) ->
             call()
 
 
+def test_scores_of_a_batch_and_of_a_path_know_the_constant_targets_of_each_problem(device: torch.device) -> None:
+    X, y = torch.randn(4, 4, 3, device=device).double(), torch.randn(4, 4, 2, device=device).double()
+    y[2, :, 1] = 1.0
+    batch = ridge(X, y, 1.0)
+    each = torch.stack([ridge(X[b], y[b], 1.0).score(X[b], y[b]) for b in range(4)])
+    assert each.isnan().nonzero().tolist() == [[2, 1]]
+    torch.testing.assert_close(batch.score(X, y), each, equal_nan=True)
+    path = ridge_path(X[2], y[2], [1.0, 2.0])
+    expected = torch.stack([path.at(i).score(X[2], y[2]) for i in range(2)])
+    torch.testing.assert_close(path.score(X[2].to_sparse(), y[2]), expected, equal_nan=True)
+
+
 def test_weights_beyond_the_memory_are_refused_before_they_are_taken() -> None:
     X = torch.zeros(2, 10_000_000).expand(2, -1)
     y = torch.randn(2, 3)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from torchridge import _check
+from torchridge.estimators._few_rows import own_rows
 from torchridge.estimators._folds import make_parts
 from torchridge.estimators._input import Container, Table, as_tensor, filled, fits, too_large
 from torchridge.estimators._judges import FoldJudge
@@ -95,6 +96,8 @@ class RidgeCVModel(LinearModel):
         self, problem: Problem, alphas: Any, parts: Any, rows: ScoreRows | None, fold: FoldJudge | None
     ) -> Found:
         """Choose by leave-one-out, which `rows` judges, or by folds, which `fold` judges."""
+        if isinstance(problem.X, Tensor):
+            problem = problem._replace(X=own_rows(problem.X, problem.y.shape[1]))
         per_target = getattr(self, "alpha_per_target", False)
         if isinstance(alphas, str) or isinstance(parts, str):
             return self._criterion(problem, alphas, "loo" if parts is None else parts, per_target)
@@ -191,8 +194,8 @@ class RidgeCVModel(LinearModel):
             self.cv_results_ = table.container.give(results)
 
     def _keep_choice(self, found: Found, container: Container, vector: bool) -> None:
-        self._keep_weights(found.solution.weight, found.solution.bias, container, vector)
-        self.solution_, self.alpha_, self.best_score_ = found.solution, found.alpha, found.score
+        self._keep_solution(found.solution, container, vector)
+        self.alpha_, self.best_score_ = found.alpha, found.score
         if container.tensor and isinstance(found.alpha, np.ndarray):
             self.alpha_ = container.give(torch.from_numpy(found.alpha))
             self.best_score_ = container.give(torch.from_numpy(found.score))

@@ -10,15 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torchridge.estimators._few_rows import Weights
 from torchridge.estimators._input import Container, Table, take
 from torchridge.estimators._labels import Labels
 from torchridge.estimators._scorers import Predicted, Scorer, told
 from torchridge.estimators._search import ScoreRows
 from torchridge.estimators.ridge import Ridge, RidgeClassifier
+from torchridge.linear.ridge.solution.solution import RidgeSolution
 from torchridge.solvers.moments.folds import Split
 
-# (fold, weight (t, d), bias (t,), strength) → an estimator of that fold.
-Member = Callable[[int, Tensor, Tensor, float], Any]
+# (fold, its fit at a strength, the strength) → an estimator of that fold.
+Member = Callable[[int, RidgeSolution | Weights, float], Any]
 
 
 def judge_rows(scorer: Scorer, params: Mapping[str, Any], vector: bool, per_target: bool) -> ScoreRows:
@@ -55,10 +57,10 @@ class FoldJudge:
     scorer: Scorer | None
     params: Mapping[str, Any]
 
-    def __call__(self, k: int, weight: Tensor, bias: Tensor, alpha: float) -> float:
+    def __call__(self, k: int, fit: RidgeSolution | Weights, alpha: float) -> float:
         """Return the score of one strength on the rows of fold k."""
         test = self.parts[k][1]
-        model = self.member(k, weight, bias, alpha)
+        model = self.member(k, fit, alpha)
         rows = take(self.X, test)
         chosen = test.numpy()
         cut = of_rows(self.params, chosen, self.X.shape[0])
@@ -76,10 +78,10 @@ def judge_folds(
 ) -> FoldJudge:
     """Return a judge of folds of numbers."""
 
-    def member(k: int, weight: Tensor, bias: Tensor, alpha: float) -> Ridge:
+    def member(k: int, fit: RidgeSolution | Weights, alpha: float) -> Ridge:
         model = Ridge(alpha, fit_intercept=intercept)
-        model.n_features_in_ = weight.shape[1]
-        model._keep_weights(weight, bias, _container(table, scorer), target.ndim == 1)
+        model.n_features_in_ = table.X.shape[1]
+        model._keep_solution(fit, _container(table, scorer), target.ndim == 1)
         return model
 
     y = target if scorer is None else target.cpu().numpy()
@@ -102,18 +104,18 @@ def judge_class_folds(
     k_classes = 0 if labels.multilabel else len(labels.classes)
     complete = [labels.multilabel or len(torch.unique(labels.codes[train])) == k_classes for train, _ in parts]
 
-    def member(k: int, weight: Tensor, bias: Tensor, alpha: float) -> RidgeClassifier:
+    def member(k: int, fit: RidgeSolution | Weights, alpha: float) -> RidgeClassifier:
         model = RidgeClassifier(alpha, fit_intercept=intercept)
         if not complete[k]:
             train = parts[k][0]
             own = None if sample_weight is None else sample_weight[train.to(sample_weight.device)]
             return model.fit(take(table.X, train), y[train], own)
-        model.n_features_in_ = weight.shape[1]
+        model.n_features_in_ = table.X.shape[1]
         model.classes_ = (
             torch.arange(k_classes, device=getattr(table.X, "device", "cpu")) if scorer is None else labels.classes
         )
         model.multilabel_ = labels.multilabel
-        model._keep_weights(weight, bias, _container(table, scorer), False)
+        model._keep_solution(fit, _container(table, scorer), False)
         return model
 
     return FoldJudge(

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchridge.estimators import _metrics
 from torchridge.estimators._input import as_array, as_tensor, tensor_of
 from torchridge.estimators._labels import Labels
 from torchridge.estimators._linear import LinearModel
+from torchridge.estimators._scorers import accuracy, r2
 
 
 def _tensor(values: Any, name: str) -> Tensor:
@@ -35,7 +35,7 @@ class Regressor(LinearModel):
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return R² of the predictions, weighted, the mean over targets."""
         predicted = _tensor(self.predict(X), "X")
-        return _metrics.r2(_tensor(y, "y").to(predicted.device), predicted, _weight_on(sample_weight, predicted))
+        return r2(_tensor(y, "y").to(predicted.device), predicted, _weight_on(sample_weight, predicted))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -85,7 +85,7 @@ class Classifier(LinearModel):
         else:
             right = torch.from_numpy(np.asarray(predicted == np.asarray(y).reshape(predicted.shape)))
         right = right if right.ndim == 1 else right.all(1)
-        return _metrics.accuracy(right, _weight_on(sample_weight, right))
+        return accuracy(right, _weight_on(sample_weight, right))
 
     def state_dict(self) -> dict[str, Any]:
         """Return what `partial_fit` has gathered, and the classes, safe for `torch.load(weights_only=True)`."""

@@ -11,10 +11,13 @@ from torch import Tensor, nn
 
 from torchridge import _check
 from torchridge._ranks import Group
+from torchridge.estimators import _few_rows
+from torchridge.estimators._few_rows import Weights
 from torchridge.estimators._input import Container, Table, as_tensor, check_entries, is_sparse, read_table, tensor_of
 from torchridge.estimators._protocol import Estimator, not_fitted
 from torchridge.estimators._ranks import add_ranks, own_moments
 from torchridge.exceptions import warn
+from torchridge.linear.ridge.solution.solution import RidgeSolution
 from torchridge.solvers.moments.moments import Moments
 from torchridge.streams.sparse import check_width, filled_runs
 
@@ -34,8 +37,13 @@ class LinearModel(Estimator):
     n_features_in_: int
     feature_names_in_: Any
     moments_: Moments
+    solution_: Any
 
     def __getattr__(self, name: str) -> Any:
+        # Not a property: `dir`, `vars` and scikit-learn's picture in a notebook would make the weights.
+        if name == "coef_" and (solution := self._unread()) is not None:
+            self.coef_ = _given(solution.weight, self._container)
+            return self.coef_
         if name in _SOLVED_LATE and "moments_" in self.__dict__ and "coef_" not in self.__dict__:
             self._solve_moments()
             if name in self.__dict__:
@@ -44,6 +52,12 @@ class LinearModel(Estimator):
 
     def _solve_moments(self) -> None:
         raise NotImplementedError
+
+    def _unread(self) -> RidgeSolution | None:
+        """Return the solution in its dual form, as long as its weights have neither been read nor set by the user."""
+        solution = self.__dict__.get("solution_")
+        unread = "coef_" not in self.__dict__ and getattr(solution, "dual", None) is not None
+        return solution if unread else None
 
     def _read(self, X: Any, *, sparse: bool = False) -> Table:
         """Read rows for a model that is fitted, and compare their columns with those it was fitted on."""
@@ -65,15 +79,22 @@ class LinearModel(Estimator):
             )
 
     def _check_fitted(self) -> None:
-        if "coef_" not in self.__dict__ and "moments_" not in self.__dict__:
+        if not {"coef_", "moments_"} & self.__dict__.keys() and self._unread() is None:
             raise not_fitted(
                 f"This {type(self).__name__} instance is not fitted yet. Call 'fit' with appropriate arguments before "
                 f"using this estimator."
             )
 
-    def _keep_weights(self, weight: Tensor, bias: Tensor, container: Container, vector: bool) -> None:
-        """Take over weights (t, d) and biases (t,); `vector` if y came as (n,)."""
-        self.coef_ = container.give(weight[0] if weight.shape[0] == 1 else weight)
+    def _keep_solution(self, found: RidgeSolution | Weights, container: Container, vector: bool) -> None:
+        """Take over a solution; `vector` if y came as (n,). Of a dual form no weights are made."""
+        bias, self.solution_ = found.bias, None
+        if isinstance(found, RidgeSolution):
+            self.solution_ = found
+        if self.solution_ is None or self.solution_.dual is None:
+            self.coef_ = _given(found.weight, container)
+        else:
+            self.__dict__.pop("coef_", None)
+            self._container, bias = container, bias.clone()  # what is written to `intercept_` is not the solution's
         if not self.fit_intercept:
             self.intercept_ = 0.0
         else:
@@ -84,6 +105,8 @@ class LinearModel(Estimator):
         """Return X coef_ᵀ + intercept_ in the kind that X came in."""
         self._check_fitted()
         table = self._read(X, sparse=True)
+        if (solution := self._unread()) is not None:
+            return table.container.give(_few_rows.predict(solution, table.X, tensor_of(self.intercept_)))
         if table.sparse:
             check_entries(table.X)
             values = table.X @ np.asarray(_plain(self.coef_)).T + _plain(self.intercept_)
@@ -218,6 +241,11 @@ def with_sparse_rows(moments: Moments, X: Any, y: Tensor, weight: Tensor | None,
         ids = fold[part] if isinstance(fold, Tensor) else fold
         result.update(rows, y[part], None if weight is None else weight[part], ids)
     return result
+
+
+def _given(weight: Tensor, container: Container) -> Any:
+    """Return weights (t, d), or (d,) of one target, as the caller's kind of array."""
+    return container.give(weight[0] if weight.shape[0] == 1 else weight)
 
 
 def _plain(value: Any) -> Any:

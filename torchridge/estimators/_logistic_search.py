@@ -9,11 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchridge.estimators import _metrics
 from torchridge.estimators._input import Container
 from torchridge.estimators._judges import of_rows
 from torchridge.estimators._logistic_model import LogisticModel, Rows
-from torchridge.estimators._scorers import Scorer, told
+from torchridge.estimators._scorers import Scorer, accuracy, told
 from torchridge.estimators._search import best_places
 from torchridge.exceptions import UndefinedScoreWarning, warn
 from torchridge.linear.logistic.cross_validation import Folds, fit_folds, training_weight, warn_of_missing
@@ -104,7 +103,7 @@ def _accuracy(X: Any, codes: Tensor, sample_weight: Tensor | None, weight: Tenso
     else:
         logits = torch.as_tensor(X @ weight.T.numpy()) + bias
     predicted = (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
-    return _metrics.accuracy(predicted == codes, sample_weight)
+    return accuracy(predicted == codes, sample_weight)
 
 
 def _member(paths: Paths, k: int, i: int, names: Any) -> LogisticModel:

@@ -27,7 +27,7 @@ def add_ranks(model: Any, process_group: Group | None) -> None:
     ranks = Ranks("world" if process_group is None else process_group)
 
     def check() -> Moments:
-        if "moments_" not in model.__dict__ and "coef_" in model.__dict__:
+        if "moments_" not in model.__dict__ and {"coef_", "solution_"} & model.__dict__.keys():
             raise ValueError("the model was fitted to rows at once. Stream them: `partial_fit`, or `fit([(X, y)])`.")
         return own_moments(model)
 

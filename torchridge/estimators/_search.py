@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from torchridge import _check
+from torchridge.estimators._few_rows import Weights
 from torchridge.estimators._input import take
-from torchridge.estimators._metrics import r2_by_target
+from torchridge.estimators._scorers import r2_by_target
 from torchridge.linear.arguments import Options, Strengths
 from torchridge.linear.matrices import operator_of
 from torchridge.linear.ridge.prepare import Prepared, prepare_rows
@@ -45,8 +46,8 @@ _ERRORS = 2**24
 # (predictions (n, t), targets (n, t)) of all rows at one strength → its score, or one for each target.
 ScoreRows = Callable[[Tensor, Tensor], Any]
 
-# (fold, weight (t, d), bias (t,), strength) → score on the rows that are held out.
-ScoreFold = Callable[[int, Tensor, Tensor, float], float]
+# (fold, its fit at a strength, the strength) → score on the rows that are held out.
+ScoreFold = Callable[[int, RidgeSolution | Weights, float], float]
 
 
 class Found(NamedTuple):
@@ -67,7 +68,7 @@ def by_sparse_folds(
     for k, (train, _) in enumerate(parts):
         own = None if weight is None else weight[train]
         path = ridge_path(take(X, train), y[train], alphas, sample_weight=own, tol=_FOLD_TOL, **options)
-        scores[k] = [score(k, path.weight[i], path.bias[i], float(alphas[i])) for i in range(len(alphas))]
+        scores[k] = [score(k, fit, float(alpha)) for fit, alpha in zip(_fits(path), alphas, strict=True)]
     mean = over_folds(scores)
     best = int(best_places(mean))
     warn_of_edge(alphas, torch.tensor([best]))
@@ -235,15 +236,25 @@ def _from_prepared(prepared: Prepared, alphas: Tensor, scoring: Any, parts: list
     return scores.cpu().numpy()
 
 
+def _fits(path: RidgeSolution) -> list[RidgeSolution | Weights]:
+    """Return the fit of every strength, in the dual form if the weights of one (t, d) outweigh the rows."""
+    L, t = path.bias.shape
+    if path.dual is not None and t > path.n_samples:
+        return [path.at(i) for i in range(L)]
+    return [Weights(*pair) for pair in zip(path.weight, path.bias, strict=True)]
+
+
 def _score_fold(
     k: int, prepared: Prepared, rows: Rows, alphas: Tensor, parts: list[Split], score: ScoreFold, intercept: bool
 ) -> list[float]:
     if isinstance(prepared.scorer, FoldMoments):
         weight, bias = fold_weights(prepared.scorer, k, alphas)
-        weight = weight.permute(1, 2, 0)  # (L, t, d)
+        fits: list[RidgeSolution | Weights] = [
+            Weights(w, b) for w, b in zip(weight.permute(1, 2, 0), bias, strict=True)
+        ]
     else:
         train = parts[k][0].to(rows.X.device)
         own = None if rows.sample_weight is None else rows.sample_weight[train]
         path = ridge_path(rows.X[train], rows.y[train], alphas, sample_weight=own, fit_intercept=intercept)
-        weight, bias = path.weight, path.bias
-    return [score(k, weight[i], bias[i], float(alphas[i])) for i in range(len(alphas))]
+        fits = _fits(path)
+    return [score(k, fit, float(alpha)) for fit, alpha in zip(fits, alphas, strict=True)]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from torchridge import _check
+from torchridge.estimators._few_rows import Weights, own_rows
 from torchridge.estimators._input import Table, filled, fits, too_large
 from torchridge.estimators._linear import with_sparse_rows
 from torchridge.estimators._protocol import convergence_warning
@@ -27,12 +28,10 @@ SOLVERS = ("auto", "svd", "cholesky", "lsqr", "sparse_cg", "sag", "saga", "lbfgs
 
 
 class Fitted(NamedTuple):
-    """Weights, and how they came about."""
+    """What was found, and what is called its solver."""
 
-    weight: Tensor  # (t, d)
-    bias: Tensor  # (t,)
     solver: str
-    solution: RidgeSolution | None
+    solution: RidgeSolution | Weights
 
 
 class Request(NamedTuple):
@@ -103,8 +102,9 @@ def solve_rows(table: Table, y: Tensor, weight: Tensor | None, request: Request)
         block = one_pass.block_of(table.X, target, weight, None, torch.float64, table.X.device)
         return _positive(block, alpha, request)
     solver = "svd" if request.solver == "svd" else "auto"
-    solution = ridge(table.X, target, alpha, sample_weight=weight, fit_intercept=request.fit_intercept, solver=solver)
-    return Fitted(solution.weight, solution.bias, _name(request, solution.solver), solution)
+    rows = own_rows(table.X, target.shape[1])
+    solution = ridge(rows, target, alpha, sample_weight=weight, fit_intercept=request.fit_intercept, solver=solver)
+    return Fitted(_name(request, solution.solver), solution)
 
 
 def _by_products(table: Table, columns: int, request: Request) -> bool:
@@ -132,7 +132,7 @@ def _solve_products(table: Table, y: Tensor, weight: Tensor | None, request: Req
         tol=_tolerance(request.tol),
         max_iter=request.max_iter,
     )
-    return Fitted(solution.weight, solution.bias, _name(request, solution.solver), solution)
+    return Fitted(_name(request, solution.solver), solution)
 
 
 def solve_moments(moments: Moments, request: Request) -> Fitted:
@@ -141,7 +141,7 @@ def solve_moments(moments: Moments, request: Request) -> Fitted:
     if request.positive:
         return _positive(moments.block(), alpha, request)
     solution = ridge(moments, alpha=alpha, fit_intercept=request.fit_intercept)
-    return Fitted(solution.weight, solution.bias, _name(request, solution.solver), solution)
+    return Fitted(_name(request, solution.solver), solution)
 
 
 def _name(request: Request, solver: str) -> str:
@@ -158,7 +158,7 @@ def _positive(block: Block, alpha: Tensor, request: Request) -> Fitted:
             convergence_warning(),
         )
     weight = solved.weight.T
-    return Fitted(weight, place.target_center - weight @ place.center, "lbfgs", None)
+    return Fitted("lbfgs", Weights(weight, place.target_center - weight @ place.center))
 
 
 def sparse_moments(X: Any, y: Tensor, weight: Tensor | None) -> Moments:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torchridge.estimators._input import Container
 from torchridge.linear.logistic.solution import LogisticSolution
 from torchridge.linear.ridge.solution.diagnosis import Diagnosis
+from torchridge.linear.ridge.solution.saving import values_of
 from torchridge.linear.ridge.solution.solution import RidgeSolution
 from torchridge.solvers.moments.moments import Moments
 
@@ -33,6 +34,8 @@ def plain(value: Any) -> Any:
         return {_KIND: "dtype", "name": _name(value)}
     if isinstance(value, torch.device):
         return {_KIND: "device", "name": str(value)}
+    if isinstance(value, RidgeSolution):
+        return {_KIND: "ridge", "values": plain(values_of(value, "weight" if value.dual is None else "dual"))}
     if type(value) in _SOLUTIONS.values():
         fields = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {_KIND: "solution", "class": type(value).__name__, "fields": fields}
@@ -75,6 +78,7 @@ _MAKE: dict[str, Any] = {
     "tensor": _tensor,
     "dtype": lambda value: getattr(torch, value["name"]),
     "device": lambda value: torch.device(value["name"]),
+    "ridge": lambda value: RidgeSolution(**RidgeSolution.fields_of(restored(value["values"]))),
     "solution": lambda value: _SOLUTIONS[value["class"]](**restored(value["fields"])),
     "diagnosis": lambda value: Diagnosis.of(**restored(value["known"])),
     "moments": _moments,

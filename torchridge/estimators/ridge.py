@@ -31,11 +31,11 @@ class _RidgeModel(LinearModel):
         return Request(self.alpha, self.fit_intercept, self.solver, self.positive, self.max_iter, self.tol)
 
     def _keep(self, fitted: Fitted, container: Container, vector: bool) -> None:
-        self._keep_weights(fitted.weight, fitted.bias, container, vector)
-        self.solver_, self.solution_, self.n_iter_ = fitted.solver, fitted.solution, None
+        self._keep_solution(fitted.solution, container, vector)
+        self.solver_, self.n_iter_ = fitted.solver, None
         if self.solver in ("auto", "sag", "saga", "lsqr"):
-            steps = 1 if fitted.solution is None else fitted.solution.n_iter or 1  # one direct solve
-            self.n_iter_ = container.kind(np.full(fitted.weight.shape[0], steps, dtype=np.int32))
+            steps = getattr(fitted.solution, "n_iter", None) or 1  # one direct solve
+            self.n_iter_ = container.kind(np.full(len(fitted.solution.bias), steps, dtype=np.int32))
 
     def _solve_moments(self) -> None:
         fitted = solve_moments(self.moments_, self._request())
@@ -75,7 +75,9 @@ class Ridge(_RidgeModel, Regressor):
         device: where to compute; by default where X is.
 
     Attributes:
-        coef_: (d,), or (t, d) for several targets.
+        coef_: (d,), or (t, d) for several targets. If n < d and n < t it is made when it is first read, and then kept:
+            the model holds a copy of the rows and n numbers for each target, and predicts, scores and is saved without
+            weights. Once it was read or set, predictions follow it.
         intercept_: a number, or (t,) if y came as (n, t).
         n_features_in_: d.
         feature_names_in_: (d,), if X came with names.
@@ -196,7 +198,8 @@ class RidgeClassifier(_RidgeModel, Classifier):
         device: as in `Ridge`.
 
     Attributes:
-        coef_: (d,) for two classes, (k, d) for more, or for several labels.
+        coef_: (d,) for two classes, (k, d) for more, or for several labels; made when it is read in the same case as
+            that of `Ridge`.
         intercept_: (1,) or (k,).
         classes_: (k,) labels, a tensor if y came as one.
 

@@ -44,7 +44,7 @@ class RidgeCV(RidgeCVModel, Regressor):
         alpha_: the best strength; (t,) with `alpha_per_target`.
         best_score_: its score; (t,) with `alpha_per_target`.
         cv_results_: (n, L) or (n, t, L): s e² of the held-out rows, or their predictions if `scoring` is given.
-        coef_: as in `Ridge`.
+        coef_: as in `Ridge`; with many targets made when it is read.
         intercept_: as in `Ridge`.
         n_features_in_: as in `Ridge`.
         feature_names_in_: as in `Ridge`.

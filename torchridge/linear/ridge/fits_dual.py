@@ -42,7 +42,7 @@ def fit_dual(problem: Dense, choice: Choice) -> Fit:
             condition = float(conditions(factors).nan_to_num(torch.inf).amax())
         if condition <= problem.careful:
             solved = once(lambda: dual.diagonalized(kernel, rows))
-            diagnosis = _dual_diagnosis(solved, rows, objective, strengths)
+            diagnosis = _dual_diagnosis(solved, rows, objective, strengths.to(dtype))
             lost = torch.finfo(dtype).eps * condition
             return fit._replace(lost=lost, diagnosis=diagnosis, largest=largest)
     finite.check_kernel(kernel.gram, kernel.target, rows)
@@ -183,6 +183,7 @@ def _dual_diagnosis(
         unit_variance=unit_variance,
         condition=condition,
         rank=lambda: dual.rank(solved()),
+        spectrum=lambda: dual_weights.spectrum(solved()),
     )
 
 

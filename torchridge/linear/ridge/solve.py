@@ -16,6 +16,7 @@ from torchridge.linear.ridge.fits import fit_cholesky, fit_spectral
 from torchridge.linear.ridge.fits_dual import fit_dual
 from torchridge.linear.ridge.problem import Problem, of_rows
 from torchridge.linear.ridge.solution.diagnosis import Diagnosis
+from torchridge.linear.ridge.solution.dual_solution import EachVariance
 from torchridge.linear.ridge.solution.solution import RidgeSolution
 from torchridge.linear.ridge.table import SOLVERS, Solver
 from torchridge.solvers.moments.finite import check_squares, check_vanishing
@@ -86,6 +87,9 @@ def rounded(fit: Fit, problem: Problem) -> RidgeSolution:
         residual_variance=lambda: degrees.variance(found["squares"], found["dof"])[pick],
         unit_variance=lambda: found["unit_variance"][:, 0] if single else found["unit_variance"].T,
     )
+    if fit.dual is not None and strengths.per_target:
+        variance = EachVariance(fit.dual, strengths.alpha, lambda: found["spectrum"])
+        diagnosis = diagnosis.extended(unit_variance=variance)
     return RidgeSolution(
         weight=_weight(fit, problem.dense.dtype, pick),
         bias=fit.bias[pick].to(problem.dense.dtype),

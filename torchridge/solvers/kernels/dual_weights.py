@@ -82,14 +82,26 @@ def unit_variance(problem: Dual, rows: Rows, alpha: Tensor) -> Tensor:
 
     Cost n² d, as much as the gram matrix.
     """
-    X, parts = rows.X.detach(), []
-    size = scale_of(problem.eigvals).sqrt()
-    inner = (size * filters(problem.eigvals, alpha)) ** 2  # (m, L)
+    return spread(rows.X.detach(), problem.center, problem.scale, problem.free, *spectrum(problem), alpha)
+
+
+def spectrum(problem: Dual) -> tuple[Tensor, Tensor]:
+    """Return √s times the basis (n, m), and its eigenvalues (m,): all that `spread` needs besides rows and places."""
+    basis = problem.basis if problem.root is None else problem.basis * problem.root[:, None]
+    return basis, problem.eigvals
+
+
+def spread(
+    X: Tensor, center: Tensor, scale: Tensor | None, free: Tensor | None, basis: Tensor, eigvals: Tensor, alpha: Tensor
+) -> Tensor:
+    """Return what `unit_variance` does, (d, L), from its parts."""
+    size, parts = scale_of(eigvals).sqrt(), []
+    inner = (size * filters(eigvals, alpha.to(eigvals.dtype))) ** 2  # (m, L)
     for part in column_chunks(X, inner.dtype):
-        projected = problem.basis.T @ columns_of(X, part, problem, inner.dtype)
+        projected = basis.T @ (X[:, part].to(inner.dtype) - center[part])
         variance = ((projected / size) ** 2).T @ inner
-        parts.append(variance if problem.scale is None else variance * problem.scale[part, None] ** 2)
+        parts.append(variance if scale is None else variance * scale[part, None] ** 2)
     variance = torch.cat(parts)
-    if problem.free is not None:
-        variance[problem.free] = torch.nan
+    if free is not None:
+        variance[free] = torch.nan
     return variance

@@ -26,9 +26,13 @@ def mean_of(values: Tensor, weight: Tensor | None) -> Tensor:
     return values.mean(-2) if weight is None else (weight / weight.sum()) @ values
 
 
+def _centred(values: Tensor, weight: Tensor | None) -> Tensor:
+    return values - mean_of(values, weight).unsqueeze(-2)
+
+
 def varies(y: Tensor) -> Tensor:
-    """Return whether each column of y (n, t) holds two different numbers, (t,)."""
-    return y.amax(0) != y.amin(0)
+    """Return whether each column of y (*b, n, t) holds two different numbers, (*b, t)."""
+    return y.amax(-2) != y.amin(-2)
 
 
 class Score:
@@ -45,7 +49,7 @@ class Score:
     def __call__(self, error: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
         """Return the score of every strength and target, (L, t), from errors y − ŷ (L, f, t) and y (f, t).
 
-        `error` may be overwritten. Weights (f,) are those of the rows.
+        `error` may be overwritten. Weights (f,) are those of the rows. Errors and y may have more leading dimensions.
         """
         return self.masked(self.of_errors(error, y, weight), varies(y))
 
@@ -67,7 +71,7 @@ class SquaresScore(Score):
 
     def of_errors(self, error: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
         """Return the score."""
-        return self.of(mean_of(error.square_(), weight), mean_of((y - mean_of(y, weight)) ** 2, weight))
+        return self.of(mean_of(error.square_(), weight), mean_of(_centred(y, weight) ** 2, weight))
 
 
 class ProductsScore(Score):
@@ -85,7 +89,7 @@ class ProductsScore(Score):
 
     def of_errors(self, error: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
         """Return the score."""
-        p, centred = y - error, y - mean_of(y, weight)
+        p, centred = y - error, _centred(y, weight)
         p.sub_(mean_of(p, weight).unsqueeze(-2))
         covariance, spread = mean_of(p * centred, weight), mean_of(p.square_(), weight)
         spread = above_noise(spread, mean_of(y * y, weight))

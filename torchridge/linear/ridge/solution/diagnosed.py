@@ -24,8 +24,8 @@ class Diagnosed:
             """What solved it."""
 
         @property
-        def weight(self) -> Tensor:
-            """(t, d); a path (L, t, d)."""
+        def shape(self) -> tuple[int, ...]:
+            """That of the weights."""
 
     @property
     def dof(self) -> Tensor:
@@ -67,5 +67,5 @@ class Diagnosed:
             raise ValueError("`solver`='cg' gives no standard errors. Use a direct solver, e.g. 'cholesky' or 'dual'.")
         unit = self.unit_variance
         assert unit is not None
-        unit = unit if unit.ndim == self.weight.ndim else unit[..., None, :]
+        unit = unit if unit.ndim == len(self.shape) else unit[..., None, :]
         return (self.residual_variance[..., :, None] * unit).sqrt()

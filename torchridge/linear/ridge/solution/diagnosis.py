@@ -8,6 +8,18 @@ from typing import Any
 import torch
 
 
+class Late:
+    """A value as large as the weights, made when it is read: files and copies hold what it is made of in its place."""
+
+    def __call__(self) -> Any:
+        """Return the value."""
+        raise NotImplementedError
+
+    def settled(self) -> Any:
+        """Return the same with tensors in place of functions, for a pickle."""
+        raise NotImplementedError
+
+
 class Diagnosis:
     """Values by name, each computed at most once, when it is read.
 
@@ -21,9 +33,10 @@ class Diagnosis:
 
     @classmethod
     def of(cls, **values: Any) -> Diagnosis:
-        """Return a diagnosis whose values are known already."""
-        result = cls()
-        result._known = values
+        """Return a diagnosis whose values are known already, or made when they are read."""
+        late = {name: value for name, value in values.items() if isinstance(value, Late)}
+        result = cls(**late)
+        result._known = {name: value for name, value in values.items() if name not in late}
         return result
 
     def __getitem__(self, name: str) -> Any:
@@ -41,8 +54,14 @@ class Diagnosis:
         """Return the names of all values."""
         return [*{**self._compute, **self._known}]
 
+    @property
+    def late(self) -> dict[str, Any]:
+        """The values as large as the weights that have not been read, as what makes them."""
+        return {n: f for n, f in self._compute.items() if isinstance(f, Late) and n not in self._known}
+
     def __getstate__(self) -> dict[str, Any]:
-        return {"_compute": {}, "_known": {name: self[name] for name in self.keys()}}
+        late = {name: value.settled() for name, value in self.late.items()}
+        return {"_compute": late, "_known": {name: self[name] for name in self.keys() if name not in late}}
 
     def map(self, **change: Callable[[Any], Any]) -> Diagnosis:
         """Return the diagnosis with some values changed; the others stay."""
@@ -50,7 +69,8 @@ class Diagnosis:
         def changed(name: str) -> Callable[[], Any]:
             return lambda: change[name](self[name]) if name in change else self[name]
 
-        return Diagnosis(**{name: changed(name) for name in self.keys()})
+        late = {name: value for name, value in self.late.items() if name not in change}
+        return Diagnosis(**{**{name: changed(name) for name in self.keys()}, **late})
 
     def extended(self, **compute: Callable[[], Any]) -> Diagnosis:
         """Return the diagnosis with more values, or other ones."""

@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchridge.linear.ridge.solution.diagnosis import Late
 from torchridge.solvers.device import memory
-from torchridge.solvers.kernels import gram_matrix
+from torchridge.solvers.iterative.operators import Operator
+from torchridge.solvers.kernels import dual_weights, gram_matrix
 from torchridge.solvers.least_squares import target_scores
 
 # Weights of more than this are held against the memory of the device before they are made.
@@ -59,7 +61,7 @@ class DualForm:
 
     def state(self) -> dict[str, Tensor | str]:
         """Return what a file holds of it."""
-        self._checked()
+        self.checked()
         values = {name: value for name, value in self.__dict__.items() if isinstance(value, Tensor)}
         return {**values, "dtype": str(self.dtype).removeprefix("torch.")}
 
@@ -103,7 +105,7 @@ class DualForm:
                 "a kernel that was given has no features, so the solution has no `weight`. Use `predict` with the "
                 "kernel of new rows, `score`, or `dual_coef`."
             )
-        self._checked()
+        self.checked()
         X, (_, L, t), d = self.rows.detach(), self.coef.shape, self.features
         _refuse_beyond_memory(L * t, d, self.dtype, X.device)
         result = torch.empty(L * t, d, dtype=self.dtype, device=X.device)
@@ -123,23 +125,43 @@ class DualForm:
 
         Within `max_bytes` (by default 256 MiB) above what is yielded. Cost n d m, and n m L t.
         """
-        self._checked()
+        self.checked()
         most = 2**28 if max_bytes is None else max_bytes
         (n, L, t), size = self.coef.shape, self.coef.element_size()
         step = max(1, min(len(X), most // (4 * size * (n + L))))
         for i in range(0, len(X), step):
             rows = slice(i, min(i + step, len(X)))
             kernel = self._kernel(X[rows], most // 4)  # (rows, n)
+            free = None if self.free is None else X[rows, self.free].to(self.coef.dtype) - self.center[self.free]
             for part in target_scores.target_batches(t, 2 * L * len(kernel) + n * L, size, most // 4):
-                yield rows, part, self._predicted(kernel, X[rows], part)
+                yield rows, part, self._predicted(kernel, free, part)
 
-    def _predicted(self, kernel: Tensor, X: Tensor, part: slice) -> Tensor:
+    def products(self, X: Operator, max_bytes: int | None = None) -> Iterator[tuple[slice, slice, Tensor]]:
+        """Yield predictions of a sparse X or an operator (m, d), as `predictions` does. Cost: n products with X."""
+        self.checked()
+        most = 2**28 if max_bytes is None else max_bytes
+        (n, L, t), m, size = self.coef.shape, int(X.shape[0]), self.coef.element_size()
+        kernel = self.coef.new_empty(m, n)
+        step = max(1, most // (4 * 8 * (self.features + m)))
+        for i in range(0, n, step):
+            rows = slice(i, min(i + step, n))
+            columns = self._kept(rows).double()
+            kernel[:, rows] = (X.matmul(columns) - self.center.double() @ columns).to(kernel.dtype)
+        free = None if self.free is None else X.columns(self.free).to(kernel.dtype) - self.center[self.free]
+        for part in target_scores.target_batches(t, 2 * L * m + n * L, size, most // 4):
+            yield slice(0, m), part, self._predicted(kernel, free, part)
+
+    def _kept(self, rows: slice) -> Tensor:
+        """Return some of the rows that were fitted as columns (d, rows), centred, times D⁻¹."""
+        if self.rows is None:
+            return torch.eye(self.features, dtype=self.coef.dtype, device=self.coef.device)[:, rows]
+        return self._centred(self.rows.detach()[rows], slice(None)).T
+
+    def _predicted(self, kernel: Tensor, free: Tensor | None, part: slice) -> Tensor:
         coef = self.coef[:, :, part]
         out = (kernel @ coef.flatten(1)).reshape(len(kernel), *coef.shape[1:]) + self.target_center[part]
-        if self.free is not None and self.free_weight is not None:
-            x = X[:, self.free].to(out.dtype) - self.center[self.free]
-            own = self.free_weight[:, :, part]
-            out = out + (x @ own.flatten(1)).reshape(out.shape)
+        if free is not None and self.free_weight is not None:
+            out = out + (free @ self.free_weight[:, :, part].flatten(1)).reshape(out.shape)
         return out.movedim(1, 0)
 
     def _kernel(self, X: Tensor, most: int) -> Tensor:
@@ -158,7 +180,8 @@ class DualForm:
         x = x.to(self.coef.dtype, copy=True).sub_(self.center[part])
         return x if self.scale is None else x.mul_(self.scale[part])
 
-    def _checked(self) -> None:
+    def checked(self) -> None:
+        """Raise if the rows were changed in place since the fit."""
         if self.check is not None:
             self.check()
 
@@ -172,6 +195,47 @@ def _refuse_beyond_memory(columns: int, d: int, dtype: torch.dtype, device: torc
             f"{device} has {there / 2**30:.3g} GiB. Use `predict` and `score`, which do not need it, or take some "
             f"targets, e.g. `solution.of_targets(slice(0, 100)).weight`."
         )
+
+
+@dataclass(frozen=True, eq=False)
+class EachVariance(Late):
+    """The sampling variance of each weight for unit noise if each target has its own strength, (t, d).
+
+    Attributes:
+        form: whose weights they are.
+        alpha: (t,).
+        spectrum: returns √s times the basis (n, m) of the rows' gram matrix, and its eigenvalues (m,).
+    """
+
+    form: DualForm
+    alpha: Tensor
+    spectrum: Callable[[], tuple[Tensor, Tensor]]
+
+    def __call__(self) -> Tensor:
+        """Return the variances, NaN for a feature that is not penalized. Cost n² d, and n d t."""
+        form = self.form
+        if form.rows is None:
+            return self.alpha.new_full((len(self.alpha), form.features), torch.nan)
+        form.checked()
+        rows, place = form.rows.detach(), (form.center, form.scale, form.free)
+        return dual_weights.spread(rows, *place, *self.spectrum(), self.alpha).T
+
+    def settled(self) -> EachVariance:
+        """Return the same with the spectrum in place of what finds it."""
+        return self if isinstance(self.spectrum, partial) else of_spectrum(self.form, self.alpha, *self.spectrum())
+
+    def of_targets(self, part: Any) -> EachVariance:
+        """Return some targets."""
+        return replace(self, form=self.form.of_targets(part), alpha=self.alpha[part])
+
+
+def of_spectrum(form: DualForm, alpha: Tensor, basis: Tensor, eigvals: Tensor) -> EachVariance:
+    """Return sampling variances whose spectrum is known already."""
+    return EachVariance(form, alpha, partial(_pair, basis, eigvals))
+
+
+def _pair(basis: Tensor, eigvals: Tensor) -> tuple[Tensor, Tensor]:
+    return basis, eigvals
 
 
 def weight_of(form: DualForm, path: bool) -> Callable[[], Tensor]:

@@ -29,6 +29,7 @@ def of_targets(solution: RidgeSolution, targets: Any) -> RidgeSolution:
         residual_variance=lambda v: v[..., part],
         **({"dof": lambda v: v[part], "unit_variance": lambda v: v[part]} if per_target else {}),
     )
+    diagnosis = diagnosis.extended(**{n: late.of_targets(part) for n, late in solution.diagnosis.late.items()})
     chosen = solution.with_changes(bias=solution.bias[..., part], diagnosis=diagnosis, **changes)
     if solution.dual is None:
         return chosen.with_changes(weight=solution.weight[..., part, :])

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from torchridge import _check
 from torchridge.linear import matrices
 from torchridge.linear.ridge.solution.dual_solution import DualForm
+from torchridge.solvers.iterative.operators import Operator
 
 if TYPE_CHECKING:
     from torchridge.linear.ridge.solution.solution import RidgeSolution
+
+# Runs of rows, runs of targets, and their predictions (L, rows, targets).
+Runs = Iterator[tuple[slice, slice, Tensor]]
 
 
 def predict(solution: RidgeSolution, X: Any, max_bytes: int | None) -> Tensor:
@@ -21,7 +25,7 @@ def predict(solution: RidgeSolution, X: Any, max_bytes: int | None) -> Tensor:
     if max_bytes is not None:
         _check.integer(max_bytes, "max_bytes", minimum=1)
     if matrices.kind_of(X) in ("sparse", "operator"):
-        return _by_products(solution, X)
+        return _by_products(solution, X, max_bytes)
     if not isinstance(X, Tensor):
         raise TypeError(f"`X` should be a torch.Tensor, got {type(X).__name__}. Use `torch.as_tensor(X)`.")
     if X.ndim < 1 or X.shape[-1] != solution.shape[-1]:
@@ -39,32 +43,50 @@ def predict(solution: RidgeSolution, X: Any, max_bytes: int | None) -> Tensor:
 
 
 def _by_kernel(solution: RidgeSolution, X: Tensor, dual: DualForm, max_bytes: int | None) -> Tensor:
-    flat, (_, L, t) = X.reshape(-1, X.shape[-1]), dual.coef.shape
-    out = torch.empty(L, len(flat), t, dtype=dual.dtype, device=X.device)
-    for rows, part, predicted in dual.predictions(flat, max_bytes):
-        out[:, rows, part] = predicted.to(dual.dtype)
-    out = out.reshape(L, *X.shape[:-1], t).movedim(0, -3 if X.ndim > 1 else -2)
-    out = out if solution.is_path else out.squeeze(-3 if X.ndim > 1 else -2)
+    return _joined(solution, X.shape[:-1], dual.predictions(X.reshape(-1, X.shape[-1]), max_bytes))
+
+
+def _joined(solution: RidgeSolution, leading: tuple[int, ...], found: Runs) -> Tensor:
+    """Return runs of predictions of the dual form, rounded, as rows of the shape that X has."""
+    strengths = solution.bias.reshape(-1, solution.bias.shape[-1])
+    (L, t), place = strengths.shape, -3 if leading else -2
+    out = strengths.new_empty(L, math.prod(leading), t)
+    for rows, part, predicted in found:
+        out[:, rows, part] = predicted.to(out.dtype)
+    out = out.reshape(L, *leading, t).movedim(0, place)
+    out = out if solution.is_path else out.squeeze(place)
     return out.squeeze(-1) if solution.vector_target else out
 
 
-def _by_products(solution: RidgeSolution, X: Any) -> Tensor:
-    kind = matrices.kind_of(X)
+def _operator(solution: RidgeSolution, X: Any) -> Operator:
     d = solution.shape[-1]
-    if (shape := tuple(X.shape)) != (*shape[:1], d) or solution.weight.ndim != 2 + solution.is_path:
+    if (shape := tuple(X.shape)) != (*shape[:1], d) or len(solution.shape) != 2 + solution.is_path:
         raise ValueError(f"`X` has shape {shape}, expected (n, {d}), and one problem.")
-    operator = matrices.operator_of(X, str(kind))
-    _check.same_device({"X": solution.weight.new_empty(0, device=operator.device), "weight": solution.weight})
+    operator = matrices.operator_of(X, str(matrices.kind_of(X)))
+    _check.same_device({"X": solution.bias.new_empty(0, device=operator.device), "weight": solution.bias})
+    return operator
+
+
+def _by_products(solution: RidgeSolution, X: Any, max_bytes: int | None) -> Tensor:
+    operator = _operator(solution, X)
+    if solution.dual is not None:
+        return _joined(solution, (operator.shape[0],), solution.dual.products(operator, max_bytes))
+    d = solution.shape[-1]
     flat = solution.weight.reshape(-1, d).double().T
     out = operator.matmul(flat).T.reshape(*solution.weight.shape[:-1], -1).mT + solution.bias.double().unsqueeze(-2)
     out = out.to(solution.weight.dtype)
     return out.squeeze(-1) if solution.vector_target else out
 
 
-def runs(solution: RidgeSolution, X: Tensor, max_bytes: int | None) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Yield runs of rows of X, runs of targets, and their predictions (L, rows, targets)."""
+def runs(solution: RidgeSolution, X: Any, max_bytes: int | None) -> Runs:
+    """Yield runs of rows of X, runs of targets, and their predictions (L, rows, targets).
+
+    In the dual form X may be sparse, or an operator.
+    """
     if solution.dual is not None:
-        yield from solution.dual.predictions(X, max_bytes)
+        sparse = matrices.kind_of(X) != "dense"
+        dual = solution.dual
+        yield from dual.products(_operator(solution, X), max_bytes) if sparse else dual.predictions(X, max_bytes)
         return
     weight = solution.weight if solution.is_path else solution.weight[None]
     bias = solution.bias if solution.is_path else solution.bias[None]
