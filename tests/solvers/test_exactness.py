@@ -492,6 +492,21 @@ def test_rows_are_centred_to_more_digits_than_one_number_holds(make: Any, solver
         assert off <= exactness.share(found.condition) * found.scale
 
 
+def test_copies_of_constants_get_their_share_among_columns_of_other_units() -> None:
+    X, y = normal(5, 7)
+    X[2:4] = X[:2]
+    X[:, 2] = X[:, 4] = 7e9
+    X[:, 6] = 1 / 3
+    X = X + torch.tensor([0.0, 0.0, 0.0, 0.0, 0.0, 1e6, 0.0]) * torch.ones_like(y)[:, None]
+    X[:, 3] = 1e3 + X[:, 3]
+    case = exactness.Case(X, y[:, None], [1e-3, 1.0], None, None, False, True, 0)
+    for alpha in case.alphas:
+        found = exactness.exact(case, alpha)
+        got = ridge(X, y, alpha, **case.options).weight[0]
+        want = torch.tensor([float(v[0]) for v in found.weight], dtype=torch.float64)
+        assert float(((got - want) * torch.tensor(found.size, dtype=torch.float64)).abs().max()) <= 1e-6 * found.scale
+
+
 @pytest.mark.parametrize(
     "seed",
     [
@@ -513,6 +528,8 @@ def test_rows_are_centred_to_more_digits_than_one_number_holds(make: Any, solver
         "7:1933",
         "9:3790",
         "9:6929",
+        "5:4736",
+        "8:10355",
     ],
 )
 def test_problems_that_were_once_wrong(seed: str) -> None:

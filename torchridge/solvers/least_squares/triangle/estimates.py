@@ -47,7 +47,12 @@ def weights(tri: Triangle, found: Roots, alpha: Tensor) -> Tensor:
 
 def residual_squares(tri: Triangle, v: Tensor) -> Tensor:
     """Return Σ s (y − ŷ)², (L, t), for v of `scaled_weights`."""
-    return ((tri.target - tri.factor @ v) ** 2).sum(1) + tri.rest
+    fitted = tri.factor @ v
+    if tri.right is None:
+        return ((tri.target - fitted) ** 2).sum(1) + tri.rest
+    # Qᵀb of moments has lost eps times the condition of the gram matrix without α, which v has not.
+    yy = (tri.target**2).sum(0) + tri.rest
+    return (yy - 2 * (v * tri.right).sum(1) + (fitted**2).sum(1)).clamp_min(0)
 
 
 def dof(tri: Triangle, found: Roots) -> Tensor:
