@@ -48,6 +48,9 @@ class Operator(Protocol):
     def columns(self, index: Tensor) -> Tensor:
         """Return some columns of X, (n, q), float64."""
 
+    def first_rows(self, count: int) -> Tensor | None:
+        """Return the first rows of X, (count, d), float64; None if entries are not at hand."""
+
     def squares(self, weight: Tensor, center: Tensor) -> Tensor:
         """Return Σ_i s_i (x_i − center)², (d, F), for weights s (n, F)."""
 
@@ -113,6 +116,10 @@ class Dense:
         """Return some columns of X."""
         return self.X[:, index].double()
 
+    def first_rows(self, count: int) -> Tensor:
+        """Return the first rows of X."""
+        return self.X[:count].double()
+
     def squares(self, weight: Tensor, center: Tensor) -> Tensor:
         """Return Σ s (x − center)²."""
         out = weight.new_zeros(self.shape[1], weight.shape[1])
@@ -148,6 +155,11 @@ class TwoProducts(ABC):
         unit = torch.zeros(self.shape[1], len(index), dtype=torch.float64, device=self.device)
         unit[index, torch.arange(len(index), device=self.device)] = 1
         return self.matmul(unit)
+
+    def first_rows(self, count: int) -> Tensor | None:
+        """Return the first rows of X, from products with unit vectors."""
+        unit = torch.eye(self.shape[0], count, dtype=torch.float64, device=self.device)
+        return self.rmatmul(unit).mT
 
 
 class LinearOperator(TwoProducts):
@@ -211,6 +223,9 @@ class LinearOperator(TwoProducts):
     def rmatmul(self, r: Tensor) -> Tensor:
         """Return Xᵀ r."""
         return self._product(self._rmatmul, r, self.shape[1], "rmatmul")
+
+    def first_rows(self, count: int) -> None:
+        """Return None: products are dear, and need not be exact."""
 
     def squares(self, weight: Tensor, center: Tensor) -> Tensor:
         """Raise: products do not tell the size of an entry.

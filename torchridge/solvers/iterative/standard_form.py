@@ -4,7 +4,7 @@ Everything that would fill a sparse matrix, or copy a dense one, is a correction
 penalty factors p and the columns Z that are not penalized (a column of ones for the intercept, and the features of
 p = 0), the standard form is
 
-    A = √S (X − Z Γᵀ) diag(e),    e_j = 1/√p_j, or 0 for a feature of Z,    Γᵀ = (Zᵀ S Z)⁻¹ Zᵀ S X,
+    A = √S (X − Z Γᵀ) diag(e),    e_j = 1/√p_j, or 0 for a feature of Z or a constant one,    Γᵀ = (Zᵀ S Z)⁻¹ Zᵀ S X,
 
 and (AᵀA + αI) u = Aᵀ √S (y − Z η) has w = e ∘ u, η likewise the coefficients of y on Z. Several sets of weights (the
 training parts of folds) share one X: column c of a block belongs to set `part[c]`, and one product serves all.
@@ -20,6 +20,9 @@ from torch import Tensor
 from torchridge.solvers.iterative.operators import Operator
 from torchridge.solvers.iterative.sketch_rank import choose_dual
 from torchridge.solvers.least_squares.objective import Objective
+
+# Rows that tell which features may be constant, and columns of those that are read at once.
+_FIRST, _AT_ONCE = 4, 64
 
 
 class Design(NamedTuple):
@@ -81,11 +84,23 @@ def _scale(X: Operator, weight: Tensor, objective: Objective, free: Tensor) -> T
     if objective.standardize:
         variance = _variance(X, weight)
         penalty = variance if penalty is None else penalty * variance
-    if penalty is None:
+    constant = _constant(X) if objective.intercept else free[:0]
+    if penalty is None and not len(constant):
         return None
-    scale = penalty.rsqrt()
+    scale = weight.new_ones(X.shape[1], 1) if penalty is None else penalty.rsqrt()
     scale[free] = 0
+    scale[constant] = 0
     return scale
+
+
+def _constant(X: Operator) -> Tensor:
+    """Return the features that an intercept makes zero: what rounding leaves of them is no signal."""
+    first = X.first_rows(min(X.shape[0], _FIRST))
+    if first is None:
+        return torch.zeros(0, dtype=torch.int64, device=X.device)
+    likely = ((first == first[0]) & (first[0] != 0)).all(0).nonzero()[:, 0]
+    parts = [part[(X.columns(part) == first[0, part]).all(0)] for part in likely.split(_AT_ONCE)]
+    return torch.cat([likely[:0], *parts])
 
 
 def _variance(X: Operator, weight: Tensor) -> Tensor:
