@@ -99,7 +99,7 @@ def _constant(X: Operator) -> Tensor:
     if first is None:
         return torch.zeros(0, dtype=torch.int64, device=X.device)
     likely = ((first == first[0]) & (first[0] != 0)).all(0).nonzero()[:, 0]
-    parts = [part[(X.columns(part) == first[0, part]).all(0)] for part in likely.split(_AT_ONCE)]
+    parts = [part[(X.columns(part) == first[0, part]).all(0)] for part in torch.split(likely, _AT_ONCE)]
     return torch.cat([likely[:0], *parts])
 
 

@@ -38,8 +38,26 @@ def splits_by_rows(rows: Rows, splits: list[Split], objective: Objective, alpha:
         squares, spread = estimates.heldout_squares(tri, rows, held, alpha)
         scores.append(squares / weight_of(rows, held))
         worst = max(worst, float(spread.amax()))
-    known.note(torch.finfo(alpha.dtype).eps * worst, f"scores from the rows: condition {worst**2:.1e}")
+    _note(known, alpha, worst)
     return torch.stack(scores)
+
+
+def scores_by_rows(
+    rows: Rows, splits: list[Split], objective: Objective, score: Score, alpha: Tensor, known: Precision
+) -> Tensor:
+    """Return a score of held-out predictions, (K, L, t), from an orthogonal factor of the rows of every part."""
+    scores, worst = [], 1.0
+    for train, held in splits:
+        tri = factor.triangle(take(rows, train), objective)
+        found, spread = estimates.heldout_score(tri, rows, held, score, alpha)
+        scores.append(found)
+        worst = max(worst, float(spread.amax()))
+    _note(known, alpha, worst)
+    return torch.stack(scores)
+
+
+def _note(known: Precision, alpha: Tensor, worst: float) -> None:
+    known.note(torch.finfo(alpha.dtype).eps * worst, f"scores from the rows: condition {worst**2:.1e}")
 
 
 def bearable(rows: Rows) -> float:
@@ -155,6 +173,10 @@ class WholeDual(AllRows):
 
     def scores(self, score: Score, alpha: Tensor) -> Tensor:
         """Return a score of leave-one-out predictions, (1, L, t)."""
+        tri = self.careful(alpha.to(self.like))
+        if tri is not None:
+            lost = self.precision.lost
+            return whole_rows.score_left_out(score, tri, self.rows, self.objective, alpha.to(self.like), lost)
         root, every = self.problem.root, slice(0, len(self.rows.y))
         each = self._errors(alpha.to(self.like))
         runs = ((every, part, e if root is None else e / root[:, None, None]) for part, e in each)

@@ -24,7 +24,7 @@ from torch import Tensor
 from torchridge.solvers import algebra
 from torchridge.solvers.kernels import complement, gram_matrix
 from torchridge.solvers.kernels.dual import Dual
-from torchridge.solvers.kernels.few_rows import KEPT, bearable, free_condition, splits_by_rows
+from torchridge.solvers.kernels.few_rows import KEPT, bearable, free_condition, scores_by_rows, splits_by_rows
 from torchridge.solvers.kernels.gram_matrix import Kernel
 from torchridge.solvers.kernels.shared_strengths import Shared, shared
 from torchridge.solvers.least_squares import spectral, target_scores
@@ -92,9 +92,9 @@ class KernelFolds:
         if not self._held(alpha.to(self.like)):
             return splits_by_rows(self.rows, self.splits, self.objective, alpha.to(self.like), self.precision)
         score = SCORES["mse"]
-        found = self.scores(score, alpha)
+        found = self.by_kernels(score, alpha)
         if bool((found < _NEARLY_PERFECT * self.variances()[:, None]).any()):
-            return self.scores(score, alpha, combined=False)
+            return self.by_kernels(score, alpha, combined=False)
         return found
 
     def _held(self, alpha: Tensor) -> bool:
@@ -134,8 +134,15 @@ class KernelFolds:
             parts.append(torch.cat(pieces))
         return torch.stack(parts)
 
-    def scores(self, score: Score, alpha: Tensor, combined: bool = True) -> Tensor:
+    def scores(self, score: Score, alpha: Tensor) -> Tensor:
         """Return a score of held-out predictions, (K, L, t), of strengths (L,)."""
+        alpha = alpha.to(self.like)
+        if self._held(alpha):
+            return self.by_kernels(score, alpha)
+        return scores_by_rows(self.rows, self.splits, self.objective, score, alpha, self.precision)
+
+    def by_kernels(self, score: Score, alpha: Tensor, combined: bool = True) -> Tensor:
+        """Return the same from the gram matrices, whatever digits these hold."""
         found = torch.empty(len(self.splits), len(alpha), self.rows.y.shape[1], dtype=self.dtype, device=self._device)
         for k, part, error, y in self.errors(alpha, combined):
             found[k, :, part] = score(error, y, self._weight(self.splits[k][1]))
