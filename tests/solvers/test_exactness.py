@@ -14,6 +14,7 @@ from torch import Tensor
 import torchridge
 from torchridge import (
     Moments,
+    nested_ridge_cv,
     probe_layers,
     ridge,
     ridge_cv,
@@ -206,6 +207,19 @@ def test_correlations_are_those_of_refitted_parts(make: Any, cv: Any) -> None:
         other = ridge_cv(case.X, y, ALPHAS, cv=[*splits, splits[0]], scoring="correlation", **case.options).fold_scores
         assert other is not None
         torch.testing.assert_close(other[:2, :, 0], want, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("n", [12, 30])
+def test_nested_folds_of_a_large_column_choose_as_their_rows_do(n: int) -> None:
+    X, y = normal(n, 20)
+    X[:, 5] *= 1e8
+    got = nested_ridge_cv(X, y, ALPHAS, cv=3, outer=3, scoring="mse", predictions=True)
+    assert got.predictions is not None
+    for k, held in enumerate(exactness.ids_of(n, 3)):
+        train = [i for i in range(n) if i not in held]
+        want = ridge_cv(X[train], y[train], ALPHAS, cv=3)
+        assert float(got.alpha[k]) == float(want.alpha)
+        torch.testing.assert_close(got.predictions[held], want.predict(X[held]), rtol=1e-9, atol=1e-9)
 
 
 def test_correlations_of_moments_of_a_large_column() -> None:
