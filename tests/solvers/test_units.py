@@ -123,3 +123,19 @@ def test_a_constant_column_changes_no_score(cv: Any, value: float) -> None:
 
     want, got = scores(X), scores(torch.cat([torch.full_like(X[:, :1], value), X], 1))
     torch.testing.assert_close(got, want, rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("size", [1e-3, 1e-5])
+def test_products_reach_a_small_column_beside_a_large_one(size: float, sparse: bool) -> None:
+    g = torch.Generator().manual_seed(7)
+    X = torch.randn(60, 3, generator=g, dtype=torch.float64) * torch.tensor([1e5, 1.0, size])
+    y = X @ torch.tensor([1e-5, 1.0, 1 / size], dtype=torch.float64) + 1
+    alpha = size**2
+    want = ridge(X, y, alpha, solver="svd").weight[0]
+    got = ridge(X.to_sparse() if sparse else X, y, alpha, solver="cg").weight[0]
+    assert float(((got - want) / want).abs().max()) <= 1e-6
+    few = X[:2].repeat(1, 2)  # rows are the unknowns
+    want = ridge(few, y[:2], 1.0, solver="svd").weight[0]
+    got = ridge(few.to_sparse() if sparse else few, y[:2], 1.0, solver="cg").weight[0]
+    assert float(((got - want) * few.abs().amax(0)).abs().max()) <= 1e-6

@@ -48,8 +48,8 @@ class Operator(Protocol):
     def columns(self, index: Tensor) -> Tensor:
         """Return some columns of X, (n, q), float64."""
 
-    def first_rows(self, count: int) -> Tensor | None:
-        """Return the first rows of X, (count, d), float64; None if entries are not at hand."""
+    def some_rows(self, count: int) -> Tensor | None:
+        """Return up to `count` rows of X, evenly spaced, float64; None if entries are not at hand."""
 
     def squares(self, weight: Tensor, center: Tensor) -> Tensor:
         """Return Σ_i s_i (x_i − center)², (d, F), for weights s (n, F)."""
@@ -116,9 +116,9 @@ class Dense:
         """Return some columns of X."""
         return self.X[:, index].double()
 
-    def first_rows(self, count: int) -> Tensor:
-        """Return the first rows of X."""
-        return self.X[:count].double()
+    def some_rows(self, count: int) -> Tensor:
+        """Return some rows of X."""
+        return self.X[:: -(-self.shape[0] // count)].double()
 
     def squares(self, weight: Tensor, center: Tensor) -> Tensor:
         """Return Σ s (x − center)²."""
@@ -156,9 +156,11 @@ class TwoProducts(ABC):
         unit[index, torch.arange(len(index), device=self.device)] = 1
         return self.matmul(unit)
 
-    def first_rows(self, count: int) -> Tensor | None:
-        """Return the first rows of X, from products with unit vectors."""
-        unit = torch.eye(self.shape[0], count, dtype=torch.float64, device=self.device)
+    def some_rows(self, count: int) -> Tensor | None:
+        """Return some rows of X, from products with unit vectors."""
+        index = torch.arange(0, self.shape[0], -(-self.shape[0] // count), device=self.device)
+        unit = torch.zeros(self.shape[0], len(index), dtype=torch.float64, device=self.device)
+        unit[index, torch.arange(len(index), device=self.device)] = 1
         return self.rmatmul(unit).mT
 
 
@@ -224,7 +226,7 @@ class LinearOperator(TwoProducts):
         """Return Xᵀ r."""
         return self._product(self._rmatmul, r, self.shape[1], "rmatmul")
 
-    def first_rows(self, count: int) -> None:
+    def some_rows(self, count: int) -> None:
         """Return None: products are dear, and need not be exact."""
 
     def squares(self, weight: Tensor, center: Tensor) -> Tensor:

@@ -78,9 +78,9 @@ class SparseArray:
         """Return some columns of X."""
         return torch.from_numpy(self.X[:, index.numpy()].toarray()).double()
 
-    def first_rows(self, count: int) -> Tensor:
-        """Return the first rows of X."""
-        return torch.from_numpy(self.X[:count].toarray().astype("f8"))
+    def some_rows(self, count: int) -> Tensor:
+        """Return some rows of X."""
+        return torch.from_numpy(self.X[:: -(-self.shape[0] // count)].toarray().astype("f8"))
 
     def outer(self, out: Tensor) -> None:
         """Write X Xᵀ, (n, n), a run of rows at a time."""
