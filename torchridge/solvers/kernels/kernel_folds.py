@@ -16,15 +16,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from torchridge.solvers import algebra
+from torchridge.solvers.device import sent
 from torchridge.solvers.kernels import complement, gram_matrix
 from torchridge.solvers.kernels.dual import Dual
-from torchridge.solvers.kernels.few_rows import KEPT, bearable, free_condition, scores_by_rows, splits_by_rows
+from torchridge.solvers.kernels.few_rows import KEPT, Side, bearable, free_condition, scores_by_rows, splits_by_rows
 from torchridge.solvers.kernels.gram_matrix import Kernel
 from torchridge.solvers.kernels.shared_strengths import Shared, shared
 from torchridge.solvers.least_squares import spectral, target_scores
@@ -46,21 +46,6 @@ _CAREFUL = 2**27
 
 # Memory of the operators of a fold at several strengths while they are made.
 OPERATOR_BYTES = 8 * 2**20
-
-
-class Side(NamedTuple):
-    """The problem of one training part, diagonalized, and how its held-out rows see it."""
-
-    eigvals: Tensor  # (m,)
-    basis: Tensor  # (n_T, m)
-    seen: Tensor  # (f, m)
-    fixed: Tensor | None  # (f, n_T) N
-    condition: float  # of what is not penalized, columns at one size, squared
-    norm: Tensor  # () trace of the gram matrix from which that is eliminated
-
-    def left(self, weakest: float) -> float:
-        """Return the condition of the elimination at a strength: of free features, and of what is left of others."""
-        return max(self.condition, float((self.norm + weakest) / (self.eigvals.amin() + weakest).clamp_min(1e-300)))
 
 
 @dataclass(frozen=True)
@@ -89,8 +74,8 @@ class KernelFolds:
 
     def squares(self, alpha: Tensor) -> Tensor:
         """Return mean squared errors (K, L, t)."""
-        if not self._held(alpha.to(self.like)):
-            return splits_by_rows(self.rows, self.splits, self.objective, alpha.to(self.like), self.precision)
+        if not self._held(alpha):
+            return splits_by_rows(self.rows, self.splits, self.objective, sent(alpha, self.like), self.precision)
         score = SCORES["mse"]
         found = self.by_kernels(score, alpha)
         if bool((found < _NEARLY_PERFECT * self.variances()[:, None]).any()):
@@ -99,9 +84,7 @@ class KernelFolds:
 
     def _held(self, alpha: Tensor) -> bool:
         """Return whether the gram matrices hold the digits of these strengths, or nothing else is at hand."""
-        low, top = self._range
-        if self.problem is not None:
-            low = float(self.problem.eigvals.amin())
+        low, top = self._range if self.problem is None else self._ends
         weakest, eps = float(alpha.min()), torch.finfo(self.dtype).eps
         worst = (top + weakest) / max(low + weakest, 1e-300) if top > 0 else 1.0
         if worst <= GRAM and self.problem is not None:
@@ -136,10 +119,9 @@ class KernelFolds:
 
     def scores(self, score: Score, alpha: Tensor) -> Tensor:
         """Return a score of held-out predictions, (K, L, t), of strengths (L,)."""
-        alpha = alpha.to(self.like)
         if self._held(alpha):
             return self.by_kernels(score, alpha)
-        return scores_by_rows(self.rows, self.splits, self.objective, score, alpha, self.precision)
+        return scores_by_rows(self.rows, self.splits, self.objective, score, sent(alpha, self.like), self.precision)
 
     def by_kernels(self, score: Score, alpha: Tensor, combined: bool = True) -> Tensor:
         """Return the same from the gram matrices, whatever digits these hold."""
@@ -155,8 +137,8 @@ class KernelFolds:
         """
         host = alpha.detach().cpu().double()
         chosen = self._shared(host) if combined else Shared(host, None)
-        at, mix = chosen.alpha.to(self._device, self.dtype), chosen.mix
-        mix = None if mix is None else mix.T.to(self._device, self.dtype).contiguous()
+        at, mix = sent(chosen.alpha, self._device, self.dtype), chosen.mix
+        mix = None if mix is None else sent(mix.T, self._device, self.dtype).contiguous()
         direct, r, t = self._direct(host), len(at), self.rows.y.shape[1]
         for k, (train, held) in enumerate(self.splits):
             f, rest = len(held), len(train)
@@ -182,10 +164,13 @@ class KernelFolds:
     def _range(self) -> tuple[float, float]:
         """The least and the largest eigenvalue of any training part, on the host, or bounds on them."""
         if self.problem is not None:  # those of a part lie between those of the whole; free features may add to them
-            least = 0.0 if self.problem.free is not None else float(self.problem.eigvals.amin())
-            return least, float(self.problem.eigvals.amax())
-        ends = torch.stack([torch.stack([s.eigvals.amin(), s.eigvals.amax()]) for s in map(self._side, self._each)])
-        return float(ends[:, 0].amin()), float(ends[:, 1].amax())
+            return 0.0 if self.problem.free is not None else self._ends[0], self._ends[1]
+        return _ends([self._side(k).eigvals for k in self._each])
+
+    @cached_property
+    def _ends(self) -> tuple[float, float]:
+        """The least and the largest eigenvalue of all rows, on the host."""
+        return _ends([self.eigvals])
 
     @property
     def _each(self) -> range:
@@ -297,3 +282,9 @@ class KernelFolds:
             return None
         nowhere = torch.zeros_like(self.rows.X[0], dtype=self.dtype)
         return gram_matrix.fitted_by_prior(self.rows, nowhere, self.objective.prior, self.dtype)
+
+
+def _ends(eigvals: list[Tensor]) -> tuple[float, float]:
+    """Return the least and the largest of all eigenvalues, on the host."""
+    ends = torch.stack([torch.stack(e.aminmax()) for e in eigvals]).tolist()
+    return min(low for low, _ in ends), max(high for _, high in ends)
