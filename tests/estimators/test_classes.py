@@ -209,3 +209,34 @@ def test_a_tighter_tolerance_of_paths_is_never_less_exact() -> None:
             assert (error <= np.maximum(last, 1e-10)).all(), tol
             last = error
     assert (last < 1e-7).all()
+
+
+@quiet
+@pytest.mark.parametrize(
+    "scoring", ["neg_log_loss", "neg_brier_score", "roc_auc_ovr", "roc_auc_ovo", "top_k_accuracy", "f1_macro"]
+)
+@pytest.mark.parametrize("labels", [np.arange(3), np.array(["a", "b", "c"])])
+def test_parts_that_lack_a_class_are_scored_by_every_measure(scoring: str, labels: np.ndarray) -> None:
+    X, y = iris()
+    named = labels[y]
+    held_out = [(np.arange(0, 150, 2), np.arange(1, 100, 2)), (np.arange(1, 150, 2), np.arange(0, 150, 2))]
+    options = {"Cs": [1.0], "scoring": scoring, "use_legacy_attributes": False}
+    found = LogisticRegressionCV(cv=held_out, **options).fit(X, named).scores_
+    expected = linear_model.LogisticRegressionCV(cv=held_out, tol=1e-8, **options).fit(X, named).scores_
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    missing = LogisticRegressionCV(cv=KFold(3), **options).fit(X, named)  # each training part lacks a class
+    assert (missing.scores_ < 0.01).all() or np.isnan(missing.scores_).all()
+
+
+@quiet
+@pytest.mark.parametrize("solver", ["sparse_cg", "lsqr", "sag"])
+def test_a_tighter_tolerance_of_products_is_never_less_exact(solver: str) -> None:
+    X, y = load_breast_cancer(return_X_y=True)
+    X = scale(X)
+    exact = linear_model.RidgeClassifier(0.1, solver="svd").fit(X, y).coef_
+    last = np.inf
+    for tol in (1e-1, 1e-3, 1e-4, 9.9e-5, 1e-8, 1e-12):
+        error = float(np.abs(RidgeClassifier(0.1, solver=solver, tol=tol).fit(X, y).coef_ - exact).max())
+        assert error <= max(last, 1e-10), tol
+        last = error
+    assert last < 1e-9

@@ -1,6 +1,7 @@
 """Scores are as exact as fits: against refitted parts, in long arithmetic, whatever the units of the columns."""
 
 import random
+from decimal import Decimal, localcontext
 from typing import Any
 
 import exactness
@@ -13,6 +14,7 @@ from torch import Tensor
 import torchridge
 from torchridge import (
     Moments,
+    nested_ridge_cv,
     probe_layers,
     ridge,
     ridge_cv,
@@ -163,6 +165,69 @@ def test_scores_are_those_of_refitted_parts(make: Any, cv: Any) -> None:
     other = ridge_cv(case.X, case.y, ALPHAS, cv=[*splits, splits[0]], **case.options).fold_scores
     assert other is not None
     torch.testing.assert_close(-other[:2], expected(case, exactness.ids_of(n, 2)), rtol=SCORE, atol=0)
+
+
+def predicted(case: exactness.Case, parts: list[list[int]]) -> Tensor:
+    """Return predictions (L, n) of held-out rows by refitted parts, in long arithmetic."""
+    n, found = len(case.X), torch.zeros(len(case.alphas), len(case.X), dtype=torch.float64)
+    for held in parts:
+        train = case.of(torch.tensor([i for i in range(n) if i not in held]))
+        known = exactness.sums(train)
+        for row, alpha in zip(found, case.alphas, strict=True):
+            fit = exactness.exact(train, alpha, known)
+            with localcontext() as context:
+                context.prec = exactness.DIGITS
+                for i in held:
+                    x = [Decimal(v) for v in case.X[i].tolist()]
+                    row[i] = float(fit.bias[0] + sum(a * w[0] for a, w in zip(x, fit.weight, strict=True)))
+    return found
+
+
+def correlation(y: Tensor, p: Tensor, s: Tensor) -> Tensor:
+    """Return Pearson's of y (f,) and p (L, f) under weights, (L,)."""
+    y, p = y - (s * y).sum() / s.sum(), p - ((s * p).sum(1) / s.sum())[:, None]
+    return (s * y * p).sum(1) / ((s * y * y).sum() * (s * p * p).sum(1)).sqrt()
+
+
+@pytest.mark.parametrize("cv", [2, "loo"])
+@pytest.mark.parametrize("make", PROBLEMS, ids=lambda make: make.__name__)
+def test_correlations_are_those_of_refitted_parts(make: Any, cv: Any) -> None:
+    case = case_of(make, ALPHAS)
+    n, y = len(case.X), case.y[:, 0]
+    s = torch.ones_like(y) if case.sample_weight is None else case.sample_weight
+    parts = exactness.ids_of(n, n if cv == "loo" else cv)
+    found = predicted(case, parts)
+    scored = [list(range(n))] if cv == "loo" else parts
+    want = torch.stack([correlation(y[held], found[:, held], s[held]) for held in scored])
+    got = ridge_cv(case.X, y, ALPHAS, cv=cv, scoring="correlation", **case.options).fold_scores
+    assert got is not None
+    torch.testing.assert_close(got[:, :, 0], want, rtol=0, atol=1e-8)
+    if cv == 2:
+        splits = [([i for i in range(n) if i not in held], held) for held in parts]
+        other = ridge_cv(case.X, y, ALPHAS, cv=[*splits, splits[0]], scoring="correlation", **case.options).fold_scores
+        assert other is not None
+        torch.testing.assert_close(other[:2, :, 0], want, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("n", [12, 30])
+def test_nested_folds_of_a_large_column_choose_as_their_rows_do(n: int) -> None:
+    X, y = normal(n, 20)
+    X[:, 5] *= 1e8
+    got = nested_ridge_cv(X, y, ALPHAS, cv=3, outer=3, scoring="mse", predictions=True)
+    assert got.predictions is not None
+    for k, held in enumerate(exactness.ids_of(n, 3)):
+        train = [i for i in range(n) if i not in held]
+        want = ridge_cv(X[train], y[train], ALPHAS, cv=3)
+        assert float(got.alpha[k]) == float(want.alpha)
+        torch.testing.assert_close(got.predictions[held], want.predict(X[held]), rtol=1e-9, atol=1e-9)
+
+
+def test_correlations_of_moments_of_a_large_column() -> None:
+    X, y, _ = large_column()
+    ids = torch.arange(24) // 8
+    want = ridge_cv(X, y, ALPHAS, cv=ids, scoring="correlation").scores
+    got = ridge_cv(Moments().update(X, y, fold=ids), alphas=ALPHAS, scoring="correlation").scores
+    torch.testing.assert_close(got, want, rtol=SCORE, atol=0)
 
 
 @pytest.mark.parametrize("make", [interpolating, singletons], ids=lambda make: make.__name__)
@@ -492,6 +557,21 @@ def test_rows_are_centred_to_more_digits_than_one_number_holds(make: Any, solver
         assert off <= exactness.share(found.condition) * found.scale
 
 
+def test_copies_of_constants_get_their_share_among_columns_of_other_units() -> None:
+    X, y = normal(5, 7)
+    X[2:4] = X[:2]
+    X[:, 2] = X[:, 4] = 7e9
+    X[:, 6] = 1 / 3
+    X = X + torch.tensor([0.0, 0.0, 0.0, 0.0, 0.0, 1e6, 0.0]) * torch.ones_like(y)[:, None]
+    X[:, 3] = 1e3 + X[:, 3]
+    case = exactness.Case(X, y[:, None], [1e-3, 1.0], None, None, False, True, 0)
+    for alpha in case.alphas:
+        found = exactness.exact(case, alpha)
+        got = ridge(X, y, alpha, **case.options).weight[0]
+        want = torch.tensor([float(v[0]) for v in found.weight], dtype=torch.float64)
+        assert float(((got - want) * torch.tensor(found.size, dtype=torch.float64)).abs().max()) <= 1e-6 * found.scale
+
+
 @pytest.mark.parametrize(
     "seed",
     [
@@ -513,6 +593,8 @@ def test_rows_are_centred_to_more_digits_than_one_number_holds(make: Any, solver
         "7:1933",
         "9:3790",
         "9:6929",
+        "5:4736",
+        "8:10355",
     ],
 )
 def test_problems_that_were_once_wrong(seed: str) -> None:

@@ -142,7 +142,7 @@ class LogisticModel(Classifier):
 
     def _stacked(self, X: Any) -> tuple[Tensor, Any]:
         """Return log-odds against nothing, (n, k): for two classes those of the first are zero."""
-        scores = self.decision_function(X)
+        scores = self._logits(X)
         tensor = torch.as_tensor(scores)
         return torch.stack([torch.zeros_like(tensor), tensor], 1) if tensor.ndim == 1 else tensor, scores
 
@@ -159,7 +159,15 @@ class LogisticModel(Classifier):
         return proba if isinstance(like, Tensor) else proba.numpy()
 
     def decision_function(self, X: Any) -> Any:
-        """Return the logits, (n,) of the second of two classes, (n, k) for more, in the kind of X."""
+        """Return the logits, (n,) of the second of two classes, (n, k) for more, in the kind of X.
+
+        A class without weight has the least finite number in place of −∞, which metrics refuse.
+        """
+        scores = self._logits(X)
+        least = torch.finfo(torch.as_tensor(scores[:0]).dtype).min
+        return scores.clip(least)
+
+    def _logits(self, X: Any) -> Any:
         scores = self._raw(X)
         return scores[:, 0] if scores.shape[1] == 1 else scores
 

@@ -14,7 +14,7 @@ from torchridge.solvers.least_squares import precision
 from torchridge.solvers.least_squares.objective import System
 from torchridge.solvers.least_squares.triangle import estimates, factor, roots
 from torchridge.solvers.least_squares.triangle.factor import Triangle
-from torchridge.solvers.moments.blocks import Block
+from torchridge.solvers.moments.blocks import Block, constant_noise
 from torchridge.solvers.moments.rows import Rows
 
 # Ratio of the sizes of columns, in the metric of the penalty, that costs a gram matrix half of its digits.
@@ -37,6 +37,17 @@ def needs_rows(problem: Dual, rows: Rows) -> bool:
         parts.append(square if problem.scale is None else square * problem.scale[part])
         moved.append(precision.offset_columns(problem.center[part], square, weight))
     return bool(torch.cat(moved).any()) or _far(torch.cat(parts))
+
+
+def rows_far_apart(rows: Rows) -> bool:
+    """Return `far_apart` of rows of which no matrix was taken, each column about its mean; one wait for a device."""
+    parts = []
+    for part in gram_matrix.column_chunks(rows.X, torch.float64):
+        x = rows.X.detach()[:, part].double()
+        mean = x.mean(0)
+        squares = ((x - mean) ** 2).sum(0)
+        parts.append(torch.where(squares > len(x) * constant_noise(mean), squares, 0))
+    return _far(torch.cat(parts))
 
 
 def _far(squares: Tensor) -> bool:

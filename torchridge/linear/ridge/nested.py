@@ -11,6 +11,7 @@ from torch import Tensor
 from torchridge import _check
 from torchridge.linear.arguments import Options, check_options
 from torchridge.linear.bands.banded import splits_of
+from torchridge.linear.ridge.fits_rows import rows_far_apart
 from torchridge.linear.ridge.ridge_cv import ridge_cv
 from torchridge.linear.types import CV, Groups
 from torchridge.solvers.device import sent
@@ -154,11 +155,11 @@ class _Outer:
 
 
 def _one_kernel(rows: Rows, options: Options) -> bool:
-    """Whether one kernel serves all folds, and is the smaller one."""
+    """Whether one kernel serves all folds: it is the smaller one, and holds the digits of every column."""
     if options.kernel == "precomputed":
         return False
     plain = not options.standardize and options.penalty_factors is None and options.prior is None
-    return plain and rows.X.shape[0] < rows.X.shape[1]
+    return plain and rows.X.shape[0] < rows.X.shape[1] and not rows_far_apart(rows)
 
 
 def _kernel(rows: Rows, options: Options) -> Tensor:

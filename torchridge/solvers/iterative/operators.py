@@ -48,6 +48,9 @@ class Operator(Protocol):
     def columns(self, index: Tensor) -> Tensor:
         """Return some columns of X, (n, q), float64."""
 
+    def some_rows(self, count: int) -> Tensor | None:
+        """Return up to `count` rows of X, evenly spaced, float64; None if entries are not at hand."""
+
     def squares(self, weight: Tensor, center: Tensor) -> Tensor:
         """Return Σ_i s_i (x_i − center)², (d, F), for weights s (n, F)."""
 
@@ -113,6 +116,10 @@ class Dense:
         """Return some columns of X."""
         return self.X[:, index].double()
 
+    def some_rows(self, count: int) -> Tensor:
+        """Return some rows of X."""
+        return self.X[:: -(-self.shape[0] // count)].double()
+
     def squares(self, weight: Tensor, center: Tensor) -> Tensor:
         """Return Σ s (x − center)²."""
         out = weight.new_zeros(self.shape[1], weight.shape[1])
@@ -148,6 +155,13 @@ class TwoProducts(ABC):
         unit = torch.zeros(self.shape[1], len(index), dtype=torch.float64, device=self.device)
         unit[index, torch.arange(len(index), device=self.device)] = 1
         return self.matmul(unit)
+
+    def some_rows(self, count: int) -> Tensor | None:
+        """Return some rows of X, from products with unit vectors."""
+        index = torch.arange(0, self.shape[0], -(-self.shape[0] // count), device=self.device)
+        unit = torch.zeros(self.shape[0], len(index), dtype=torch.float64, device=self.device)
+        unit[index, torch.arange(len(index), device=self.device)] = 1
+        return self.rmatmul(unit).mT
 
 
 class LinearOperator(TwoProducts):
@@ -211,6 +225,9 @@ class LinearOperator(TwoProducts):
     def rmatmul(self, r: Tensor) -> Tensor:
         """Return Xᵀ r."""
         return self._product(self._rmatmul, r, self.shape[1], "rmatmul")
+
+    def some_rows(self, count: int) -> None:
+        """Return None: products are dear, and need not be exact."""
 
     def squares(self, weight: Tensor, center: Tensor) -> Tensor:
         """Raise: products do not tell the size of an entry.

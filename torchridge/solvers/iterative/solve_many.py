@@ -146,13 +146,23 @@ def ratio(size: Tensor, of: Tensor) -> Tensor:
     return torch.where(of > 0, size / of, torch.zeros_like(size))
 
 
+def relative(form: Design, residual: Tensor, rhs: Tensor, size: Tensor, columns: Columns) -> Tensor:
+    """Return relative residuals of the gradient, (c,): if features are far apart, the worse of that and of one size."""
+    plain = ratio(norm(residual), size)
+    if form.spread is None:
+        return plain
+    own = (design.spread_of(form, columns.part) + columns.alpha).sqrt()
+    own = torch.where(own > 0, own, 1)
+    return torch.maximum(plain, ratio(norm(residual / own), norm(rhs / own)))
+
+
 def _primal(form: Design, system: System, y: Tensor, columns: Columns, rule: Rule) -> tuple[Tensor, Solved]:
     rhs = design.backward(form, design.weigh(form, y, columns.part), columns.part)
     size = norm(rhs)
 
     def measure(u: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
         residual = rhs[:, at] - system.product(u, at) - columns.alpha[at] * u
-        return residual, ratio(norm(residual), size[at])
+        return residual, relative(form, residual, rhs[:, at], size[at], columns.at(at))
 
     solved = conjugate_gradients.solve(system, rhs, measure, rule.tol, rule.max_iter, 0.9 * rule.tol * size)
     return design.penalized(form, solved.solution, columns.part), solved
@@ -161,13 +171,14 @@ def _primal(form: Design, system: System, y: Tensor, columns: Columns, rule: Rul
 def _dual(form: Design, system: System, y: Tensor, columns: Columns, rule: Rule) -> tuple[Tensor, Solved]:
     part = columns.part
     rhs = design.weigh(form, y, part, root=True)
-    size = norm(design.backward(form, design.weigh(form, y, part), part))
+    right = design.backward(form, design.weigh(form, y, part), part)
+    size = norm(right)
 
     def measure(z: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
         image = system.product(z, at)
         residual = rhs[:, at] - image - columns.alpha[at] * z
         gradient = design.backward(form, design.weigh(form, residual, part[at], root=True), part[at])
-        return residual, ratio(norm(gradient), size[at])
+        return residual, relative(form, gradient, right[:, at], size[at], columns.at(at))
 
     solved = conjugate_gradients.solve(system, rhs, measure, rule.tol, rule.max_iter, _EARLY * rule.tol * norm(rhs))
     u = design.backward(form, design.weigh(form, solved.solution, part, root=True), part)

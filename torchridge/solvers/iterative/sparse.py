@@ -78,6 +78,10 @@ class SparseArray:
         """Return some columns of X."""
         return torch.from_numpy(self.X[:, index.numpy()].toarray()).double()
 
+    def some_rows(self, count: int) -> Tensor:
+        """Return some rows of X."""
+        return torch.from_numpy(self.X[:: -(-self.shape[0] // count)].toarray().astype("f8"))
+
     def outer(self, out: Tensor) -> None:
         """Write X Xᵀ, (n, n), a run of rows at a time."""
         X = self.double().X

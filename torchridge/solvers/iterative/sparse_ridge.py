@@ -73,7 +73,7 @@ def gram_pays(n: int, d: int, entries: int) -> bool:
 def applies(X: Operator, form: Design, per_target: bool) -> bool:
     """Whether a problem is of this kind."""
     sparse = isinstance(X, (SparseArray, SparseTensor))
-    return sparse and form.scale is None and form.sets == 1 and not per_target
+    return sparse and form.plain and form.spread is None and form.sets == 1 and not per_target
 
 
 def solve(form: Design, y: Tensor, alphas: Tensor, rule: Rule, intercept: bool) -> Solved | None:
@@ -95,6 +95,7 @@ def solve(form: Design, y: Tensor, alphas: Tensor, rule: Rule, intercept: bool) 
         return None
     parts = part.repeat(L)
     weight = design.backward(form, design.weigh(form, z, parts, root=True), parts) if form.dual else z
+    weight = design.penalized(form, weight, parts)
     weight, bias = design.completed(form, weight, fixed.repeat(1, L), parts, intercept)
     return Solved(weight, bias, error, steps)
 

@@ -4,7 +4,7 @@ Everything that would fill a sparse matrix, or copy a dense one, is a correction
 penalty factors p and the columns Z that are not penalized (a column of ones for the intercept, and the features of
 p = 0), the standard form is
 
-    A = √S (X − Z Γᵀ) diag(e),    e_j = 1/√p_j, or 0 for a feature of Z,    Γᵀ = (Zᵀ S Z)⁻¹ Zᵀ S X,
+    A = √S (X − Z Γᵀ) diag(e),    e_j = 1/√p_j, or 0 for a feature of Z or a constant one,    Γᵀ = (Zᵀ S Z)⁻¹ Zᵀ S X,
 
 and (AᵀA + αI) u = Aᵀ √S (y − Z η) has w = e ∘ u, η likewise the coefficients of y on Z. Several sets of weights (the
 training parts of folds) share one X: column c of a block belongs to set `part[c]`, and one product serves all.
@@ -17,9 +17,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torchridge.solvers.iterative.operators import Operator
+from torchridge.solvers.iterative.operators import Dense, LinearOperator, Operator
 from torchridge.solvers.iterative.sketch_rank import choose_dual
 from torchridge.solvers.least_squares.objective import Objective
+
+# Rows that tell which features may be constant, and columns of those that are read at once.
+_FIRST, _AT_ONCE = 4, 64
+
+# Rows that tell the sizes of features, and a ratio of these from which a residual hides that of the small ones.
+_SAMPLE, _NUMBERS, _FAR = 256, 2**22, 1e4
 
 
 class Design(NamedTuple):
@@ -33,6 +39,8 @@ class Design(NamedTuple):
     inverse: Tensor  # (Zᵀ S Z)⁻¹, (F, q, q)
     total: Tensor  # Σ s, (F,)
     free: Tensor  # features of p = 0, their numbers
+    spread: Tensor | None = None  # about Σ x² of each feature about its mean, (d, 1), if they differ by many decades
+    plain: bool = True  # whether e is one but for constant features, where it is zero
 
     @property
     def sets(self) -> int:
@@ -65,7 +73,9 @@ def design(X: Operator, weight: Tensor | None, objective: Objective) -> Design:
     if q:
         sums = X.rmatmul((fixed[:, :, None] * every[:, None, :]).reshape(n, q * sets)).reshape(d, q, sets)
         slopes = torch.einsum("fqr,drf->qdf", inverse, sums).contiguous()
-    return Design(X, weight, _scale(X, every, objective, free), fixed, slopes, inverse, total, free)
+    scale = _scale(X, every, objective, free)
+    plain = objective.penalty is None and not objective.standardize
+    return Design(X, weight, scale, fixed, slopes, inverse, total, free, _spread(X, objective), plain)
 
 
 def _fixed(X: Operator, intercept: bool, free: Tensor) -> Tensor:
@@ -81,11 +91,44 @@ def _scale(X: Operator, weight: Tensor, objective: Objective, free: Tensor) -> T
     if objective.standardize:
         variance = _variance(X, weight)
         penalty = variance if penalty is None else penalty * variance
-    if penalty is None:
+    constant = _constant(X) if objective.intercept else free[:0]
+    if penalty is None and not len(constant):
         return None
-    scale = penalty.rsqrt()
+    scale = weight.new_ones(X.shape[1], 1) if penalty is None else penalty.rsqrt()
     scale[free] = 0
+    scale[constant] = 0
     return scale
+
+
+def _spread(X: Operator, objective: Objective) -> Tensor | None:
+    """Return Σ x² of each feature about its mean, (d, 1); None unless they are far apart.
+
+    Dense ones come from a sample of the rows.
+    """
+    (n, d), one = X.shape, torch.ones(X.shape[0], 1, dtype=torch.float64, device=X.device)
+    if isinstance(X, LinearOperator):
+        return None
+    if isinstance(X, Dense):
+        some = X.some_rows(max(_FIRST, min(_SAMPLE, _NUMBERS // d)))
+        mean = some.mean(0)
+        squares = ((some - mean * int(objective.intercept)) ** 2).mean(0) * n
+    else:
+        mean = X.rmatmul(one)[:, 0] / n
+        squares = X.squares(one, mean * int(objective.intercept))[:, 0]
+    seen = squares > n * 1e2 * torch.finfo(torch.float64).eps * mean**2
+    if not bool(seen.any()) or not bool(squares[seen].amax() > _FAR**2 * squares[seen].amin()):
+        return None
+    return torch.where(seen, squares, squares[seen].amin())[:, None]
+
+
+def _constant(X: Operator) -> Tensor:
+    """Return the features that an intercept makes zero: what rounding leaves of them is no signal."""
+    first = X.some_rows(_FIRST)
+    if first is None:
+        return torch.zeros(0, dtype=torch.int64, device=X.device)
+    likely = ((first == first[0]) & (first[0] != 0)).all(0).nonzero()[:, 0]
+    parts = [part[(X.columns(part) == first[0, part]).all(0)] for part in torch.split(likely, _AT_ONCE)]
+    return torch.cat([likely[:0], *parts])
 
 
 def _variance(X: Operator, weight: Tensor) -> Tensor:
@@ -201,6 +244,12 @@ def backward(form: Design, r: Tensor, part: Tensor) -> Tensor:
     if form.fixed.shape[1]:
         out -= _against(form, form.fixed.T @ r, part)
     return _scaled(form, out, part)
+
+
+def spread_of(form: Design, part: Tensor) -> Tensor:
+    """Return about what Σ of squares each column of A has, (d, c)."""
+    assert form.spread is not None
+    return form.spread if form.scale is None else form.spread * _of(form.scale, part) ** 2
 
 
 def penalized(form: Design, u: Tensor, part: Tensor) -> Tensor:

@@ -162,7 +162,7 @@ class _Search:
             grid = grid[first : int(near.max()) + 3]
         some = slice(None) if targets is None else sent(targets, device)
         scorer = self.candidate(sent(share.log(), device), some, torch.float32).scorer
-        found = scorer.scores(SCORES["mse"], grid).mean(0).double().cpu()  # (L, m)
+        found = scorer.by_kernels(SCORES["mse"], grid).mean(0).double().cpu()  # (L, m)
         least, index = found.amin(0), _strongest_best(found, grid)
         inside = index.clamp(1, len(found) - 2)
         below, at, above = (found.gather(0, (inside + i)[None])[0] for i in (-1, 0, 1))
@@ -228,7 +228,7 @@ class _Search:
                 continue
             alpha = self.strengths_at(torch.unique(explored.place[targets]))
             candidate = self.candidate(share.to(device), sent(targets, device))
-            losses = candidate.scorer.scores(SCORES["mse"], alpha).mean(0)  # (L, m)
+            losses = candidate.scorer.by_kernels(SCORES["mse"], alpha).mean(0)  # (L, m)
             best = alpha[_strongest_best(losses, alpha)].to(device)
             self._fit(found, candidate, sent(targets, device), best, losses.amin(0))
         return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,6 +31,21 @@ KEPT = 1e-3
 _FEW_NUMBERS = 2**12
 
 
+class Side(NamedTuple):
+    """The problem of one training part, diagonalized, and how its held-out rows see it."""
+
+    eigvals: Tensor  # (m,)
+    basis: Tensor  # (n_T, m)
+    seen: Tensor  # (f, m)
+    fixed: Tensor | None  # (f, n_T) N
+    condition: float  # of what is not penalized, columns at one size, squared
+    norm: Tensor  # () trace of the gram matrix from which that is eliminated
+
+    def left(self, weakest: float) -> float:
+        """Return the condition of the elimination at a strength: of free features, and of what is left of others."""
+        return max(self.condition, float((self.norm + weakest) / (self.eigvals.amin() + weakest).clamp_min(1e-300)))
+
+
 def splits_by_rows(rows: Rows, splits: list[Split], objective: Objective, alpha: Tensor, known: Precision) -> Tensor:
     """Return mean squared errors (K, L, t) from an orthogonal factor of the rows of every training part."""
     scores, worst = [], 1.0
@@ -38,8 +54,26 @@ def splits_by_rows(rows: Rows, splits: list[Split], objective: Objective, alpha:
         squares, spread = estimates.heldout_squares(tri, rows, held, alpha)
         scores.append(squares / weight_of(rows, held))
         worst = max(worst, float(spread.amax()))
-    known.note(torch.finfo(alpha.dtype).eps * worst, f"scores from the rows: condition {worst**2:.1e}")
+    _note(known, alpha, worst)
     return torch.stack(scores)
+
+
+def scores_by_rows(
+    rows: Rows, splits: list[Split], objective: Objective, score: Score, alpha: Tensor, known: Precision
+) -> Tensor:
+    """Return a score of held-out predictions, (K, L, t), from an orthogonal factor of the rows of every part."""
+    scores, worst = [], 1.0
+    for train, held in splits:
+        tri = factor.triangle(take(rows, train), objective)
+        found, spread = estimates.heldout_score(tri, rows, held, score, alpha)
+        scores.append(found)
+        worst = max(worst, float(spread.amax()))
+    _note(known, alpha, worst)
+    return torch.stack(scores)
+
+
+def _note(known: Precision, alpha: Tensor, worst: float) -> None:
+    known.note(torch.finfo(alpha.dtype).eps * worst, f"scores from the rows: condition {worst**2:.1e}")
 
 
 def bearable(rows: Rows) -> float:
@@ -155,6 +189,10 @@ class WholeDual(AllRows):
 
     def scores(self, score: Score, alpha: Tensor) -> Tensor:
         """Return a score of leave-one-out predictions, (1, L, t)."""
+        tri = self.careful(alpha.to(self.like))
+        if tri is not None:
+            lost = self.precision.lost
+            return whole_rows.score_left_out(score, tri, self.rows, self.objective, alpha.to(self.like), lost)
         root, every = self.problem.root, slice(0, len(self.rows.y))
         each = self._errors(alpha.to(self.like))
         runs = ((every, part, e if root is None else e / root[:, None, None]) for part, e in each)

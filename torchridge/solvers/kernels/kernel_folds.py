@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,7 +24,7 @@ from torchridge.solvers import algebra
 from torchridge.solvers.device import sent
 from torchridge.solvers.kernels import complement, gram_matrix
 from torchridge.solvers.kernels.dual import Dual
-from torchridge.solvers.kernels.few_rows import KEPT, bearable, free_condition, splits_by_rows
+from torchridge.solvers.kernels.few_rows import KEPT, Side, bearable, free_condition, scores_by_rows, splits_by_rows
 from torchridge.solvers.kernels.gram_matrix import Kernel
 from torchridge.solvers.kernels.shared_strengths import Shared, shared
 from torchridge.solvers.least_squares import spectral, target_scores
@@ -47,21 +46,6 @@ _CAREFUL = 2**27
 
 # Memory of the operators of a fold at several strengths while they are made.
 OPERATOR_BYTES = 8 * 2**20
-
-
-class Side(NamedTuple):
-    """The problem of one training part, diagonalized, and how its held-out rows see it."""
-
-    eigvals: Tensor  # (m,)
-    basis: Tensor  # (n_T, m)
-    seen: Tensor  # (f, m)
-    fixed: Tensor | None  # (f, n_T) N
-    condition: float  # of what is not penalized, columns at one size, squared
-    norm: Tensor  # () trace of the gram matrix from which that is eliminated
-
-    def left(self, weakest: float) -> float:
-        """Return the condition of the elimination at a strength: of free features, and of what is left of others."""
-        return max(self.condition, float((self.norm + weakest) / (self.eigvals.amin() + weakest).clamp_min(1e-300)))
 
 
 @dataclass(frozen=True)
@@ -93,9 +77,9 @@ class KernelFolds:
         if not self._held(alpha):
             return splits_by_rows(self.rows, self.splits, self.objective, sent(alpha, self.like), self.precision)
         score = SCORES["mse"]
-        found = self.scores(score, alpha)
+        found = self.by_kernels(score, alpha)
         if bool((found < _NEARLY_PERFECT * self.variances()[:, None]).any()):
-            return self.scores(score, alpha, combined=False)
+            return self.by_kernels(score, alpha, combined=False)
         return found
 
     def _held(self, alpha: Tensor) -> bool:
@@ -133,8 +117,14 @@ class KernelFolds:
             parts.append(torch.cat(pieces))
         return torch.stack(parts)
 
-    def scores(self, score: Score, alpha: Tensor, combined: bool = True) -> Tensor:
+    def scores(self, score: Score, alpha: Tensor) -> Tensor:
         """Return a score of held-out predictions, (K, L, t), of strengths (L,)."""
+        if self._held(alpha):
+            return self.by_kernels(score, alpha)
+        return scores_by_rows(self.rows, self.splits, self.objective, score, sent(alpha, self.like), self.precision)
+
+    def by_kernels(self, score: Score, alpha: Tensor, combined: bool = True) -> Tensor:
+        """Return the same from the gram matrices, whatever digits these hold."""
         found = torch.empty(len(self.splits), len(alpha), self.rows.y.shape[1], dtype=self.dtype, device=self._device)
         for k, part, error, y in self.errors(alpha, combined):
             found[k, :, part] = score(error, y, self._weight(self.splits[k][1]))

@@ -184,6 +184,8 @@ class FoldMoments:
         """Return a score of predictions and held-out targets that follows from products, (K, L, t)."""
         assert isinstance(score, ProductsScore)
         self._check_finite()
+        if not self.held_by_gram(alpha):
+            return torch.stack([self._careful_score(k, score, alpha.to(self.like)) for k in range(len(self.train))])
         each = scoring.heldout_products(self.spectra, list(self._host_eigvals), self.held, alpha.detach().cpu())
         found = []
         for seen, (linear, own) in zip(self.held, each, strict=True):
@@ -191,6 +193,19 @@ class FoldMoments:
             score_of_fold = score.of(linear / seen.weight, spread, seen.yy / seen.weight)
             found.append(score.masked(score_of_fold, seen.yy > 0))
         return torch.stack(found)
+
+    def _careful_score(self, k: int, score: ProductsScore, alpha: Tensor) -> Tensor:
+        """Return the score of held-out part k, (L, t)."""
+        tri = self.careful(k, alpha)
+        if self.rows is not None and self.held_rows is not None:
+            return estimates.heldout_score(tri, self.rows, self.held_rows[k].to(self.like.device), score, alpha)[0]
+        seen, found = self.held[k], []
+        for some in roots.at_once(tri, alpha):
+            w = estimates.weights(tri, roots.roots(tri, some), some)  # (d, L, t)
+            linear, own = (w * seen.cross[:, None]).sum(0), (w * (seen.gram @ w.flatten(1)).view_as(w)).sum(0)
+            spread = above_noise(own, seen.yy) / seen.weight
+            found.append(score.of(linear / seen.weight, spread, seen.yy / seen.weight))
+        return score.masked(torch.cat(found), seen.yy > 0)
 
     def variances(self) -> Tensor:
         """Return yy / Σ s of the held-out parts, (K, t)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Protocol
@@ -157,10 +158,23 @@ class Whole(AllRows):
     def scores(self, score: Score, alpha: Tensor) -> Tensor:
         """Return a score of leave-one-out predictions, (1, L, t)."""
         assert self.rows is not None
-        alpha, every = alpha.to(self.like), slice(0, self.rows.y.shape[1])
-        each = scoring.leave_one_out_residuals(self.spectrum, self.block, self.objective, self.rows, alpha)
-        runs = ((part, every, error) for part, error, _ in each)
-        return of_left_out(score, self.rows.y, self.rows.sample_weight, len(alpha), runs)
+        alpha = alpha.to(self.like)
+        tri = self.careful(alpha)
+        if tri is not None:
+            return whole_rows.score_left_out(score, tri, self.rows, self.objective, alpha, self.precision.lost)
+        return of_left_out(score, self.rows.y, self.rows.sample_weight, len(alpha), self._errors(self.rows, alpha))
+
+    def _errors(self, rows: Rows, alpha: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
+        """Yield runs of rows, all targets, and leave-one-out residuals (run, L, t)."""
+        least = whole_rows.tiny(self.precision.lost)
+        for part, error, left in scoring.leave_one_out_residuals(
+            self.spectrum, self.block, self.objective, rows, alpha
+        ):
+            few = (left.amin(1) < least).nonzero()[:, 0]
+            if len(few):
+                again = whole_rows.refitted_errors(rows, few + part.start, rows, self.objective, alpha.double())
+                error[few] = again.to(error)
+            yield part, slice(0, rows.y.shape[1]), error
 
     def variances(self) -> Tensor | None:
         """Only leave-one-out holds targets out."""

@@ -56,7 +56,9 @@ def spectra(systems: list[System]) -> list[Spectrum]:
         return [spectrum(s) for s in systems]
     roots = [None if s.penalty is None else s.penalty.rsqrt() for s in systems]
     grams = [s.gram if r is None else s.gram * r[:, None] * r for s, r in zip(systems, roots, strict=True)]
-    eigvals, vectors = torch.linalg.eigh(torch.stack(grams))
+    stacked = torch.stack(grams)
+    eigvals, vectors = torch.linalg.eigh(stacked)
+    vectors = _varying(stacked, vectors)
     result = []
     for values, transform, s, root in zip(eigvals.clamp_min(0), vectors, systems, roots, strict=True):
         transform = transform if root is None else transform * root[:, None]
@@ -67,11 +69,15 @@ def spectra(systems: list[System]) -> list[Spectrum]:
 def _diagonalize(gram: Tensor, penalty: Tensor | None) -> tuple[Tensor, Tensor]:
     if penalty is None:
         eigvals, transform = torch.linalg.eigh(gram)
-    else:
-        root = penalty.rsqrt()
-        eigvals, transform = torch.linalg.eigh(gram * root[:, None] * root)
-        transform = transform * root[:, None]
-    return eigvals.clamp_min(0), transform
+        return eigvals.clamp_min(0), _varying(gram, transform)
+    root = penalty.rsqrt()
+    eigvals, transform = torch.linalg.eigh(gram * root[:, None] * root)
+    return eigvals.clamp_min(0), _varying(gram, transform) * root[:, None]
+
+
+def _varying(gram: Tensor, vectors: Tensor) -> Tensor:
+    """Return eigenvectors (..., d, m) with exact zeros for constant features, whose rounding would have a weight."""
+    return vectors * (gram.diagonal(dim1=-2, dim2=-1) > 0)[..., None]
 
 
 def partial(system: System, weakest: float, most: int) -> Spectrum | None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from torchridge.solvers.least_squares.criteria import Fit
 from torchridge.solvers.least_squares.objective import Objective
+from torchridge.solvers.least_squares.target_scores import Score
 from torchridge.solvers.least_squares.triangle import estimates, factor, roots
 from torchridge.solvers.least_squares.triangle.factor import Triangle
 from torchridge.solvers.moments.parts import take
@@ -75,6 +76,16 @@ def leave_one_out(
         error = error if weight is None else error * weight.detach().to(error)[:, None, None]
         parts.append(error.sum(0))
     return torch.cat(parts) / tri.weight
+
+
+def score_left_out(score: Score, tri: Triangle, rows: Rows, objective: Objective, alpha: Tensor, lost: float) -> Tensor:
+    """Return a score of leave-one-out predictions, (1, L, t)."""
+    y, parts = rows.y.detach().to(tri.rest), []
+    weight = None if rows.sample_weight is None else rows.sample_weight.detach().to(y)
+    for some in torch.tensor_split(alpha, math.ceil(len(alpha) * rows.y.numel() / _ERRORS)):
+        errors = leave_one_out_errors(tri, rows, rows, objective, some, lost)
+        parts.append(score(errors.transpose(0, 1), y, weight))
+    return torch.cat(parts)[None]
 
 
 def leave_one_out_errors(

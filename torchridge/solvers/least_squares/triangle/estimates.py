@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from torchridge.solvers.least_squares.target_scores import Score
 from torchridge.solvers.least_squares.triangle.factor import Roots, Triangle, shrinkage
 from torchridge.solvers.least_squares.triangle.roots import NUMBERS, at_once, roots
 from torchridge.solvers.moments.rows import Rows
@@ -47,7 +48,12 @@ def weights(tri: Triangle, found: Roots, alpha: Tensor) -> Tensor:
 
 def residual_squares(tri: Triangle, v: Tensor) -> Tensor:
     """Return Σ s (y − ŷ)², (L, t), for v of `scaled_weights`."""
-    return ((tri.target - tri.factor @ v) ** 2).sum(1) + tri.rest
+    fitted = tri.factor @ v
+    if tri.right is None:
+        return ((tri.target - fitted) ** 2).sum(1) + tri.rest
+    # Qᵀb of moments has lost eps times the condition of the gram matrix without α, which v has not.
+    yy = (tri.target**2).sum(0) + tri.rest
+    return (yy - 2 * (v * tri.right).sum(1) + (fitted**2).sum(1)).clamp_min(0)
 
 
 def dof(tri: Triangle, found: Roots) -> Tensor:
@@ -88,3 +94,16 @@ def heldout_squares(tri: Triangle, rows: Rows, held: Tensor, alpha: Tensor) -> t
         squares.append(total)
         spread.append(found.spread)
     return torch.cat(squares), torch.cat(spread)
+
+
+def heldout_score(tri: Triangle, rows: Rows, held: Tensor, score: Score, alpha: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a score of the predictions of the rows `held`, (L, t), and the condition of the stacked columns, (L,)."""
+    y, scores, spread = rows.y[held].detach().to(tri.rest), [], []
+    weight = None if rows.sample_weight is None else rows.sample_weight[held].detach().to(tri.rest)
+    each = max(1, NUMBERS // y.numel())
+    for some in (part for run in at_once(tri, alpha) for part in torch.split(run, each)):
+        found = roots(tri, some)
+        errors = torch.cat([error for _, error in residuals(tri, rows, held, weights(tri, found, some))])
+        scores.append(score(errors.transpose(0, 1), y, weight))
+        spread.append(found.spread)
+    return torch.cat(scores), torch.cat(spread)

@@ -18,7 +18,7 @@ class Triangle(NamedTuple):
 
     factor: Tensor  # (r, d) R, columns of norm one, or zero for a constant feature
     target: Tensor  # (r, t) Qᵀ b
-    rest: Tensor  # (t,) squares of b outside the span of A
+    rest: Tensor  # (t,) squares of b outside the span of A: those of b less those of Qᵀ b
     size: Tensor  # (d,) D, one for a constant feature
     penalty: Tensor  # (d,) p
     prior: Tensor | None  # (d, t)
@@ -102,7 +102,7 @@ def triangle_of(block: Block, objective: Objective) -> Triangle:
     kept = eigvals > max(len(eigvals), 10) * torch.finfo(eigvals.dtype).eps * eigvals[-1].clamp_min(1e-300)
     root = eigvals.clamp_min(0).sqrt()
     target = (vectors.mT @ (problem.cross / size[:, None])) * torch.where(kept, 1 / root, 0)[:, None]
-    rest = (problem.yy - (target**2).sum(0)).clamp_min(0)
+    rest = problem.yy - (target**2).sum(0)  # of nothing left, rounding of either sign
     penalty = torch.ones_like(size) if problem.penalty is None else problem.penalty
     center, target_center = (
         torch.stack([a if objective.intercept else a * 0, a * 0]) for a in (block.mean_x, block.mean_y)

@@ -10,6 +10,9 @@ from torchridge.solvers.least_squares.triangle.factor import Roots, Triangle
 # Entries of a unit vector of a null space that are rounding.
 _NOISE = 1e-13
 
+# The least pivot whose rounding is told from entries of a null space.
+_LEAST_PIVOT = 1e-6
+
 # Share of a unit vector in the penalized features, above the rounding of one that has none.
 _SEEN = 1e-10
 
@@ -49,12 +52,23 @@ def _least(root: Tensor, null: Tensor, space: Tensor) -> tuple[Tensor, Tensor]:
     Large rows first, each with one direction more of the null space: else small ones lose their digits to them.
     """
     order = root.argsort(descending=True)
-    echelon = torch.linalg.qr(null[order].mT)[1].mT
-    null = torch.where(echelon.abs() > _NOISE, echelon, 0)[order.argsort()]
+    null = _echelon(null[order])[order.argsort()]
     outer, upper = torch.linalg.qr((root[:, None] * null)[order])
     outer = outer[order.argsort()]
     solved = torch.linalg.solve_triangular(upper, outer.mT @ (root[:, None] * space), upper=True)
     return space - null @ solved, outer
+
+
+def _echelon(null: Tensor) -> Tensor:
+    """Return a basis of the columns `null`, each with one leading zero more, rounding taken for zero.
+
+    A direction is known up to the rounding of those before it over their smallest pivot.
+    """
+    echelon = torch.linalg.qr(null.mT)[1].mT
+    pivots = echelon.diagonal().abs()
+    pivots = torch.where(pivots > _NOISE, pivots, 1).cummin(0).values
+    before = torch.cat([pivots.new_ones(1), pivots])[: echelon.shape[1]].clamp_min(_LEAST_PIVOT)
+    return torch.where(echelon.abs() > _NOISE / before, echelon, 0)
 
 
 def _split(null: Tensor, penalized: Tensor) -> tuple[Tensor, Tensor]:

@@ -28,8 +28,9 @@ _SINGULAR = 1e14
 # Condition of stacked columns from which dependent features are taken for what they are; the second from moments.
 _DEPENDENT, _DEPENDENT_MOMENTS = 1e2, 1e7
 
-# The same from which the penalty of dependent features is too weak to choose between solutions.
-_WEAK = 1e8
+# The same from which the penalty of dependent features is too weak to choose between solutions: eps times its square is
+# the error.
+_WEAK = 1e7
 
 
 def at_once(tri: Triangle, alpha: Tensor) -> list[Tensor]:
