@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from shared_answers import FOLDER
 
 from pretended_cuda.build import Unavailable, library
 from pretended_cuda.install import installed
@@ -55,6 +56,7 @@ class Process:
         self.reports: dict[str, list[pytest.TestReport]] = {}
         self.finished: set[str] = set()
         self.folder = tempfile.TemporaryDirectory(prefix="pretended_cuda_")
+        os.environ[FOLDER] = self.folder.name
         self._start()
 
     def _start(self) -> None:
@@ -124,6 +126,7 @@ class Process:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
+        os.environ.pop(FOLDER, None)
         self.folder.cleanup()
 
 
