@@ -240,6 +240,11 @@ def measured() -> list[list[str]]:
 
 
 @table
+def gpu() -> list[list[str]]:
+    return timings.gpu()
+
+
+@table
 def machines() -> list[list[str]]:
     return timings.machines()
 

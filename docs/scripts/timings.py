@@ -65,11 +65,35 @@ ROWS = [
         SK + "Ridge(solver='sparse_cg')", False),
 ]  # fmt: skip
 
+# What `cuda.py` kept of a GPU: all in one file.
+KERNEL = "himalaya KernelRidgeCV"
+GPU = [
+    *(Row(f"a strength for each target, {shape} float32, with predictions", "device", ("targets", key),
+          "ridge_cv and predict", KERNEL)
+      for shape, key in (("(600, 20000, 2000)", "600x20000x2000"), ("(600, 40000, 8000)", "600x40000x8000"),
+                         ("(2000, 40000, 40000)", "2000x40000x40000"))),
+    Row("the last, solved in float32 as the peer does", "device", ("targets", "2000x40000x40000"),
+        "ridge_cv and predict, float32", KERNEL),
+    *(Row(f"Gram matrix in float64, (65536, 4096) {rows}", "device", ("products", rows),
+          "Moments().update, summed in float64", "one product, float64")
+      for rows in ("float64", "float32", "bfloat16")),
+    *(Row(f"5 folds × 100 strengths, (1000000, 4096, 1000) {rows}", "device", (f"folds_{rows}",), GRAM,
+          f"one product, {rows}")
+      for rows in ("float32", "bfloat16")),
+    *(Row(f"{tasks} tasks of ({n}, {d}), 5 targets, forward and backward", "device", ("batches", f"{tasks}x{n}x{d}"),
+          "ridge, forward and backward", "by hand, forward and backward")
+      for tasks, n, d in ((64, 25, 64), (64, 25, 640), (256, 5, 640), (4096, 25, 64))),
+    Row("logistic, 20 strengths, (100000, 1024), 10 classes", "device", ("logistic_path",), "logistic, 20 strengths",
+        "its products, one by one"),
+    Row("ridge probes of 4 layers of width 768, with the forward pass", "device", ("probes",), "probe_layers, ridge",
+        "forward pass alone"),
+]  # fmt: skip
+
 
 @cache
 def results(name: str) -> dict[str, Any]:
-    """What a benchmark kept, on the CPU."""
-    path = RESULTS / f"{name}-cpu.json"
+    """What a benchmark kept, on the CPU; of "device", on CUDA."""
+    path = RESULTS / f"{name}-{'cuda' if name == 'device' else 'cpu'}.json"
     content: dict[str, Any] = json.loads((path if path.exists() else RESULTS / f"{name}.json").read_text())
     return content
 
@@ -77,12 +101,8 @@ def results(name: str) -> dict[str, Any]:
 def pairs() -> Iterator[tuple[Row, float, float]]:
     """Every row with our seconds and the peer's, of the benchmarks that have kept a file."""
     for row in ROWS:
-        if not (RESULTS / f"{row.file}-cpu.json").exists():
-            continue
-        found: Any = results(row.file)["results"]
-        for key in row.place:
-            found = found[key]
-        yield row, found["seconds"][row.ours], found["seconds"][row.peer]
+        if (RESULTS / f"{row.file}-cpu.json").exists():
+            yield row, *_pair(row)
     for key, label in (("default", "SGD"), ("foreach", "SGD(foreach=True)")):
         found = results("penalty")["once_per_step"][key]
         row = Row("penalty once per step, 27 M weights, what it adds", "penalty", (key,), "penalize_step",
@@ -91,6 +111,13 @@ def pairs() -> Iterator[tuple[Row, float, float]]:
     found = results("penalty")["in_the_loss"]
     row = Row("penalty in the loss, 27 M weights, with its gradient", "penalty", (), "penalty", "plain sum of squares")
     yield row, found["penalty_ms"] / 1e3, found["plain_sum_of_squares_ms"] / 1e3
+
+
+def _pair(row: Row) -> tuple[float, float]:
+    found: Any = results(row.file)["results"]
+    for key in row.place:
+        found = found[key]
+    return found["seconds"][row.ours], found["seconds"][row.peer]
 
 
 def ratios() -> list[list[str]]:
@@ -106,6 +133,15 @@ def measured() -> list[list[str]]:
         [row.work, _seconds(a), f"`{row.peer}`", _seconds(b), _times(b / a), f"`benchmarks/{row.file}.py`"]
         for row, a, b in pairs()
     ]
+
+
+def gpu() -> list[list[str]]:
+    """The same on a GPU."""
+    rows = [["work", "here, s", "peer", "peer, s", "times faster"]]
+    for row in GPU:
+        a, b = _pair(row)
+        rows.append([row.work, _seconds(a), f"`{row.peer}`", _seconds(b), _times(b / a)])
+    return rows
 
 
 def machines() -> list[list[str]]:

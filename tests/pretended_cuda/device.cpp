@@ -318,8 +318,10 @@ struct Call {
   void count_copy(const Tensor& self, const Tensor& src) const {
     if (on_host(self) && on_device(src)) {
       if (!flag("non_blocking") || !is_pinned(self)) note(kWait, "copy to the host");
-    } else if (on_device(self) && on_host(src) && src.numel() > 0 && !is_pinned(src)) {
-      note(kUpload, "copy to the device");
+    } else if (on_device(self) && on_host(src) && src.numel() > 0) {
+      // CUDA stages what does not block, and goes on.
+      if (!flag("non_blocking")) note(kWait, "copy to the device");
+      else if (!is_pinned(src)) note(kUpload, "copy to the device");
     }
   }
 
@@ -334,7 +336,7 @@ struct Call {
       bool mask = index->scalar_type() == at::kBool || index->scalar_type() == at::kByte;
       masks += mask;
       only_masks = only_masks && mask;
-      if (on_host(*index) && index->numel() > 0 && !is_pinned(*index)) note(kUpload, name);
+      if (on_host(*index) && index->numel() > 0) note(kWait, name + " of the host's places");
     }
     // One value written under one mask is a masked fill, which waits for nothing.
     bool fill = given("values") && argument("values")->toTensor().numel() == 1 && only_masks && masks == 1 &&

@@ -55,6 +55,8 @@ class HostWaits:
 # Modules whose frames say nothing about who asked.
 _BETWEEN = ("torch.", "warnings", "pretended_cuda.waits", "pretended_cuda.install")
 
+_SYNCHRONIZED = "called a synchronizing"  # what torch warns of at each; that the mode is a prototype it says once
+
 _open: list[HostWaits] = []
 _lock = threading.Lock()
 _keep: list[Any] = []  # callbacks that C++ holds
@@ -88,13 +90,13 @@ def _warned(waits: HostWaits) -> Iterator[None]:
     before, showwarning = torch.cuda.get_sync_debug_mode(), warnings.showwarning
 
     def record(message: Warning | str, *rest: Any, **options: Any) -> None:
-        if "synchronizing" in str(message):
+        if str(message).startswith(_SYNCHRONIZED):
             waits.waits.append(Wait("synchronizing operation", _place(sys._getframe(1))))
         else:
             showwarning(message, *rest, **options)
 
     with warnings.catch_warnings():
-        warnings.filterwarnings("always", message=".*synchronizing.*")
+        warnings.filterwarnings("always", message=_SYNCHRONIZED)
         warnings.showwarning = record
         torch.cuda.set_sync_debug_mode("warn")
         try:

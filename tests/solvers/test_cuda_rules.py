@@ -1,4 +1,4 @@
-"""What only CUDA devices choose, held to its oracles on the CPU: sliced products and folds scored at nodes."""
+"""What only CUDA devices choose, held to its oracles on the CPU: sliced products."""
 
 import pytest
 import torch
@@ -7,7 +7,6 @@ from pretended_cuda.marks import on_cuda
 
 from torchridge import Moments, ridge_cv
 from torchridge.solvers import device as rules
-from torchridge.solvers.least_squares import nodes
 from torchridge.solvers.moments import float_slices as sliced
 
 pytestmark = pytest.mark.filterwarnings("ignore::torchridge.TorchridgeWarning")
@@ -63,73 +62,8 @@ def test_the_rule_slices_only_where_double_precision_is_slow(monkeypatch: pytest
         assert rules.slices(torch.device("cpu"), torch.bfloat16, torch.float64) == 0
 
 
-@pytest.mark.parametrize("decades", [0.0, 1.0, 2.0, 4.0, 6.0, 8.0])
-def test_nodes_give_every_shrinkage_factor(decades: float) -> None:
-    alpha = torch.logspace(-1, -1 + decades, 100, dtype=torch.float64)
-    chosen = nodes.nodes(alpha, 72)
-    assert chosen is not None and len(chosen.alpha) <= 4 + 8.5 * max(decades, 1.5)
-    s = torch.cat([torch.zeros(1), torch.logspace(-12, 15, 3001)]).double()[:, None]
-    got = (0.1 + s) / (chosen.alpha + s) @ chosen.mix
-    assert float((got - (0.1 + s) / (alpha + s)).abs().max()) <= 2 * rules.NODE_TOLERANCE
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"standardize": True},
-        {"fit_intercept": False},
-        {"penalty_factors": torch.linspace(0.5, 2, 40, dtype=torch.float64)},
-        {"prior": torch.linspace(-1, 1, 120, dtype=torch.float64).reshape(3, 40)},
-        {"alpha_per_target": True},
-    ],
-)
-@pytest.mark.parametrize("n", [400, 60])
-def test_folds_scored_at_nodes_are_those_of_eigenvectors(
-    options: dict[str, object], n: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    g = torch.Generator().manual_seed(1)
-    X = torch.randn(n, 40, generator=g, dtype=torch.float64) * torch.logspace(0, 2, 40, dtype=torch.float64) + 5
-    y = X[:, :3] + 40 * torch.randn(n, 3, generator=g, dtype=torch.float64)
-    ids, alphas = torch.arange(n) % 5, torch.logspace(0, 4, 100, dtype=torch.float64)
-    moments = Moments().update(X, y, fold=ids)
-    want = ridge_cv(moments, alphas=alphas, **options)
-    calls: list[int] = []
-
-    def many(device: torch.device, d: int) -> int:
-        calls.append(d)
-        return 72
-
-    def never(*_: object) -> None:
-        raise AssertionError("an eigendecomposition of a fold")
-
-    monkeypatch.setattr(rules, "most_nodes", many)
-    monkeypatch.setattr("torchridge.solvers.least_squares.spectral.spectra", never)
-    got = ridge_cv(moments, alphas=alphas, **options)
-    assert calls
-    assert relative(got.fold_scores, want.fold_scores) <= 1e-9
-    assert got.alpha.equal(want.alpha) and relative(got.weight, want.weight) <= 1e-12
-
-
-def test_what_no_factor_can_be_had_of_goes_to_eigenvectors(monkeypatch: pytest.MonkeyPatch) -> None:
-    X = torch.randn(60, 8, dtype=torch.float64)
-    X = torch.cat([X, X], 1)
-    ids, alphas = torch.arange(60) % 3, torch.logspace(-16, -12, 100, dtype=torch.float64)
-    moments = Moments().update(X, X[:, 0] + torch.randn(60).double(), fold=ids)
-    want = ridge_cv(moments, alphas=alphas)
-    monkeypatch.setattr(rules, "most_nodes", lambda *_: 72)
-    got = ridge_cv(moments, alphas=alphas)
-    assert got.fold_scores.equal(want.fold_scores)
-
-
-def test_the_rule_takes_nodes_on_cuda_alone() -> None:
-    cuda, cpu = torch.device("cuda", 0), torch.device("cpu")
-    assert rules.most_nodes(cpu, 4096) == rules.most_nodes(cuda, 100) == 0 < rules.most_nodes(cuda, 4096)
-    assert nodes.nodes(torch.logspace(0, 1, 5), 72) is None, "as many factors as strengths"
-
-
 @on_cuda
-def test_on_cuda_both_rules_agree_with_the_cpu(device: torch.device) -> None:
+def test_on_cuda_folds_and_slices_agree_with_the_cpu(device: torch.device) -> None:
     X, y = torch.randn(4000, 600), torch.randn(4000, 3)
     ids, alphas = torch.arange(4000) % 5, torch.logspace(0, 4, 100, dtype=torch.float64)
     want = ridge_cv(Moments().update(X, y, fold=ids), alphas=alphas)

@@ -20,8 +20,8 @@ from torchridge.exceptions import GridEdgeWarning
 
 
 def problem(device: torch.device, *batch: int) -> tuple[Tensor, Tensor]:
-    X = torch.randn(*batch, 20, 4, dtype=torch.float64, device=device)
-    return X, torch.randn(*batch, 20, 2, dtype=torch.float64, device=device)
+    X, y = (torch.randn(*batch, 20, columns, dtype=torch.float64) for columns in (4, 2))
+    return X.to(device), y.to(device)
 
 
 def test_predictions_are_affine_and_shaped_as_the_targets_were(device: torch.device) -> None:
@@ -122,7 +122,7 @@ def test_the_edge_of_a_grid_warns_and_its_inside_does_not(device: torch.device) 
     with pytest.warns(GridEdgeWarning, match="lies at the edge of the grid from 1e-05 to 0.0001"):
         ridge_cv(X, y, [1e-5, 1e-4], cv=4)
     with pytest.warns(GridEdgeWarning, match="1 of 2 targets"):
-        y[:, 0] = torch.randn(20, dtype=torch.float64, device=device) * 1e-3
+        y[:, 0] = torch.randn(20, dtype=torch.float64).to(device) * 1e-3
         ridge_cv(X, y, [1e-3, 1.0, 30.0], cv=4, alpha_per_target=True)
     assert ridge_cv(X, y, [1e-5], cv=4).alpha == 1e-5
 

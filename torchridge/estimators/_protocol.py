@@ -10,6 +10,7 @@ import copy
 import html
 import inspect
 import sys
+from functools import cache
 from typing import Any, ClassVar, TypeVar
 
 from torchridge import exceptions
@@ -46,7 +47,12 @@ def routing_enabled() -> bool:
 
 def _both(own: type, name: str, shown: str | None = None) -> Any:
     theirs = sklearn_class("exceptions", name, None)
-    return own if theirs is None else type(shown or name, (own, theirs), {})
+    return own if theirs is None else _joined(own, theirs, shown or name)
+
+
+@cache
+def _joined(own: type, theirs: type, name: str) -> type:
+    return type(name, (own, theirs), {})
 
 
 def convergence_warning(own: type[Warning] = exceptions.ConvergenceWarning) -> Any:

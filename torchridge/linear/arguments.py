@@ -10,6 +10,7 @@ from torch import Tensor
 
 from torchridge import _check
 from torchridge.linear.ridge.table import SOLVERS
+from torchridge.solvers.device import sent
 from torchridge.solvers.least_squares.objective import Objective
 from torchridge.solvers.moments.moments import Moments
 from torchridge.strength import convert_strength
@@ -127,7 +128,7 @@ def check_strengths(alpha: Any, name: str, *, like: Tensor) -> tuple[Tensor, flo
     _check.is_dense_real(strengths, name)
     _check.not_empty(strengths, name)
     weakest = _check.non_negative(strengths.detach().cpu(), name)  # few numbers: one wait for a device
-    copied = strengths.to(like.device, torch.float64)  # what is read later must not change with the caller's tensor
+    copied = sent(strengths, like.device, torch.float64)  # what is read later must not change with the caller's tensor
     return (copied.clone() if copied is strengths else copied), weakest
 
 

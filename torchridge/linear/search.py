@@ -13,6 +13,7 @@ from torch import Tensor
 
 from torchridge.exceptions import GridEdgeWarning, UndefinedScoreWarning, UnresolvedChoiceWarning, warn
 from torchridge.linear.arguments import Strengths
+from torchridge.solvers.device import sent
 from torchridge.solvers.least_squares.criteria import CRITERIA
 from torchridge.solvers.least_squares.grid import finer_grid
 from torchridge.solvers.least_squares.objective import Objective
@@ -83,7 +84,7 @@ class Found(NamedTuple, Generic[T]):
     def strengths(self, per_target: bool) -> Strengths:
         """Return the best strengths, on the device of the scores."""
         alpha = self.grid[self.place]
-        return Strengths(alpha.to(self.table.device), per_target and len(self.place) > 1, float(alpha.min()))
+        return Strengths(sent(alpha, self.table.device), per_target and len(self.place) > 1, float(alpha.min()))
 
 
 def best_index(scores: Tensor, preference: Tensor) -> Tensor:
@@ -146,7 +147,7 @@ def itself(table: Tensor) -> Tensor:
 
 def joined(coarse: Tensor, finer: Tensor, order: Tensor) -> Tensor:
     """Return the scores (K, L, t) of two grids, in an order (L,)."""
-    return torch.cat([coarse, finer], 1)[:, order.to(coarse.device)]
+    return torch.cat([coarse, finer], 1)[:, sent(order, coarse.device)]
 
 
 def mean_over_folds(table: Tensor) -> Tensor:
@@ -243,5 +244,5 @@ def _best(table: Tensor, grid: Tensor, kind: Kind, per_target: bool, live: Live)
 
 
 def _score_at(table: Tensor, place: Tensor, per_target: bool, live: Live) -> Tensor:
-    scores = _compared(table, per_target, live).gather(0, place.to(table.device)[None])[0]
+    scores = _compared(table, per_target, live).gather(0, sent(place, table.device)[None])[0]
     return scores if per_target else scores[0]

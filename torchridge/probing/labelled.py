@@ -14,6 +14,7 @@ from torchridge.probing.features.folding import ClassCodes, check_classes
 from torchridge.probing.layer_probe import Probe
 from torchridge.probing.readouts.table import READOUTS, names
 from torchridge.probing.tasks import task_of
+from torchridge.solvers.device import sent
 from torchridge.solvers.moments import blocks, finite, one_pass, targets
 from torchridge.solvers.moments.blocks import Block
 from torchridge.solvers.moments.rows import Rows
@@ -98,12 +99,12 @@ class Labelled:
 
     def _present(self, block: Block) -> tuple[Block, Tensor]:
         order = self.codes.order
-        share = block.mean_y[order.to(block.mean_y.device)].cpu()
+        share = block.mean_y[sent(order, block.mean_y.device)].cpu()
         kept = order[share * float(block.weight) > 1e-9 * max(float(block.weight), 1.0)]
         if len(kept) < 2:
             raise ValueError(f"the rows hold {len(kept)} class; expected at least two. Call `update` with others.")
         by_code = torch.tensor(list(self.codes.codes))
-        return targets.selected(block, kept.to(block.yy.device)), by_code[kept]
+        return targets.selected(block, kept), by_code[kept]
 
 
 def _at(readout: str) -> Callable[[Block, float, bool, bool], tuple[Tensor, Tensor]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from statistics import fmean
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torchridge.linear.curves import Curve, curve
 from torchridge.linear.printing import listed, shaped
 from torchridge.probing.readouts.table import READOUTS
+from torchridge.solvers.device import sent
 
 # The first of these that a probe has tells which layer is best.
 RANKING = ("accuracy", "r2", "log_likelihood", "log_loss")
@@ -79,7 +81,7 @@ class Probe:
     @property
     def scores(self) -> dict[str, float]:
         """Mean over folds of every score."""
-        return {name: float(values.mean()) for name, values in self.fold_scores.items()}
+        return {name: fmean(values.tolist()) for name, values in self.fold_scores.items()}
 
     @property
     def rank_score(self) -> tuple[str, float]:
@@ -104,7 +106,7 @@ class Probe:
         if self.classes is None:
             return out[:, 0] if self.vector_target else out
         index = (out[:, 0] > 0).long() if out.shape[1] == 1 else out.argmax(1)
-        return self.classes.to(index.device)[index]
+        return sent(self.classes, index.device)[index]
 
     def curve(self, target: int | None = None) -> Curve:
         """Return the score of every strength that was tried, the mean over targets.

@@ -25,6 +25,8 @@ KIND = "torchridge.probe-report/2"
 # Errors and losses, which carry a minus sign.
 _MINUS = ("mse", "log_loss", "control mse", "control log_loss")
 
+_DIGITS = 12  # of scores; the rest is rounding, which differs between devices
+
 _PRINTED = 12  # lines of a report; its table has all
 
 
@@ -68,7 +70,7 @@ class ProbeReport:
         Log-likelihoods of different layers are of different data, and rank only if there is nothing else.
         """
         name = next(name for name in RANKING if any(name in p.fold_scores for p in self.probes))
-        return max((p for p in self.probes if name in p.fold_scores), key=lambda p: p.scores[name])
+        return max((p for p in self.probes if name in p.fold_scores), key=lambda p: round(p.scores[name], _DIGITS))
 
     def of(self, layer: str | None = None, readout: str | None = None) -> Probe:
         """Return the probe of a layer and readout; without either, the best of what is left.

@@ -29,6 +29,7 @@ from torchridge.probing.readouts.linear import Fitted, Parts
 from torchridge.probing.readouts.table import READOUTS, Source
 from torchridge.probing.report import ProbeReport
 from torchridge.probing.settings import Settings
+from torchridge.solvers.device import sent
 
 _log = logging.getLogger(__name__)
 
@@ -254,7 +255,7 @@ class Session:
             criterion=fitted.criterion,
             strength_scores=fitted.curve,
             fold_scores=fitted.scores,
-            classes=None if classes is None else classes.to(fitted.weight.device),
+            classes=None if classes is None else sent(classes, fitted.weight.device),
             dtype=gatherer.dtypes[layer],
             vector_target=gatherer.vector_target,
         )
@@ -262,7 +263,7 @@ class Session:
     def _scored(self, probe: Probe, heldout: dict[tuple[str, str, bool], HeldOut], gatherer: Gatherer) -> Probe:
         settings, held = self.settings, heldout[probe.layer, probe.readout, False]
         classes = None if probe.classes is None else probe.classes.cpu()  # held-out predictions lie on the host
-        own = {name: values.to(probe.weight.device) for name, values in held.scores(classes).items()}
+        own = {name: sent(values, probe.weight.device) for name, values in held.scores(classes).items()}
         scores = {**probe.fold_scores, **own}
         control = heldout.get((probe.layer, probe.readout, True))
         chance = {} if control is None else {**control.fitted.scores, **control.scores(classes)}

@@ -1,6 +1,6 @@
-"""The one place that holds what differs between devices: precision of sums, sizes of chunks, eigenvectors or nodes.
+"""The one place that holds what differs between devices: precision of sums, sizes of chunks, eigenvectors or factors.
 
-None of the numbers for CUDA was measured by this project; each has its source with it.
+Each number has its source with it; those that were measured on CUDA were on an H200, see `benchmarks/cuda.py`.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 
 import torch
+from torch import Tensor
 
 # Compute capabilities whose float64 units run at half the rate of float32, and from 8.0 on, on tensor cores, at its
 # full rate: 19.5 and 19.5 TFLOP/s on A100, 67 and 67 on H100. Others have a 32nd or a 64th.
@@ -23,19 +24,20 @@ _SLICES = {torch.bfloat16: 3, torch.float16: 3, torch.float32: 4}
 # 1024 × 1024 product do not fill, so that long chunks must (NVIDIA, "Matrix Multiplication Background User's Guide").
 _CUDA_CHUNKS = 6
 
-# Strengths from which one eigendecomposition beats as many Cholesky factors. It takes 9 d³ multiply-adds against d³/3,
-# half of them in matrix-vector products that run at the speed of memory: Tomov, Nath & Dongarra 2010,
-# doi:10.1016/j.parco.2010.06.001.
-_CPU_STRENGTHS, _CUDA_STRENGTHS = 4, 32
+# Strengths from which one eigendecomposition beats as many Cholesky factors. Measured on an H200: it takes the time of
+# 16 factors of 512 features, 21 of 1024, 27 of 2048 and 49 of 4096, and each factor takes as long again to be solved
+# with. Folds at 72 such factors took 1 to 5 times as long as by eigenvectors, at 512 to 8192 features.
+_CPU_STRENGTHS, _CUDA_STRENGTHS = 4, 16
 
-# Features from which folds are scored by Cholesky factors at nodes on CUDA, and the most nodes that may take.
-_NODE_FEATURES, _MOST_NODES = 512, 72
 
-# What the combination of nodes may miss of a shrinkage factor, which lies in (0, 1].
-NODE_TOLERANCE = 1e-10
+def sent(value: Tensor, to: Tensor | torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """Return numbers of the host on a device, without a wait for it; those that are there already as they are.
 
-# Memory of the factors at several nodes at once.
-NODE_BYTES = 2**30
+    CUDA stages the copy of ordinary memory before it returns (CUDA Runtime API, "API synchronization behavior"), so
+    that the host may go on. Not for what it may write to afterwards: memory that is pinned is read later.
+    """
+    device, dtype = (to.device, to.dtype if dtype is None else dtype) if isinstance(to, Tensor) else (to, dtype)
+    return value.to(device, dtype, non_blocking=device.type == "cuda" and value.device.type == "cpu")
 
 
 def slices(device: torch.device, rows: torch.dtype, sums: torch.dtype) -> int:
@@ -75,18 +77,9 @@ def most_directions(device: torch.device, d: int) -> int:
     """Return how many directions a Krylov space may have that stands in for the eigendecomposition of a fold.
 
     Measured on one thread, 10 targets: 150 directions of 1024 take a quarter of the time, and a vain try a fifth. Few
-    features are diagonalized at once. Every step waits for the host, so that a device takes nodes.
+    features are diagonalized at once. Every step waits for the host: not on a device.
     """
     return d // 5 if device.type == "cpu" and d >= 384 else 0
-
-
-def most_nodes(device: torch.device, d: int) -> int:
-    """Return how many Cholesky factors may stand in for the eigendecomposition of a fold; 0 for none.
-
-    1/(s + α), s ≥ 0 and α from low to high, is of rank r to within 4 exp(−π² r / log(16 high / low)): Beckermann &
-    Townsend 2017, doi:10.1137/16M1096426. Found for 1e-10: 20 nodes for two decades, 32 for four, 72 for eight.
-    """
-    return _MOST_NODES if device.type == "cuda" and d >= _NODE_FEATURES else 0
 
 
 def memory(device: torch.device) -> int | None:

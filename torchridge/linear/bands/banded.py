@@ -13,6 +13,7 @@ from torchridge.linear.bands.banded_solution import BandedSolution
 from torchridge.linear.ridge.problem import check_given_kernel
 from torchridge.linear.ridge.solution.dual_solution import DualForm
 from torchridge.linear.types import CV, Groups
+from torchridge.solvers.device import sent
 from torchridge.solvers.kernels import gram_matrix
 from torchridge.solvers.kernels.band_search import Found, search_bands
 from torchridge.solvers.kernels.gram_matrix import Kernel
@@ -102,7 +103,7 @@ def banded_ridge_cv(
         _check.finite(y, "y")
     gram = torch.stack([k.gram for k in kernels])
     device = y.device
-    on_device = [(a.to(device), b.to(device)) for a, b in splits]
+    on_device = [(sent(a, device), sent(b, device)) for a, b in splits]
     generator = torch.Generator().manual_seed(seed)
     found = search_bands(
         gram, rows[0].y, on_device, objective.intercept, refined_targets, candidates, generator

@@ -23,6 +23,7 @@ from torchridge.linear.metrics import Held, Metric, first
 from torchridge.linear.search import CS, Found, itself, search, warn_of_nan
 from torchridge.solvers.cross_entropy.fit import Fit, fit, fit_sparse
 from torchridge.solvers.cross_entropy.over_ranks import summed
+from torchridge.solvers.device import sent
 from torchridge.solvers.iterative.operators import Operator
 from torchridge.solvers.moments.folds import Split, check_groups, fold_ids, splits
 from torchridge.solvers.moments.stratified import stratified_folds
@@ -115,7 +116,7 @@ def training_weight(data: Data, parts: list[Split]) -> Tensor:
     """Return the weights (K, n) of the training rows of every fold; a row drawn twice counts twice."""
     weight = data.weight.new_zeros(len(parts), data.X.shape[0])
     for fold, (train, _) in enumerate(parts):
-        index = train.to(weight.device)
+        index = sent(train, weight.device)
         weight[fold].index_add_(0, index, data.weight[index])
     return weight
 
@@ -144,7 +145,7 @@ def _scores(data: Data, parts: list[Split], weight: Tensor, bias: Tensor, metric
     total = bias.new_zeros(2, len(metrics), *bias.shape[:2], dtype=torch.float64)  # of scores, and of weights
     weighted = bool((data.weight != 1).any())
     for fold, (_, test) in enumerate(parts):
-        rows = test.to(weight.device)
+        rows = sent(test, weight.device)
         logits_of = _logits_of(data.X, rows, weight.dtype)
         labels, row_weight = data.labels[0, rows], data.weight[rows]
         for i in range(weight.shape[1]):

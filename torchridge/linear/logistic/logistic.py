@@ -228,7 +228,8 @@ def solve(data: Data, C: Tensor, settings: Settings) -> LogisticSolution:
 def _solution(data: Data, C: Tensor, settings: Settings, found: Fit, order: Tensor) -> LogisticSolution:
     """Put the strengths back in the caller's order and drop the dimensions that the caller did not have."""
     heads = slice(None) if data.heads else 0
-    columns = {name: (value[order][:, :, 0][:, heads])[() if C.ndim else 0] for name, value in vars(found).items()}
+    at = order if C.ndim else 0
+    columns = {name: value[:, heads, 0][at] for name, value in vars(found).items()}
     columns["weight"] = columns["weight"].to(settings.dtype)
     columns["bias"] = columns["bias"].to(settings.dtype)
     return LogisticSolution(**columns, classes=data.classes, C=C, heads=data.heads)

@@ -15,6 +15,7 @@ from torchridge.linear.matrices import dense_of, kind_of, operator_of, shape_of
 from torchridge.solvers.cross_entropy.fit import class_weight
 from torchridge.solvers.cross_entropy.over_ranks import summed
 from torchridge.solvers.cross_entropy.sparse import filled
+from torchridge.solvers.device import sent
 from torchridge.solvers.iterative.operators import Operator
 from torchridge.solvers.iterative.sparse import SparseArray, SparseTensor
 
@@ -146,7 +147,7 @@ def check_strengths(C: Any, strength: Any, data: Data) -> Tensor:
         raise ValueError("`C` and `strength` were both given; they say the same thing. Pass one of them.")
     name, value = ("strength", strength) if strength is not None else ("C", 1.0 if C is None else C)
     try:
-        values = torch.as_tensor(value, dtype=torch.float64, device=data.X.device).detach()
+        values = sent(torch.as_tensor(value, dtype=torch.float64), data.X.device).detach()
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"`{name}` should be a number or a sequence of numbers, got {value!r}.") from None
     if values.ndim > 1 or values.numel() == 0:

@@ -16,6 +16,7 @@ from torchridge.linear.products.products import Problem, check, fit, warn_unless
 from torchridge.linear.ridge.choose import Choice
 from torchridge.linear.ridge.solution.solution import RidgeSolution
 from torchridge.linear.search import refuse_one_row
+from torchridge.solvers.device import sent
 from torchridge.solvers.iterative import solve_many, trace
 from torchridge.solvers.iterative import standard_form as design
 from torchridge.solvers.iterative.nystrom import Nystrom
@@ -62,7 +63,7 @@ def cross_validate(asked: Asked, choice: Choice) -> RidgeSolution:
     strengths = found.strengths(asked.per_target)
     solution = with_scores(
         fit(problem, form, approximation, strengths, choice),
-        alphas=found.grid.to(found.table.device),
+        alphas=sent(found.grid, found.table.device),
         scores=found.scores,
         fold_scores=found.table,
         best_score=found.score,
@@ -70,7 +71,7 @@ def cross_validate(asked: Asked, choice: Choice) -> RidgeSolution:
         dead_targets=live.dead,
         score_errors=found.scored.error,
     )
-    return _with_dof(solution, found.scored, found.place.to(found.table.device), problem)
+    return _with_dof(solution, found.scored, sent(found.place, found.table.device), problem)
 
 
 def _check_criterion(cv: Any, groups: Any, scoring: str) -> None:
@@ -111,7 +112,7 @@ def _search(
     approximation = _approximation(problem, form, grid)
 
     def score(some: Tensor) -> Scores:
-        return scorer(some.to(problem.y.device), approximation)
+        return scorer(sent(some, problem.y.device), approximation)
 
     join = None if given else _merged
     table = operator.attrgetter("table")
@@ -188,7 +189,7 @@ def _masks(problem: Problem, cv: Any, groups: Any) -> Masks:
     n, device = problem.X.shape[0], problem.y.device
     cv = folds.as_ids(cv)
     if isinstance(cv, Tensor) or (isinstance(cv, int) and not isinstance(cv, bool)):
-        ids = folds.fold_ids(cv, n, groups).to(device)
+        ids = sent(folds.fold_ids(cv, n, groups), device)
         held = torch.nn.functional.one_hot(ids).double()
         train = 1 - held
     else:

@@ -18,6 +18,7 @@ from torchridge.linear.ridge.prepare import Prepared, prepare_moments, prepare_r
 from torchridge.linear.ridge.problem import check_given_kernel
 from torchridge.linear.ridge.solution.solution import RidgeSolution
 from torchridge.linear.ridge.solve import solve_rows
+from torchridge.solvers.device import sent
 from torchridge.solvers.least_squares.criteria import CRITERIA
 from torchridge.solvers.least_squares.grid import coarse_grid
 from torchridge.solvers.least_squares.target_scores import SCORES, SquaresScore, from_moments
@@ -122,7 +123,7 @@ def choose(prepared: Prepared, asked: Asked) -> RidgeSolution:
     solution = prepared.solution(found.strengths(per_target))
     return solution.with_changes(
         reason=f"{solution.reason}; {known.reason}" if known.reason else solution.reason,
-        alphas=found.grid.to(found.table.device),
+        alphas=sent(found.grid, found.table.device),
         scores=found.scores,
         fold_scores=found.table,
         best_score=found.score,

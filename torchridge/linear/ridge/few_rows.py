@@ -9,6 +9,7 @@ from torch import Tensor
 
 from torchridge import _check
 from torchridge.linear.arguments import Options
+from torchridge.solvers.device import sent
 from torchridge.solvers.kernels import dual, gram_matrix
 from torchridge.solvers.kernels.dual import Dual
 from torchridge.solvers.kernels.gram_matrix import Kernel
@@ -48,7 +49,7 @@ def kernel_folds(
     dtype, device, n = options.moments_dtype, rows.X.device, len(rows.X)
     batch = memory_of_batches(rows, len(parts), dtype, options.max_bytes)
     complementary = all(len(a) + len(b) == n and bool(_present(a, b, n).all()) for a, b in parts)
-    parts = [(a.to(device), b.to(device)) for a, b in parts]
+    parts = [(sent(a, device), sent(b, device)) for a, b in parts]
     if not _check.sum_is_finite(rows.y):
         finite.check_squares(source, dtype, overflowed=True)
     if objective.standardize:

@@ -13,6 +13,7 @@ from torchridge.linear.arguments import Options, check_options
 from torchridge.linear.bands.banded import splits_of
 from torchridge.linear.ridge.ridge_cv import ridge_cv
 from torchridge.linear.types import CV, Groups
+from torchridge.solvers.device import sent
 from torchridge.solvers.kernels import gram_matrix
 from torchridge.solvers.least_squares import target_scores
 from torchridge.solvers.least_squares.criteria import from_moments
@@ -175,7 +176,7 @@ def _nested(outer: _Outer, alphas: Any, cv: Any, inner: dict[str, Any]) -> Neste
     dtype, y = result_dtype(rows.X.dtype), rows.y
     total, times = torch.zeros_like(y, dtype=dtype), torch.zeros(len(y), 1, dtype=dtype, device=y.device)
     scores, strengths = [], []
-    for train, test in ((a.to(y.device), b.to(y.device)) for a, b in outer.splits):
+    for train, test in ((sent(a, y.device), sent(b, y.device)) for a, b in outer.splits):
         own = dict(inner)
         if rows.sample_weight is not None:
             own["sample_weight"] = rows.sample_weight[train]

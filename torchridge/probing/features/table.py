@@ -11,6 +11,7 @@ from torch import Tensor
 
 from torchridge import _check
 from torchridge.probing.features.chunks import Chunk
+from torchridge.solvers.device import sent
 from torchridge.solvers.moments import blocks, one_pass, targets
 from torchridge.solvers.moments.blocks import Block
 
@@ -50,9 +51,10 @@ class LayerTable:
         added = {}
         for layer, rows in chunk.features.items():
             device = self.device or (torch.device("cpu") if rows.device.type == "mps" else rows.device)
-            x, z = rows.to(device), y.to(device)
-            weight = None if chunk.weight is None else chunk.weight.to(device)
-            fresh = {k: one_pass.block_of(x, z, weight, i, torch.float64, device) for k, i in parts.items()}
+            x, z = rows.to(device), sent(y, device)
+            weight = None if chunk.weight is None else sent(chunk.weight, device)
+            own = {k: sent(i, device) for k, i in parts.items()}
+            fresh = {k: one_pass.block_of(x, z, weight, i, torch.float64, device) for k, i in own.items()}
             _check_finite(fresh, rows, layer)
             added[layer] = {**(old := self._widened(layer, width)), **_merged(old, fresh)}
         self.blocks, self.width, self.chunks = added, width, self.chunks + 1
@@ -116,7 +118,8 @@ def _merged(old: dict[Key, Block], fresh: dict[Key, Block]) -> dict[Key, Block]:
 
 
 def _check_finite(fresh: dict[Key, Block], rows: Tensor, layer: str) -> None:
-    if all(bool(torch.isfinite(b.gram.diagonal()).all() & torch.isfinite(b.yy).all()) for b in fresh.values()):
+    finite = [torch.isfinite(b.gram.diagonal()).all() & torch.isfinite(b.yy).all() for b in fresh.values()]
+    if bool(torch.stack(finite).all()):  # one wait for a device
         return
     _check.finite(rows, f"features of layer {layer}")
     raise ValueError("`labels` hold NaN or infinity. Drop these examples.")
@@ -148,7 +151,7 @@ def folds_of(table: dict[Key, Block], columns: Tensor) -> dict[int, dict[int, Bl
     """Return the blocks of one layer by fold, then by class, with some of the target columns."""
     result: dict[int, dict[int, Block]] = {}
     for (fold, kind), block in sorted(table.items()):
-        result.setdefault(fold, {})[kind] = targets.selected(block, columns.to(block.yy.device))
+        result.setdefault(fold, {})[kind] = targets.selected(block, columns)
     return result
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from torchridge.linear.metrics import Held, Metric
 from torchridge.probing.readouts.linear import Fitted
+from torchridge.solvers.device import sent
 
 
 class HeldOut:
@@ -49,7 +50,7 @@ class HeldOut:
         result = torch.empty(len(fold), weight.shape[1], dtype=torch.float64)
         for k in torch.unique(fold).tolist():
             at = (fold == k).nonzero()[:, 0]
-            x = rows[at.to(rows.device)].to(weight)
+            x = rows[sent(at, rows.device)].to(weight)
             result[at] = (x @ weight[k].T + bias[k]).cpu()
         return result
 

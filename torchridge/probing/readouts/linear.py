@@ -15,6 +15,7 @@ from torchridge.linear.ridge.dense import Dense
 from torchridge.linear.ridge.solve import fit_dense
 from torchridge.linear.search import ALPHAS, SHRINKAGES, Kind, itself, search, warn_unless_resolved
 from torchridge.probing.readouts.table import READOUTS, Readout, Source
+from torchridge.solvers.device import sent
 from torchridge.solvers.least_squares import discriminant
 from torchridge.solvers.least_squares.discriminant import as_difference
 from torchridge.solvers.least_squares.each_fold import FoldMoments, fold_weights
@@ -81,7 +82,7 @@ def ridge(parts: Parts, alphas: Tensor | None, standardize: bool) -> Fitted:
     """
     objective = Objective(standardize=standardize)
     folds = FoldMoments(parts.train, parts.held, objective)
-    grid = coarse_grid(folds.eigvals, SIZE).to(folds.eigvals) if alphas is None else alphas.to(folds.eigvals)
+    grid = sent(coarse_grid(folds.eigvals, SIZE) if alphas is None else alphas, folds.eigvals)
     squares = folds.squares(grid)  # (K, L, t)
     curve = -squares.mean(2)
     best = _best(curve, grid, ALPHAS, given=alphas is not None)
@@ -115,7 +116,7 @@ def lda(parts: Parts, shrinkages: Tensor | None, standardize: bool) -> Fitted:
     Cost: K + 1 eigendecompositions.
     """
     grid = torch.logspace(-5, 0, SIZE, dtype=torch.float64) if shrinkages is None else shrinkages
-    grid = grid.to(parts.whole.gram)
+    grid = sent(grid, parts.whole.gram)
     pairs = [unit(b, h, standardize) for b, h in zip(parts.train, parts.held, strict=True)]
     models = [discriminant.discriminant(train) for train, _, _ in pairs]
     curve = torch.stack(
@@ -159,7 +160,7 @@ def coded(parts: Parts) -> Parts:
 
 def signed(block: Block) -> Block:
     """Return the moments of indicators as those of −1 and 1, one column for two classes."""
-    last = torch.tensor([1], device=block.yy.device)
+    last = block.yy.new_full((1,), 1, dtype=torch.int64)
     return targets.signed(targets.selected(block, last) if block.yy.shape[0] == 2 else block)
 
 
@@ -174,13 +175,13 @@ def _fit_lda(source: Source) -> Fitted:
 
 
 def _ridge_at(block: Block, strength: float, standardize: bool, classes: bool) -> tuple[Tensor, Tensor]:
-    alpha = torch.tensor([strength], dtype=torch.float64, device=block.gram.device)
+    alpha = block.gram.new_full((1,), strength, dtype=torch.float64)
     return ridge_weights(signed(block) if classes else block, alpha, Objective(standardize=standardize))
 
 
 def _lda_at(block: Block, strength: float, standardize: bool, classes: bool) -> tuple[Tensor, Tensor]:
     scaled, _, scale = unit(block, block, standardize)
-    value = torch.tensor([strength], dtype=torch.float64, device=block.gram.device)
+    value = block.gram.new_full((1,), strength, dtype=torch.float64)
     return lda_weights(discriminant.discriminant(scaled), value, scale)
 
 

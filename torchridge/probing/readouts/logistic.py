@@ -14,6 +14,7 @@ from torchridge.probing.readouts.linear import Fitted
 from torchridge.probing.readouts.table import READOUTS, Readout, Source
 from torchridge.probing.settings import Settings
 from torchridge.solvers.cross_entropy.over_ranks import summed
+from torchridge.solvers.device import sent
 
 _SIZE = 25  # strengths of an automatic grid
 
@@ -48,7 +49,7 @@ def fit(
     grid = settings.grid("Cs")
     solution, folds = choose_strength(
         rows,
-        target.to(X.device),
+        sent(target, X.device),
         torch.logspace(-4, 4, _SIZE, dtype=torch.float64) if grid is None else grid,
         fold,
         None,

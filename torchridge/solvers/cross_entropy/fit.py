@@ -120,7 +120,7 @@ def fit(
     twice = 1.0 + ((seen > 0).sum(-1) == 2) * float(k > 2)
     penalty = twice / (C[:, None, None] * total)  # (L, h, g)
     condition = float(0.5 * basis.eigvals[basis.penalized > 0].amax() / penalty.amin())  # Böhning's bound
-    count = int(summed(ranks, "rows", penalty.new_tensor(float(len(X)))))
+    count = int(summed(ranks, "rows", penalty.new_full((), float(len(X)))))
     dtype = working_dtype(tol, count, (1 if k == 2 else k) * len(basis.eigvals), condition, X.device)
     rows = _rows(X, basis, labels, shares, seen, dtype, max_elements)
     start = _start(seen, len(basis.eigvals), intercept) if alone is None else _rotated(basis, alone)
@@ -179,17 +179,17 @@ def _of_single(found: Single, X: Tensor, labels: Tensor, weight: Tensor, unit: T
     chosen = (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
     separated = ((chosen == labels) | (weight == 0)).all()
 
-    def shaped(value: Any) -> Tensor:
-        return torch.as_tensor(value, device=X.device).view(1, 1, 1)
+    def shaped(value: float, dtype: torch.dtype) -> Tensor:
+        return torch.full((1, 1, 1), value, dtype=dtype, device=X.device)
 
     gap = found.gap / max(found.objective, torch.finfo(torch.float64).tiny)
     return Fit(
         found.weight[None, None, None],
         found.bias[None, None, None],
         found.objective * unit.view(1, 1, 1),
-        shaped(torch.tensor(gap, dtype=torch.float64)),
-        shaped(found.n_iter),
-        shaped(found.converged),
+        shaped(gap, torch.float64),
+        shaped(found.n_iter, torch.int64),
+        shaped(found.converged, torch.bool),
         separated.view(1, 1, 1),
     )
 

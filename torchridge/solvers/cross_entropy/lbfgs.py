@@ -26,6 +26,7 @@ from torchridge.solvers.cross_entropy.basis import Basis
 from torchridge.solvers.cross_entropy.hessian import Blocks, affordable, blocks_or_price
 from torchridge.solvers.cross_entropy.loss import Problems, Rows, evaluate
 from torchridge.solvers.cross_entropy.state import State, counted, dot, factored, forget, inverted, moved, remember
+from torchridge.solvers.device import sent
 
 # The gap is read off a model of the Hessian. On planted data the true gap has been up to 28 times what the models say,
 # if the classes come apart or the scales of the features differ by orders of magnitude.
@@ -91,7 +92,7 @@ def repenalize(basis: Basis, old: Problems, new: Problems, state: State) -> Stat
         n_iter=torch.zeros_like(state.n_iter),
         step_size=torch.ones_like(state.step_size),
     )
-    modelled = torch.tensor([b is not None for b in state.blocks], device=state.waited.device)
+    modelled = sent(torch.tensor([b is not None for b in state.blocks]), state.waited.device)
     return forget(fresh, modelled)
 
 
@@ -170,9 +171,11 @@ def remodel(rows: Rows, basis: Basis, problems: Problems, state: State) -> State
         of_p, waited = (problems.head[p], problems.group[p], problems.penalty[p]), int(state.waited[p])
         found = blocks_or_price(rows, basis, *of_p, state.theta[p], patience=waited)
         if isinstance(found, Blocks):
-            blocks[p], fresh[p], asks[p] = found, True, _FIRST_ASKED
+            blocks[p] = found
+            fresh[p].fill_(True)
+            asks[p].fill_(_FIRST_ASKED)
         else:
-            asks[p] = int(max(2 * waited, min(found / 2, _NEVER)))  # the price falls as the classes come apart
+            asks[p].fill_(int(max(2 * waited, min(found / 2, _NEVER))))  # the price falls as the classes come apart
     state = replace(state, blocks=tuple(blocks), waited=torch.where(fresh, 0, state.waited), asks=asks)
     return aim(basis, problems, forget(state, fresh)) if bool(fresh.any()) else state
 
@@ -185,7 +188,7 @@ def _due(state: State) -> list[bool]:
     """
     due = (state.waited >= state.asks) & (state.step_size >= 1)
     untouched = state.n_iter == state.waited
-    again = torch.tensor([model is None or model.whole for model in state.blocks], device=due.device)
+    again = sent(torch.tensor([model is None or model.whole for model in state.blocks]), due.device)
     answer: list[bool] = (due & (again | untouched)).tolist()
     return answer
 

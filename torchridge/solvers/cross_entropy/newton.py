@@ -53,21 +53,23 @@ Step = Callable[[Point], tuple[Tensor, float]]
 def primal(problem: Problem, features: DenseFeatures, theta: Tensor, *, tol: float, max_iter: int) -> Solved:
     """Solve for θ. Cost: n·(c·q)² + (c·q)³/3 multiply-adds an iteration."""
     F, diagonal, shape = _columns(features), problem.diagonal, theta.shape
+    transposed, penalty = F.mT, diagonal if len(theta) == 1 else diagonal.repeat(len(theta))
 
     def at(x: Tensor) -> Point:
-        loss, residual = problem.loss(x @ F.mT)
+        loss, residual = problem.loss(x @ transposed)
         shrunk = x * diagonal
         value = float(loss + 0.5 * torch.dot(shrunk.view(-1), x.view(-1)))
         return Point(x, value, torch.addmm(shrunk, residual, F), residual)
 
     def factor(point: Point) -> Step:
         hessian = hessian_of(F, problem.labels, problem.weight, point.residual, problem.diagonal)
-        hessian.diagonal().add_(diagonal.repeat(shape[0]))
+        hessian.diagonal().add_(penalty)
         lower = factor_of(hessian)
 
         def step(point: Point) -> tuple[Tensor, float]:
-            ahead = torch.cholesky_solve(point.grad.view(-1, 1), lower)
-            return ahead.view(shape), float(torch.dot(ahead[:, 0], point.grad.view(-1)))
+            grad = point.grad.view(-1, 1)
+            ahead = torch.cholesky_solve(grad, lower)
+            return ahead.view(shape), float(torch.dot(ahead.view(-1), grad.view(-1)))
 
         return step
 

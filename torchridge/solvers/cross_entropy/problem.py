@@ -35,7 +35,7 @@ class Problem:
         mean = self.features.mean
         out = mean.new_full((mean.shape[0] + int(self.features.intercept),), self.penalty)
         if self.features.intercept:
-            out[-1] = 0
+            out[-1].zero_()
         return out
 
     @cached_property

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from torchridge.solvers.cross_entropy.hessian import Blocks
 from torchridge.solvers.cross_entropy.loss import Evaluation
+from torchridge.solvers.device import sent
 
 MEMORY = 20  # pairs that L-BFGS keeps; 60 saved a fifth of the passes on 100 classes, at three times the memory
 
@@ -79,7 +80,7 @@ def remember(state: State, step: Tensor, change: Tensor, accepted: Tensor) -> St
     The curvature of a failed step is as true, and is kept, but not with the Hessian itself, which knows better: there
     the next step goes less far in the same direction, or damped Newton steps would come to creep.
     """
-    newton = torch.tensor([model is not None and model.whole for model in state.blocks], device=accepted.device)
+    newton = sent(torch.tensor([model is not None and model.whole for model in state.blocks]), accepted.device)
     inner = dot(step, change)
     usable = torch.isfinite(inner) & (inner > 0) & (accepted | ~newton)
     wide = usable[:, None, None]

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from torchridge.solvers.device import sent
 from torchridge.solvers.kernels import band_surrogate, dual
 from torchridge.solvers.kernels.bands import FARTHEST, descend, folds_of, local
 from torchridge.solvers.kernels.dual import Dual
@@ -159,8 +160,8 @@ class _Search:
         if near is not None:
             first = max(0, int(near.min()) - 1)
             grid = grid[first : int(near.max()) + 3]
-        some = slice(None) if targets is None else targets.to(device)
-        scorer = self.candidate(share.log().to(device), some, torch.float32).scorer
+        some = slice(None) if targets is None else sent(targets, device)
+        scorer = self.candidate(sent(share.log(), device), some, torch.float32).scorer
         found = scorer.scores(SCORES["mse"], grid).mean(0).double().cpu()  # (L, m)
         least, index = found.amin(0), _strongest_best(found, grid)
         inside = index.clamp(1, len(found) - 2)
@@ -181,7 +182,7 @@ class _Search:
         """Return log γ of all targets, (t, B), each with steps of its own, and their losses (t,)."""
         t = self.y.shape[1]
         start = explored.log_share[explored.which] - self.strengths_at(explored.place).log()[:, None]
-        start = start.to(self.y.device)
+        start = sent(start, self.y.device)
         folds = folds_of(self.kernels, self.y.double(), self.splits, self.objective.intercept)
         bound = torch.full_like(start[0], FARTHEST)
         if t * len(self.splits) * self.n**3 / 3 <= _CHEAP:
@@ -226,10 +227,10 @@ class _Search:
             if not len(targets):
                 continue
             alpha = self.strengths_at(torch.unique(explored.place[targets]))
-            candidate = self.candidate(share.to(device), targets.to(device))
+            candidate = self.candidate(share.to(device), sent(targets, device))
             losses = candidate.scorer.scores(SCORES["mse"], alpha).mean(0)  # (L, m)
             best = alpha[_strongest_best(losses, alpha)].to(device)
-            self._fit(found, candidate, targets.to(device), best, losses.amin(0))
+            self._fit(found, candidate, sent(targets, device), best, losses.amin(0))
         return found
 
     def _empty(self) -> Found:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from torchridge.solvers import algebra
+from torchridge.solvers.device import sent
 from torchridge.solvers.kernels import complement, gram_matrix
 from torchridge.solvers.kernels.dual import Dual
 from torchridge.solvers.kernels.few_rows import KEPT, bearable, free_condition, splits_by_rows
@@ -89,8 +90,8 @@ class KernelFolds:
 
     def squares(self, alpha: Tensor) -> Tensor:
         """Return mean squared errors (K, L, t)."""
-        if not self._held(alpha.to(self.like)):
-            return splits_by_rows(self.rows, self.splits, self.objective, alpha.to(self.like), self.precision)
+        if not self._held(alpha):
+            return splits_by_rows(self.rows, self.splits, self.objective, sent(alpha, self.like), self.precision)
         score = SCORES["mse"]
         found = self.scores(score, alpha)
         if bool((found < _NEARLY_PERFECT * self.variances()[:, None]).any()):
@@ -99,9 +100,7 @@ class KernelFolds:
 
     def _held(self, alpha: Tensor) -> bool:
         """Return whether the gram matrices hold the digits of these strengths, or nothing else is at hand."""
-        low, top = self._range
-        if self.problem is not None:
-            low = float(self.problem.eigvals.amin())
+        low, top = self._range if self.problem is None else self._ends
         weakest, eps = float(alpha.min()), torch.finfo(self.dtype).eps
         worst = (top + weakest) / max(low + weakest, 1e-300) if top > 0 else 1.0
         if worst <= GRAM and self.problem is not None:
@@ -148,8 +147,8 @@ class KernelFolds:
         """
         host = alpha.detach().cpu().double()
         chosen = self._shared(host) if combined else Shared(host, None)
-        at, mix = chosen.alpha.to(self._device, self.dtype), chosen.mix
-        mix = None if mix is None else mix.T.to(self._device, self.dtype).contiguous()
+        at, mix = sent(chosen.alpha, self._device, self.dtype), chosen.mix
+        mix = None if mix is None else sent(mix.T, self._device, self.dtype).contiguous()
         direct, r, t = self._direct(host), len(at), self.rows.y.shape[1]
         for k, (train, held) in enumerate(self.splits):
             f, rest = len(held), len(train)
@@ -175,10 +174,13 @@ class KernelFolds:
     def _range(self) -> tuple[float, float]:
         """The least and the largest eigenvalue of any training part, on the host, or bounds on them."""
         if self.problem is not None:  # those of a part lie between those of the whole; free features may add to them
-            least = 0.0 if self.problem.free is not None else float(self.problem.eigvals.amin())
-            return least, float(self.problem.eigvals.amax())
-        ends = torch.stack([torch.stack([s.eigvals.amin(), s.eigvals.amax()]) for s in map(self._side, self._each)])
-        return float(ends[:, 0].amin()), float(ends[:, 1].amax())
+            return 0.0 if self.problem.free is not None else self._ends[0], self._ends[1]
+        return _ends([self._side(k).eigvals for k in self._each])
+
+    @cached_property
+    def _ends(self) -> tuple[float, float]:
+        """The least and the largest eigenvalue of all rows, on the host."""
+        return _ends([self.eigvals])
 
     @property
     def _each(self) -> range:
@@ -290,3 +292,9 @@ class KernelFolds:
             return None
         nowhere = torch.zeros_like(self.rows.X[0], dtype=self.dtype)
         return gram_matrix.fitted_by_prior(self.rows, nowhere, self.objective.prior, self.dtype)
+
+
+def _ends(eigvals: list[Tensor]) -> tuple[float, float]:
+    """Return the least and the largest of all eigenvalues, on the host."""
+    ends = torch.stack([torch.stack(e.aminmax()) for e in eigvals]).tolist()
+    return min(low for low, _ in ends), max(high for _, high in ends)

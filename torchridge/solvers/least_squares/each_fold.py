@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from torchridge.solvers import device as device_constants
-from torchridge.solvers.least_squares import nodes, precision, scoring, spectral
-from torchridge.solvers.least_squares.nodes import Nodes
+from torchridge.solvers.device import sent
+from torchridge.solvers.least_squares import precision, scoring, spectral
 from torchridge.solvers.least_squares.objective import Objective, frame, system
 from torchridge.solvers.least_squares.precision import Precision
 from torchridge.solvers.least_squares.spectral import Spectrum
@@ -74,12 +74,11 @@ class FoldMoments:
 
     def squares(self, alpha: Tensor) -> Tensor:
         """Return mean squared errors (K, L, t)."""
-        squares = self._from_nodes(alpha)
-        few = self._partial(alpha.detach().cpu()) if squares is None else None
-        if squares is None and not self.held_by_gram(alpha, few):
-            squares = torch.stack([self._careful_squares(k, alpha.to(self.like)) for k in range(len(self.train))])
+        few = self._partial(alpha.detach().cpu())
+        if self.held_by_gram(alpha, few):
+            squares = self._by_gram(alpha, few)
         else:
-            squares = self._by_gram(alpha, squares, few)
+            squares = torch.stack([self._careful_squares(k, sent(alpha, self.like)) for k in range(len(self.train))])
         return squares / torch.stack([b.weight for b in self.held])[:, None, None]
 
     def held_by_gram(self, alpha: Tensor, few: list[Spectrum] | None = None) -> bool:
@@ -102,12 +101,11 @@ class FoldMoments:
             self.precision.note(torch.finfo(self.like.dtype).eps * worst, "")
         return held
 
-    def _by_gram(self, alpha: Tensor, squares: Tensor | None, few: list[Spectrum] | None) -> Tensor:
-        if squares is None:
-            host = alpha.detach().cpu()
-            spectra = self.spectra if few is None else few
-            eigvals = list(self._host_eigvals) if few is None else [s.eigvals for s in few]
-            squares = scoring.heldout_squares(spectra, eigvals, self.train, self.held, self.objective, host)
+    def _by_gram(self, alpha: Tensor, few: list[Spectrum] | None) -> Tensor:
+        spectra = self.spectra if few is None else few
+        eigvals = list(self._host_eigvals) if few is None else [s.eigvals for s in few]
+        host = alpha.detach().cpu()
+        squares = scoring.heldout_squares(spectra, eigvals, self.train, self.held, self.objective, host)
         if self.rows is not None and self.held_rows is not None:
             yy = torch.stack([self._unfitted(k) for k in range(len(self.held))])[:, None]
             lost = (squares < _NEARLY_PERFECT * yy).flatten(1).any(1)
@@ -117,7 +115,7 @@ class FoldMoments:
                 self._check_finite()
             for k in range(len(again)):
                 if again[k]:
-                    squares[k] = self._predicted(k, alpha.to(self.like))
+                    squares[k] = self._predicted(k, sent(alpha, self.like))
         return squares
 
     def _unfitted(self, k: int) -> Tensor:
@@ -136,32 +134,22 @@ class FoldMoments:
         assert self.rows is not None
         assert self.held_rows is not None
         if self.train_rows is not None:
-            return self.train_rows[k].to(self.like.device)
+            return sent(self.train_rows[k], self.like.device)
         inside = torch.ones(self.rows.X.shape[0], dtype=torch.bool)
         inside[self.held_rows[k].cpu()] = False
-        return inside.nonzero()[:, 0].to(self.like.device)
+        return sent(inside.nonzero()[:, 0], self.like.device)
 
     def _careful_squares(self, k: int, alpha: Tensor) -> Tensor:
         """Return Σ s (y − ŷ)² over held-out part k, (L, t)."""
         tri = self.careful(k, alpha)
         if self.rows is not None and self.held_rows is not None:
-            return estimates.heldout_squares(tri, self.rows, self.held_rows[k].to(self.like.device), alpha)[0]
+            return estimates.heldout_squares(tri, self.rows, sent(self.held_rows[k], self.like.device), alpha)[0]
         seen, squares = about(self.held[k], tri.center.sum(0), tri.target_center.sum(0)), []
         for some in roots.at_once(tri, alpha):
             w = estimates.weights(tri, roots.roots(tri, some), some)  # (d, L, t)
             fitted = (seen.gram @ w.flatten(1)).view_as(w)
             squares.append(seen.yy + (w * (fitted - 2 * seen.cross[:, None])).sum(0))
         return torch.cat(squares).clamp_min(0)
-
-    def _from_nodes(self, alpha: Tensor) -> Tensor | None:
-        chosen = self._nodes(alpha)
-        if chosen is None:
-            return None
-        parts = [
-            nodes.heldout_squares(chosen, a, b, self.objective) for a, b in zip(self.train, self.held, strict=True)
-        ]
-        found = torch.stack([p for p, _ in parts])
-        return None if bool(torch.stack([poor for _, poor in parts]).any()) else found
 
     def _partial(self, alpha: Tensor) -> list[Spectrum] | None:
         """Return spectra of the few directions that the targets reach; None unless every part has such."""
@@ -177,15 +165,6 @@ class FoldMoments:
             found.append(part)
         return found
 
-    def _nodes(self, alpha: Tensor) -> Nodes | None:
-        """Return what to score by where an eigendecomposition of every fold costs more; None for those."""
-        if self.objective.free is not None or "spectra" in self.__dict__:
-            return None
-        most = device_constants.most_nodes(self.like.device, self.like.shape[0])
-        host = alpha.detach().cpu()
-        found = nodes.nodes(host, most) if most and bool(host.min() > 0) else None
-        return None if found is None else found._replace(alpha=found.alpha.to(self.like), mix=found.mix.to(self.like))
-
     def _predicted(self, k: int, alpha: Tensor) -> Tensor:
         assert self.rows is not None
         assert self.held_rows is not None
@@ -196,7 +175,7 @@ class FoldMoments:
             weight = spectral.weights(self.spectra[k], some)
             parts.append(
                 scoring.heldout_squares_by_prediction(
-                    weight, place.center, place.target_center, self.rows, self.held_rows[k].to(self.like.device)
+                    weight, place.center, place.target_center, self.rows, sent(self.held_rows[k], self.like.device)
                 )
             )
         return torch.cat(parts)

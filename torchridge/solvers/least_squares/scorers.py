@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from torchridge.solvers.device import sent
 from torchridge.solvers.least_squares import precision, scoring, spectral, whole_rows
 from torchridge.solvers.least_squares.criteria import Criterion, Fit
 from torchridge.solvers.least_squares.objective import Objective, system
@@ -71,7 +72,7 @@ class AllRows(ABC):
 
     def squares(self, alpha: Tensor) -> Tensor:
         """Return the criterion, (1, L, t)."""
-        return self.criterion.of(self.fit(alpha.to(self.like)))[None]
+        return self.criterion.of(self.fit(sent(alpha, self.like)))[None]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from torchridge.solvers.device import sent
 from torchridge.solvers.least_squares import spectral
 from torchridge.solvers.least_squares.objective import Objective, feature_variance, located, residual_moments, system
 from torchridge.solvers.least_squares.spectral import Spectrum, filters
@@ -46,7 +47,7 @@ def paths(spectra: list[Spectrum], eigvals: list[Tensor], host: Tensor) -> list[
     about 15 for a hundred strengths, whatever the number of features. It is found on the host, where `eigvals`, K of
     (m,), and `host`, the strengths, lie.
     """
-    alpha = host.to(spectra[0].coef)
+    alpha = sent(host, spectra[0].coef)
     weakest = alpha.min().reshape(1)
     starts = [filters(s.eigvals, weakest) * s.coef for s in spectra]
     if alpha.shape[0] * spectra[0].coef.shape[1] <= _DIRECT_COLUMNS:
@@ -59,7 +60,7 @@ def _low_rank(eigvals: Tensor, start: Tensor, host: Tensor) -> Paths:
     shrinkage = (eigvals[:, None] + host.min()) * filters(eigvals, host)  # (m, L)
     left, sigma, right = torch.linalg.svd(shrinkage, full_matrices=False)
     r = max(1, int((sigma > _BASIS_TOLERANCE * sigma[0]).sum()))
-    return Paths((left[:, :r] * sigma[:r]).to(start), right[:r].to(start), start)
+    return Paths(sent(left[:, :r] * sigma[:r], start), sent(right[:r], start), start)
 
 
 def heldout_squares(

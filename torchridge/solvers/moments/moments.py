@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from torchridge import _check
+from torchridge.solvers.device import sent
 from torchridge.solvers.moments import blocks, one_pass
 from torchridge.solvers.moments.blocks import Block
 from torchridge.solvers.moments.folds import check_fold
@@ -119,7 +120,7 @@ class Moments:
             return {ids: one_pass.block_of(*rows[:3], kept, self.dtype, device, work)}
         host = ids.cpu() if kept is None else ids[kept.to(ids.device)].cpu()
         places = torch.arange(len(host)) if kept is None else kept.cpu()
-        parts = {k: places[host == k].to(rows.X.device) for k in torch.unique(host).tolist()}
+        parts = {k: sent(places[host == k], rows.X.device) for k in torch.unique(host).tolist()}
         return {k: one_pass.block_of(*rows[:3], index, self.dtype, device, work) for k, index in parts.items()}
 
     def _merged(self, added: Mapping[Any, Block]) -> dict[int | None, Block]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from torchridge.solvers import algebra
 from torchridge.solvers import device as device_constants
+from torchridge.solvers.device import sent
 from torchridge.solvers.moments import float_slices
 from torchridge.solvers.moments.blocks import Block, constant_noise, empty_block
 from torchridge.solvers.moments.rows import Rows
@@ -136,7 +137,7 @@ class _Pass:
             total, cross, yy = total[:d, :d], total[:d, d:], total.diagonal()[d:]
         mean = self.base + self.offset
         varies = (total.diagonal() >= self.weight * constant_noise(mean[:d])).to(total)[:, None]
-        weight = torch.as_tensor(self.weight, dtype=total.dtype, device=total.device)
+        weight = self.weight.to(total) if isinstance(self.weight, Tensor) else total.new_full((), self.weight)
         gram, cross = total * varies * varies.T, cross * varies
         return Block(self.count, weight, mean[:d], mean[d:], gram, cross, yy.clamp_min(0))
 
@@ -184,5 +185,5 @@ def fold_blocks(rows: Rows, index: list[Tensor], dtype: torch.dtype) -> list[Blo
             weight = None if rows.sample_weight is None else rows.sample_weight[run]
             result.append(block_of(rows.X[run], rows.y[run], weight, None, dtype, device, work))
         else:
-            result.append(block_of(*rows[:3], i.to(device), dtype, device, work))
+            result.append(block_of(*rows[:3], sent(i, device), dtype, device, work))
     return result

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from torchridge.solvers.device import sent
 from torchridge.solvers.moments.blocks import Block
 
 
@@ -15,6 +16,7 @@ def widened(block: Block, columns: Tensor, t: int) -> Block:
     """Return the moments with t targets, of which the old ones stand at `columns` and the others were always zero."""
     if t == block.yy.shape[0]:
         return block
+    columns = sent(columns, block.yy.device)
     cross = block.cross.new_zeros(block.cross.shape[0], t)
     cross[:, columns] = block.cross
     mean, yy = block.mean_y.new_zeros(t), block.yy.new_zeros(t)
@@ -24,6 +26,7 @@ def widened(block: Block, columns: Tensor, t: int) -> Block:
 
 def selected(block: Block, columns: Tensor) -> Block:
     """Return the moments of some of the targets."""
+    columns = sent(columns, block.yy.device)
     return block._replace(mean_y=block.mean_y[columns], cross=block.cross[:, columns], yy=block.yy[columns])
 
 
