@@ -32,7 +32,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say why tests were skipped: how many for each reason."""
     reasons = Counter(
-        report.longrepr[2].removeprefix("Skipped: ") if isinstance(report.longrepr, tuple | list) else str(report.longrepr)
+        report.longrepr[2].removeprefix("Skipped: ")
+        if isinstance(report.longrepr, tuple | list)
+        else str(report.longrepr)
         for report in terminalreporter.stats.get("skipped", [])
     )
     if reasons:
