@@ -6,7 +6,7 @@ os.environ.setdefault("KERAS_BACKEND", "torch")
 import pytest
 import torch
 from pretended_cuda.install import installed
-from pretended_cuda.outer import Outer, device_of, unavailable
+from pretended_cuda.outer import NAME, Outer, device_of, unavailable
 from pretended_cuda.skips import skip_what_it_cannot_judge
 
 DEVICES = ("cpu", "pretended", "cuda")
@@ -14,7 +14,7 @@ DEVICES = ("cpu", "pretended", "cuda")
 
 def pytest_configure(config: pytest.Config) -> None:
     if not installed():
-        config.pluginmanager.register(Outer(), "pretended_cuda_outer")
+        config.pluginmanager.register(Outer(), NAME)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -32,7 +32,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say why tests were skipped: how many for each reason."""
     reasons = Counter(
-        report.longrepr[2].removeprefix("Skipped: ") if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        report.longrepr[2].removeprefix("Skipped: ")
+        if isinstance(report.longrepr, tuple | list)
+        else str(report.longrepr)
         for report in terminalreporter.stats.get("skipped", [])
     )
     if reasons:

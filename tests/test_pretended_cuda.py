@@ -145,11 +145,12 @@ def test_random_numbers_follow_the_device_s_seed(device: torch.device) -> None:
 CONFTEST = """
 import os, pytest
 from pretended_cuda.install import installed
-from pretended_cuda.outer import Outer
+from pretended_cuda import outer
 
 def pytest_configure(config):
     if not installed():
-        config.pluginmanager.register(Outer())
+        outer.MANY = 5
+        config.pluginmanager.register(outer.Outer(), outer.NAME)
 
 @pytest.fixture(params=["cpu", "pretended"])
 def device(request):
@@ -171,18 +172,31 @@ def test_ends_the_process(device):
 def test_comes_after(device):
     pass
 """
+ELSEWHERE = """
+import sys
+from pretended_cuda.install import installed
+
+def test_runs_in_a_third_process():
+    assert sys.modules["__main__"].__spec__.name == "pretended_cuda.inner" and not installed()
+
+def test_fails_there():
+    assert False, "on purpose, too"
+"""
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(unavailable() is not None, reason=str(unavailable()))
-def test_the_second_process_reports_each_test_and_outlives_a_crash(tmp_path: Path) -> None:
+def test_the_other_processes_report_each_test_and_one_outlives_a_crash(tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text(CONFTEST)
     (tmp_path / "test_cases.py").write_text(CASES)
+    (tmp_path / "estimators").mkdir()
+    (tmp_path / "estimators" / "test_elsewhere.py").write_text(ELSEWHERE)
     environment = {**os.environ, "PYTHONPATH": str(TESTS)}
     command = [sys.executable, "-m", "pytest", "-rA", f"--rootdir={tmp_path}", "-p", "no:cacheprovider", str(tmp_path)]
     output = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False).stdout
-    assert "2 failed, 6 passed" in output, output
+    assert "3 failed, 7 passed" in output, output
     assert "FAILED test_cases.py::test_fails[pretended] - AssertionError: on purpose" in output
+    assert "FAILED estimators/test_elsewhere.py::test_fails_there" in output
     assert "ended (exit 3)" in output and "PASSED test_cases.py::test_comes_after[pretended]" in output
 
 

@@ -105,24 +105,29 @@ def probes_are_those_of_one_process() -> None:
     torch.manual_seed(1)
     model = nn.Sequential(nn.Linear(D, 8), nn.Tanh(), nn.Linear(8, 3)).double()
     weight = torch.linspace(0.5, 2, N, dtype=torch.float64)
+    asked: tuple[dict[str, Any], ...] = (
+        {"task": "regression", "bootstrap": 50},
+        {"task": "classification", "readout": ["ridge", "lda"], "metrics": "accuracy"},
+        {"task": "classification", "class_weight": "balanced", "standardize": True},
+    )
+    targets = [y, classes, classes]
+    wanted = [
+        probe_layers(model, batches(X, labels), cv=fold, sample_weight=weight, **options)
+        for labels, options in zip(targets, asked, strict=True)
+    ]
+    kept = {"keep": "memory", "keep_bytes": 2**30, "keep_dtype": None, "task": "classification"}
+    want_kept = LinearProbe(cv=fold, **kept).fit(X, classes)
+    curve = {"readout": "logistic", "class_weight": "balanced", "standardize": True, "Cs": [1e-3, 0.1, 10.0, 1e5]}
+    want_curve = LinearProbe(cv=fold, **kept, **curve).fit(X, classes)
     for group, part in groups():
-        for options in (
-            {"task": "regression", "bootstrap": 50},
-            {"task": "classification", "readout": ["ridge", "lda"], "metrics": "accuracy"},
-            {"task": "classification", "class_weight": "balanced", "standardize": True},
-        ):
-            labels = y if options["task"] == "regression" else classes
-            want = probe_layers(model, batches(X, labels), cv=fold, sample_weight=weight, **options)
+        for labels, options, want in zip(targets, asked, wanted, strict=True):
             own: dict[str, Any] = {"cv": fold[part], "sample_weight": weight[part], "process_group": group}
             same_report(probe_layers(model, batches(X[part], labels[part]), **own, **options), want)
-        kept = {"keep": "memory", "keep_bytes": 2**30, "keep_dtype": None, "task": "classification"}
         got = LinearProbe(cv=fold[part], process_group=group, **kept).fit(X[part], classes[part])
-        same_report(got, LinearProbe(cv=fold, **kept).fit(X, classes))
-        options = {"readout": "logistic", "class_weight": "balanced", "standardize": True, "Cs": [1e-3, 0.1, 10.0, 1e5]}
-        got = LinearProbe(cv=fold[part], process_group=group, **kept, **options).fit(X[part], classes[part])
-        want = LinearProbe(cv=fold, **kept, **options).fit(X, classes)
-        assert got.best.strength == want.best.strength
-        assert relative(got.best.weight, want.best.weight) < LOGISTIC
+        same_report(got, want_kept)
+        got = LinearProbe(cv=fold[part], process_group=group, **kept, **curve).fit(X[part], classes[part])
+        assert got.best.strength == want_curve.best.strength
+        assert relative(got.best.weight, want_curve.best.weight) < LOGISTIC
     probes_are_kept_by_each_rank(X, classes, fold)
     members = torch.arange(N) // 4 % 20  # every group is spread over the ranks
     mine = slice(dist.get_rank(), None, 4)

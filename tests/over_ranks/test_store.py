@@ -1,6 +1,5 @@
 """The store of a group ends with rank 0: it stays until the others have read what went wrong."""
 
-import multiprocessing
 import socket
 from datetime import timedelta
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from ranks import CONTEXT
 
 from torchridge import ridge
 from torchridge._ranks import _Farewell
@@ -34,12 +34,11 @@ def rank(me: int, port: int, disagree: bool, come: Any, results: Any) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("disagree", [True, False])
 def test_the_other_rank_hears_what_went_wrong_though_rank_0_ends_at_once(disagree: bool) -> None:
-    context = multiprocessing.get_context("spawn")
-    come, results = context.Event(), context.Queue()
+    come, results = CONTEXT.Event(), CONTEXT.Queue()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    ranks = [context.Process(target=rank, args=(me, port, disagree, come, results)) for me in (0, 1)]
+    ranks = [CONTEXT.Process(target=rank, args=(me, port, disagree, come, results)) for me in (0, 1)]
     for process in ranks:
         process.start()
     if disagree:

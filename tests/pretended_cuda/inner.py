@@ -1,4 +1,4 @@
-"""Runs the tests of a list in this process, on the pretended device, and writes each report as a line of JSON."""
+"""Runs the tests of a list in this process, with the pretended device or not, and writes each report as JSON."""
 
 import json
 import sys
@@ -8,6 +8,7 @@ from typing import Any, TextIO
 import pytest
 
 from pretended_cuda.install import install
+from pretended_cuda.outer import PARAMETER
 
 
 class Recorder:
@@ -39,8 +40,9 @@ class Recorder:
         print(json.dumps(line, default=str), file=self.out, flush=True)
 
 
-def main(names: str, reports: str, *arguments: str) -> int:
-    install()
+def main(kind: str, names: str, reports: str, *arguments: str) -> int:
+    if kind == PARAMETER:
+        install()
     wanted = json.loads(Path(names).read_text())
     files = list(dict.fromkeys(name.split("::")[0] for name in wanted))
     with open(reports, "w") as out:

@@ -2,6 +2,7 @@
 
 The device must be there before torch is imported, and would change what torch does for the ordinary tests: so it has
 its own process, started once the tests are collected. Those tests come last here, when most reports have come in.
+If there are many tests, those of a few folders run in a third: the ordinary ones take twice as long as the pretended.
 """
 
 from __future__ import annotations
@@ -18,11 +19,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from shared_answers import FOLDER
 
 from pretended_cuda.build import Unavailable, library
 from pretended_cuda.install import installed
 
 PARAMETER = "pretended"
+NAME = "pretended_cuda_outer"  # of the plugin
+HERE, APART = "ordinary", "ordinary, apart"
+
+# Folders whose ordinary tests run apart, about half of their time, if there are as many as this.
+FOLDERS, MANY = ("estimators", "over_ranks"), 2000
+
 TESTS = Path(__file__).parent.parent
 
 
@@ -48,10 +56,10 @@ def unavailable() -> str | None:
 
 
 class Process:
-    """The other process: its reports by test, as they come in."""
+    """Another process: its reports by test, as they come in."""
 
-    def __init__(self, config: pytest.Config, names: list[str]) -> None:
-        self.config, self.waiting = config, names
+    def __init__(self, config: pytest.Config, kind: str, names: list[str]) -> None:
+        self.config, self.kind, self.waiting = config, kind, names
         self.reports: dict[str, list[pytest.TestReport]] = {}
         self.finished: set[str] = set()
         self.folder = tempfile.TemporaryDirectory(prefix="pretended_cuda_")
@@ -66,11 +74,13 @@ class Process:
         paths = [str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": os.pathsep.join(paths)}
         environment.pop("LD_PRELOAD", None)  # which may bring a device of its own
-        command = [sys.executable, "-m", "pretended_cuda.inner", str(folder / "names.json"), str(self.lines)]
+        command = [sys.executable, "-m", "pretended_cuda.inner", self.kind, str(folder / "names.json"), str(self.lines)]
         options = [
             "-q",
             "-p",
             "no:cacheprovider",
+            "-p",
+            f"no:{NAME}",
             f"--rootdir={self.config.rootpath}",
             f"--tb={self.config.option.tbstyle}",
         ]
@@ -112,7 +122,7 @@ class Process:
         """Blame the test that ran when the process ended, or else the one waited for; go on with the rest."""
         lost = self.running if self.running and self.running not in self.finished else name
         log = (Path(self.folder.name) / "log").read_text(errors="replace")[-4000:]
-        text = f"the process with the pretended device ended (exit {self.process.returncode}) and not this test:\n{log}"
+        text = f"the process of the {self.kind} tests ended (exit {self.process.returncode}) and not this test:\n{log}"
         report = pytest.TestReport(lost, (lost.split("::")[0], 0, lost), {}, "failed", text, "call")
         self.reports[lost] = [report]
         self.finished.add(lost)
@@ -130,22 +140,38 @@ class Process:
 class Outer:
     """The plugin of the ordinary process."""
 
-    process: Process | None = None
+    def __init__(self) -> None:
+        self.processes: dict[str, Process] = {}
+        self.many = False
+
+    def place(self, item: pytest.Item) -> str:
+        """Where a test runs."""
+        if is_pretended(item):
+            return PARAMETER
+        return APART if self.many and item.path.parent.name in FOLDERS else HERE
 
     @pytest.hookimpl(trylast=True)
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        items.sort(key=is_pretended)
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        watched = config.option.usepdb or config.option.capture == "no"
+        self.many = len(items) - sum(map(is_pretended, items)) >= MANY and not watched
+        items.sort(key=lambda item: (HERE, APART, PARAMETER).index(self.place(item)))
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        names = [item.nodeid for item in session.items if is_pretended(item)]
-        if names and not session.config.option.collectonly and unavailable() is None:
-            self.process = Process(session.config, names)
+        if session.config.option.collectonly:
+            return
+        self.answers = tempfile.TemporaryDirectory(prefix="answers_")
+        os.environ[FOLDER] = self.answers.name
+        for kind in (PARAMETER, APART):
+            names = [item.nodeid for item in session.items if self.place(item) == kind]
+            if names and (kind == APART or unavailable() is None):
+                self.processes[kind] = Process(session.config, kind, names)
 
     def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
-        if self.process is None or not is_pretended(item):
+        process = self.processes.get(self.place(item))
+        if process is None:
             return None
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-        for report in self.process.of(item.nodeid):
+        for report in process.of(item.nodeid):
             item.ihook.pytest_runtest_logreport(report=report)
         item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
         return True
@@ -155,5 +181,7 @@ class Outer:
         try:
             return (yield)
         finally:
-            if self.process is not None:
-                self.process.close()
+            for process in self.processes.values():
+                process.close()
+            if os.environ.pop(FOLDER, None) is not None:
+                self.answers.cleanup()

@@ -153,19 +153,17 @@ def _hessian(rows: Rows, head: Tensor, group: Tensor, theta: Tensor) -> Tensor:
     In float64: under a weak penalty it is close to singular, and rounded to float32 it would call steps and gaps small.
     """
     c, q = theta.shape
-    hessian = theta.new_zeros(c, q, c, q, dtype=torch.float64)
-    for part in chunks(len(rows.features), max(c, q), rows.max_elements):
+    hessian = theta.new_zeros(c * q, c * q, dtype=torch.float64)
+    for part in chunks(len(rows.features), c * q, rows.max_elements):
         features = rows.features[part].double()
         proba, rest = _probabilities(rows, features, head, group, theta)
-        weight = rows.weight[group, part]
-        for j in range(c):
-            scaled = features * (proba[j] * weight)[:, None]
-            for k in range(j, c):
-                hessian[j, :, k] += scaled.mT @ (features * (rest[j] if k == j else -proba[k])[:, None])
-    for j in range(c):
-        for k in range(j):
-            hessian[j, :, k] = hessian[k, :, j].mT
-    return hessian.view(c * q, c * q)
+        weighted = proba * rows.weight[group, part]
+        others = (features[:, None] * -proba.mT[:, :, None]).flatten(1)  # (n, c·q)
+        for j in range(c):  # a product for each class with itself and those after it
+            own = slice(j * q, (j + 1) * q)
+            others[:, own] = features * rest[j][:, None]
+            hessian[own, j * q :].addmm_((features * weighted[j][:, None]).mT, others[:, j * q :])
+    return algebra.mirror(hessian)
 
 
 def _mixing(shared: Tensor, total: Tensor) -> Tensor:
