@@ -20,24 +20,25 @@ _FULL_RATE = {(6, 0), (7, 0), (8, 0), (9, 0), (10, 0)}
 # 2⁻²⁴ of a column's largest value for half precision, and 2⁻³² for single precision.
 _SLICES = {torch.bfloat16: 3, torch.float16: 3, torch.float32: 4}
 
-# Chunks of rows that CUDA takes at once: 240 MiB of them. H100 has 132 multiprocessors, which tiles of 128 × 128 of a
-# 1024 × 1024 product do not fill, so that long chunks must (NVIDIA, "Matrix Multiplication Background User's Guide").
+# Chunks of rows that CUDA takes at once: 240 MiB of them. Four times as much gains 4 to 9 % on an H200, a third of it
+# loses 3 to 20 %.
 _CUDA_CHUNKS = 6
 
-# Strengths from which one eigendecomposition beats as many Cholesky factors. Measured on an H200: it takes the time of
-# 16 factors of 512 features, 21 of 1024, 27 of 2048 and 49 of 4096, and each factor takes as long again to be solved
-# with. Folds at 72 such factors took 1 to 5 times as long as by eigenvectors, at 512 to 8192 features.
-_CPU_STRENGTHS, _CUDA_STRENGTHS = 4, 16
+# Strengths up to which Cholesky factors are cheaper than one eigendecomposition. On an H200 a path from the moments of
+# 1024 features takes 2.4 ms a strength by factors, and 11.4 ms by the eigendecomposition at any number of them; folds
+# by Cholesky factors at 72 nodes took 1 to 5 times as long as by eigenvectors, at 512 to 8192 features.
+FEW_STRENGTHS = 4
 
 
 def sent(value: Tensor, to: Tensor | torch.device, dtype: torch.dtype | None = None) -> Tensor:
     """Return numbers of the host on a device, without a wait for it; those that are there already as they are.
 
     CUDA stages the copy of ordinary memory before it returns (CUDA Runtime API, "API synchronization behavior"), so
-    that the host may go on. Not for what it may write to afterwards: memory that is pinned is read later.
+    that the host may go on, and write to it. Pinned memory is read later: that is waited for.
     """
     device, dtype = (to.device, to.dtype if dtype is None else dtype) if isinstance(to, Tensor) else (to, dtype)
-    return value.to(device, dtype, non_blocking=device.type == "cuda" and value.device.type == "cpu")
+    staged = device.type == "cuda" and value.device.type == "cpu" and not value.is_pinned()
+    return value.to(device, dtype, non_blocking=staged)
 
 
 def slices(device: torch.device, rows: torch.dtype, sums: torch.dtype) -> int:
@@ -50,10 +51,10 @@ def slices(device: torch.device, rows: torch.dtype, sums: torch.dtype) -> int:
     return _SLICES.get(rows, 0)
 
 
-# Columns of a block of a symmetric product: on CUDA wide enough to fill the device, narrow enough that the skipped half
-# of the blocks is close to half of the work. On the CPU measured; see `algebra`. Of up to
-# 256 columns, blocks of 64 take 0.85 of the time of the whole product at (400, 200), on one thread.
-_CPU_GRAM_COLUMNS, _CUDA_GRAM_COLUMNS = ((256, 64), (768, 128), (2**63, 256)), 1024
+# Columns of a block of a symmetric product. On the CPU see `algebra`; of up to 256 columns, blocks of 64 take 0.85 of
+# the time of the whole product at (400, 200), on one thread. On an H200 blocks of 512, 1024 and 2048 columns take 28.5,
+# 29.4 and 36.0 ms at (65536, 4096) in float64, and 8.7, 10.5 and 10.8 at (200000, 1024).
+_CPU_GRAM_COLUMNS, _CUDA_GRAM_COLUMNS = ((256, 64), (768, 128), (2**63, 256)), 512
 
 
 def gram_columns(device: torch.device, d: int) -> int:
@@ -66,11 +67,6 @@ def gram_columns(device: torch.device, d: int) -> int:
 def chunks(device: torch.device) -> int:
     """Return how many times the chunk of a CPU one pass over rows works on at once."""
     return _CUDA_CHUNKS if device.type == "cuda" else 1
-
-
-def strengths_per_eigh(device: torch.device) -> int:
-    """Return the number of strengths up to which Cholesky factors are cheaper."""
-    return _CUDA_STRENGTHS if device.type == "cuda" else _CPU_STRENGTHS
 
 
 def most_directions(device: torch.device, d: int) -> int:

@@ -13,7 +13,7 @@ import torch
 
 from torchridge.linear.arguments import Strengths
 from torchridge.linear.ridge.table import SOLVERS, Solver
-from torchridge.solvers.device import strengths_per_eigh
+from torchridge.solvers.device import FEW_STRENGTHS
 from torchridge.solvers.least_squares.spectral import Summary
 
 # From this condition number of gram + αD on, float64 normal equations can miss the tenth digit (or, of an answer
@@ -57,7 +57,7 @@ def choose(
         return Choice(solver, "asked for")
     if rows_at_hand and n < d:
         return Choice("dual", f"{n} rows are fewer than {d} features: the gram matrix of the rows is the smaller one")
-    if per_target or count > strengths_per_eigh(device):
+    if per_target or count > FEW_STRENGTHS:
         return Choice("spectral", "one eigendecomposition serves all strengths")
     return Choice("cholesky", "few strengths: Cholesky is several times cheaper than an eigendecomposition")
 

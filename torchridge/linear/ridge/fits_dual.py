@@ -16,7 +16,7 @@ from torchridge.linear.ridge.solution.diagnosis import Diagnosis, once, unchange
 from torchridge.linear.ridge.solution.dual_solution import DualForm
 from torchridge.solvers import algebra
 from torchridge.solvers.algebra import Factor
-from torchridge.solvers.device import strengths_per_eigh
+from torchridge.solvers.device import FEW_STRENGTHS
 from torchridge.solvers.kernels import dual, dual_weights, gram_matrix
 from torchridge.solvers.kernels.few_rows import free_condition
 from torchridge.solvers.least_squares import spectral
@@ -32,7 +32,7 @@ def fit_dual(problem: Dense, choice: Choice) -> Fit:
     dtype = problem.summed
     objective, rows, strengths = problem.objective.to(dtype), problem.rows, problem.strengths
     kernel = gram_matrix.kernel(rows, objective, dtype)
-    few = not strengths.per_target and len(strengths.alpha) <= strengths_per_eigh(rows.X.device)
+    few = not strengths.per_target and len(strengths.alpha) <= FEW_STRENGTHS
     if few and strengths.weakest > 0 and objective.free is None:
         factors = [_shifted(kernel.gram, a) for a in strengths.alpha.to(dtype)]
         coef = torch.stack([f.solve(kernel.target) for f in factors], 1)  # (n, L, t)
