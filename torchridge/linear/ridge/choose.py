@@ -43,7 +43,6 @@ def choose(
     n: int,
     d: int,
     strengths: Strengths,
-    device: torch.device,
     free: bool = False,
     rows_at_hand: bool = True,
     precomputed: bool = False,

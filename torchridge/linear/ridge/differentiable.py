@@ -60,27 +60,31 @@ def solve(X: Tensor, y: Any, alpha: Any, name: str, sample_weight: Any, options:
         solution = _solution(given, solved, rows)
     if not _check.values_visible(solution.weight, solved.weight):
         return solution
-    condition = _condition(given, solved, rows)
+    condition, total = _condition(given, solved, rows, solution.weight)
     if given.watched:
-        _refuse_or_warn(condition, solution, torch.finfo(given.batch.X.dtype).eps)
+        _refuse_or_warn(condition, total, torch.finfo(given.batch.X.dtype).eps)
     elif not condition <= CAREFUL[given.dtype]:
         return _each_alone(single, X, y, given, name, options)
     return solution
 
 
 @torch.no_grad()
-def _condition(given: Given, solved: dense.Solved, rows: dense.Centred) -> float:
-    """Return the worst condition of the batch: from the strengths if that settles it, else estimated."""
+def _condition(given: Given, solved: dense.Solved, rows: dense.Centred, weight: Tensor) -> tuple[float, float]:
+    """Return the worst condition of the batch, from the strengths if that settles it, else estimated; and Σ weight."""
+    total = weight.sum().to(solved.weight.dtype)
     plain = given.batch.penalty is None and given.batch.sample_weight is None and not given.batch.standardize
     if plain and given.weakest > 0:
-        bound = float(dense.condition_bound(solved, given.batch.alpha).nan_to_num(torch.inf).amax())
+        most = dense.condition_bound(solved, given.batch.alpha).nan_to_num(torch.inf).amax()
+        bound, summed = torch.stack([most, total]).tolist()  # one wait for a device
         if bound <= CAREFUL[given.dtype]:
-            return bound
-    return float(dense.condition_estimate(given.batch, rows, given.primal).amax())
+            return bound, summed
+    worst = dense.condition_estimate(given.batch, rows, given.primal).amax()
+    condition, summed = torch.stack([worst, total]).tolist()
+    return condition, summed
 
 
-def _refuse_or_warn(condition: float, solution: RidgeSolution, eps: float) -> None:
-    if condition > 1 / eps or not math.isfinite(float(solution.weight.detach().sum())):
+def _refuse_or_warn(condition: float, total: float, eps: float) -> None:
+    if condition > 1 / eps or not math.isfinite(total):
         raise ValueError(
             "`alpha` is too weak for a unique solution: gram + α diag(penalty_factors) is singular to rounding. Raise "
             "`alpha`; the minimum-norm solution is offered without gradients."
@@ -131,8 +135,8 @@ def check(X: Tensor, y: Tensor, alpha: Any, name: str, sample_weight: Any, optio
     for argument, value in (("X", X), ("y", y)):
         _check.is_dense_real(value, argument)
         _check.not_empty(value, argument)
-        _check.finite(value, argument)
         _check.exact_integers(value, argument)
+    _check.all_finite({"X": X, "y": y})
     shape, n, d = tuple(X.shape[:-2]), X.shape[-2] if X.ndim > 1 else 0, X.shape[-1]
     if X.ndim < 2 or (tuple(y.shape) != (*shape, n) and tuple(y.shape[:-1]) != (*shape, n)):
         remedy = " Pass `X[:, None]` for rows of one feature." if X.ndim < 2 else ""

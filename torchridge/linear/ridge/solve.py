@@ -50,7 +50,6 @@ def solve(problem: Problem) -> RidgeSolution:
         n=problem.n_samples,
         d=problem.shape[0],
         strengths=dense.strengths,
-        device=problem.device,
         free=dense.objective.free is not None,
         rows_at_hand=dense.rows is not None,
         precomputed=dense.objective.precomputed,

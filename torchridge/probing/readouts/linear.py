@@ -103,8 +103,7 @@ def ridge(parts: Parts, alphas: Tensor | None, standardize: bool) -> Fitted:
 def ridge_weights(block: Block, alpha: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
     """Return weights (t, d) and biases (t,) at one strength, alpha (1,)."""
     d, strengths = block.gram.shape[0], Strengths(alpha, False, float(alpha.min()))
-    device = block.gram.device
-    choice = choose("auto", n=block.rows, d=d, strengths=strengths, device=device, rows_at_hand=False)
+    choice = choose("auto", n=block.rows, d=d, strengths=strengths, rows_at_hand=False)
     fit = fit_dense(Dense(objective, strengths, torch.float64, lambda: block, None), choice)
     assert fit.weight is not None  # moments have no dual form
     return fit.weight[:, 0].T, fit.bias[0]
