@@ -69,17 +69,6 @@ def sum_is_finite(value: Tensor) -> bool:
     return all(math.isfinite(float(work[: len(run)].copy_(run).sum())) for run in torch.split(value, step))
 
 
-def all_finite(values: dict[str, Tensor]) -> None:
-    """Raise as `finite` does, for several tensors, which wait for a device once if they lie on one."""
-    tensors = [v.detach() for v in values.values() if v.is_cuda and v.is_floating_point() and values_visible(v)]
-    if len(tensors) == len(values) and len({v.device for v in tensors}) == 1:
-        sums = torch.stack([v.sum(dtype=torch.float64) for v in tensors])
-        if math.isfinite(float(sums.sum())):
-            return
-    for name, value in values.items():
-        finite(value, name)
-
-
 def finite(value: Tensor, name: str) -> None:
     """Raise if `value` holds NaN or infinity, naming the first row (the first index of the second-last dim)."""
     if not value.is_floating_point() or not values_visible(value) or value.numel() == 0:

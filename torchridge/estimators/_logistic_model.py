@@ -22,8 +22,8 @@ from torchridge.linear.logistic.solution import LogisticSolution
 SOLVERS = ("lbfgs", "liblinear", "newton-cg", "newton-cholesky", "sag", "saga")
 
 # Their `tol` bounds the gradient, whose square is what the objective lacks: at their default 1e-4 from 1e-7 to 1e-4 of
-# it at a hundred to a thousand rows.
-_GAP = 1e-6
+# it. When an evaluation takes milliseconds, the gap is closed to 1e-10 all the same.
+_GAP, _LITTLE_GAP, _LITTLE = 1e-6, 1e-10, 2**25
 
 # Evaluations of loss and gradient that one of `max_iter` stands for.
 EVALUATIONS = 10
@@ -105,7 +105,7 @@ class LogisticModel(Classifier):
         settings = check_settings(
             rows.table.X,
             fit_intercept=self.fit_intercept,
-            tol=self._tolerance(),
+            tol=self._tolerance(rows),
             max_iter=EVALUATIONS * self.max_iter,
             max_elements=MAX_ELEMENTS,
             dtype=None,
@@ -131,9 +131,13 @@ class LogisticModel(Classifier):
         weight = joined_weights(own, class_weights(self.class_weight, labels, sample_weight=own))
         return Rows(table, labels, beside(table, labels.codes), own, weight)
 
-    def _tolerance(self) -> float:
+    def _tolerance(self, rows: Rows) -> float:
         """Return the relative gap of the objective to stop at."""
-        return max(min(_GAP, 100 * float(self.tol) ** 2), 1e-15)
+        X, classes = rows.table.X, len(rows.labels.classes)
+        work = (int(X.nnz) if rows.table.sparse else X.numel()) * (classes if classes > 2 else 1)
+        most = _LITTLE_GAP if work <= _LITTLE else _GAP
+        most = max(most, _GAP) if rows.table.container.dtype is torch.float32 else most
+        return max(min(most, 100 * float(self.tol) ** 2), 1e-15)
 
     def _keep_logits(self, weight: Tensor, bias: Tensor, container: Container) -> None:
         """Take over weights (c, d) and biases (c,)."""

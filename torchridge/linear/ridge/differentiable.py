@@ -136,7 +136,7 @@ def check(X: Tensor, y: Tensor, alpha: Any, name: str, sample_weight: Any, optio
         _check.is_dense_real(value, argument)
         _check.not_empty(value, argument)
         _check.exact_integers(value, argument)
-    _check.all_finite({"X": X, "y": y})
+    _check_finite({"X": X, "y": y})
     shape, n, d = tuple(X.shape[:-2]), X.shape[-2] if X.ndim > 1 else 0, X.shape[-1]
     if X.ndim < 2 or (tuple(y.shape) != (*shape, n) and tuple(y.shape[:-1]) != (*shape, n)):
         remedy = " Pass `X[:, None]` for rows of one feature." if X.ndim < 2 else ""
@@ -169,6 +169,19 @@ def check(X: Tensor, y: Tensor, alpha: Any, name: str, sample_weight: Any, optio
         per_target,
     )
     return Given(batch, weakest, result_dtype(X.dtype), options.solver, free, vector, name == "alphas", watched)
+
+
+def _check_finite(values: dict[str, Tensor]) -> None:
+    """Raise if any holds NaN or infinity; one wait for a device in place of one for each."""
+    on_device = [
+        v.detach() for v in values.values() if v.is_cuda and v.is_floating_point() and _check.values_visible(v)
+    ]
+    if len(on_device) == len(values) and len({v.device for v in on_device}) == 1:
+        total = torch.stack([v.sum(dtype=torch.float64) for v in on_device]).sum()
+        if math.isfinite(float(total)):
+            return
+    for name, value in values.items():
+        _check.finite(value, name)
 
 
 def _weight(sample_weight: Any, shape: tuple[int, ...], n: int, dtype: torch.dtype) -> Tensor | None:
