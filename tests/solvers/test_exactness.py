@@ -595,6 +595,7 @@ def test_copies_of_constants_get_their_share_among_columns_of_other_units() -> N
         "9:6929",
         "5:4736",
         "8:10355",
+        "12:3352",
     ],
 )
 def test_problems_that_were_once_wrong(seed: str) -> None:

@@ -11,7 +11,7 @@ from torchridge.solvers.least_squares.triangle.factor import Roots, Triangle
 _NOISE = 1e-13
 
 # The least pivot whose rounding is told from entries of a null space.
-_LEAST_PIVOT = 1e-6
+_LEAST_PIVOT = 1e-3
 
 # Share of a unit vector in the penalized features, above the rounding of one that has none.
 _SEEN = 1e-10
