@@ -11,7 +11,7 @@ from sklearn import linear_model
 from torchridge import ridge_path
 from torchridge.estimators import Ridge, RidgeClassifier, RidgeClassifierCV, RidgeCV
 from torchridge.exceptions import GridEdgeWarning
-from torchridge.solvers import krylov
+from torchridge.solvers.iterative import shifted
 from torchridge.solvers.iterative import sparse_gram, sparse_ridge
 
 EDGE = "ignore::torchridge.exceptions.GridEdgeWarning"
@@ -65,10 +65,14 @@ def test_weights_and_tensors(intercept: bool, layout: str) -> None:
 
 
 @pytest.mark.parametrize(("n", "d"), [(60, 300), (300, 60)])
-def test_a_path_from_one_krylov_space_equals_single_solves(n: int, d: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(krylov, "_ROOM", 8)
+@pytest.mark.parametrize("numbers", [2**25, 2000])  # all targets at once, or one or a few
+def test_a_path_whose_strengths_share_products_equals_single_solves(
+    n: int, d: int, numbers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shifted, "_NUMBERS", numbers)
     X, y = words(n, d, 4)
     target = torch.from_numpy(np.eye(4)[y])
+    target[:, 3] = 5.0  # which the intercept fits: nothing is left to solve
     alphas = [100.0, 0.5, 10.0, 1.0, 50.0, 2.0]
     path = ridge_path(sparse.csr_matrix(X), target, alphas, solver="cg", tol=1e-10)
     assert bool(path.converged.all())
