@@ -67,7 +67,12 @@ def gram_pays(n: int, d: int, entries: int) -> bool:
 def applies(X: Operator, form: Design, per_target: bool) -> bool:
     """Whether a problem is of this kind."""
     sparse = isinstance(X, (SparseArray, SparseTensor))
-    return sparse and form.plain and form.spread is None and form.sets == 1 and not per_target
+    return sparse and form.plain and form.spread is None and not per_target
+
+
+def patience(rule: Rule, strengths: int) -> int:
+    """Return the steps after which a sketch is bought."""
+    return min(rule.max_iter, _PATIENCE + _MORE * (strengths - 1))
 
 
 def solve(form: Design, y: Tensor, alphas: Tensor, rule: Rule, intercept: bool) -> Solved | None:
@@ -78,7 +83,7 @@ def solve(form: Design, y: Tensor, alphas: Tensor, rule: Rule, intercept: bool) 
     target = y - form.fixed @ fixed if form.fixed.shape[1] else y
     rhs = design.weigh(form, target, part, root=form.dual)
     rhs = rhs if form.dual else design.backward(form, rhs, part)
-    product, most = product_of(form), min(rule.max_iter, _PATIENCE + _MORE * (L - 1))
+    product, most = product_of(form), patience(rule, L)
     if L == 1:
         z, error, steps = _by_columns(product, rhs, alphas.expand(t), rule.tol, most)
     else:
