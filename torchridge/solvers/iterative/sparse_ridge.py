@@ -32,6 +32,10 @@ _PATIENCE, _MORE = 120, 20
 # Multiply-adds of a sparse product in one of a dense product, and steps that a solve takes, to compare the two roads.
 _DEARER, _STEPS = 12.0, 25
 
+# The same of a fold whose weakest strength is weak, and what either road costs at any size; measured with 200 to 2,000
+# rows, 500 to 4,000 features, 1 and 10 targets, 3 and 20 strengths.
+_FOLD_STEPS, _FOLD_START = 100, (4e8, 1e8)
+
 
 class Solved(NamedTuple):
     """Solved columns (L·t), strengths first."""
@@ -55,8 +59,9 @@ def folds_pay(n: int, d: int, entries: int, targets: int, strengths: int) -> boo
     The strengths share all products, and take some passes over vectors each.
     """
     side = min(n, d)
-    products = 2.0 * _DEARER * targets * (2 * _STEPS * (entries + n + d) + 10 * strengths * side)
-    return products < n * d * side / 2 + 9.0 * side**3 + 8.0 * n * d
+    products = 2.0 * _DEARER * _FOLD_STEPS * targets * (entries + n + d + 3 * strengths * side)
+    filled = 1.5 * n * d * side + 5.5 * side**3 + 5.0 * n * d * targets * strengths
+    return _FOLD_START[0] + products < _FOLD_START[1] + filled
 
 
 def gram_pays(n: int, d: int, entries: int) -> bool:
