@@ -16,6 +16,7 @@ from tolerances import FOLD_SCORES, ROUNDED_ONCE, SOLVERS
 from torch import Tensor
 
 from torchridge import RidgeSolution, estimators, nested_ridge_cv, ridge, ridge_cv, ridge_path
+from torchridge.solvers.kernels import series
 from torchridge.solvers.kernels.own_scales import OwnScales
 from torchridge.solvers.kernels.shared_strengths import shared
 
@@ -154,6 +155,7 @@ WIDE: dict[str, dict[str, Any]] = {
     "factors": {"penalty_factors": torch.linspace(0.5, 2, 4500)},
     "prior": {"prior": torch.linspace(-0.1, 0.1, 4500)},
     "far means": {},
+    "correlated": {},
     "units": {},
     "constant parts": {},
     "outliers": {},
@@ -166,6 +168,8 @@ def wide(way: str) -> tuple[Tensor, Tensor]:
     y = X[:, :9] @ torch.randn(9, 5, generator=g) + 3 * torch.randn(60, 5, generator=g)
     if way == "far means":
         X += 50 * torch.randn(4500, generator=g)
+    if way == "correlated":
+        X += torch.randn(60, 1, generator=g)
     if way == "units":
         X *= torch.exp2(torch.randint(-60, 60, (4500,), generator=g).float())
     if way == "constant parts":
@@ -198,6 +202,19 @@ def refits(X: Tensor, y: Tensor, alphas: Tensor, cv: Any, **options: Any) -> Ten
         held = None if s is None else s[test].double()
         scores.append(-path.score(X[test].double(), y[test].double(), scoring="mse", sample_weight=held))
     return torch.stack(scores)
+
+
+@pytest.mark.parametrize("weakest", [1e-3, 1.0, 1e3])
+def test_a_series_solves_at_every_strength(weakest: float) -> None:
+    g = torch.Generator().manual_seed(0)
+    basis = torch.linalg.qr(torch.randn(20, 20, generator=g, dtype=torch.float64)).Q
+    alpha = weakest * torch.logspace(0, 3, 5, dtype=torch.float64)
+    right = torch.randn(3, 20, generator=g, dtype=torch.float64)
+    for eigvals in (torch.linspace(1, 4, 20), torch.full((20,), 2.0)):  # both ends, and no width at all
+        matrix = (basis * eigvals.double()) @ basis.T
+        low, top = float(eigvals.min()), float(eigvals.max())
+        expected = torch.stack([torch.linalg.solve(matrix + a * torch.eye(20).double(), right.T).T for a in alpha])
+        assert relative(series.solved(matrix, right, alpha, low, top), expected) < FOLD_SCORES
 
 
 STRONG = torch.logspace(2, 5, 7, dtype=torch.float64)

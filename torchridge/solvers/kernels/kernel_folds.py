@@ -28,7 +28,7 @@ from torchridge.solvers.kernels.few_rows import KEPT, bearable, free_condition, 
 from torchridge.solvers.kernels.gram_matrix import Kernel
 from torchridge.solvers.kernels.own_scales import OwnScales
 from torchridge.solvers.kernels.shared_strengths import Shared, shared
-from torchridge.solvers.kernels.sides import Sides, ends
+from torchridge.solvers.kernels.sides import Sides, Way, ends
 from torchridge.solvers.least_squares import spectral, target_scores
 from torchridge.solvers.least_squares.objective import Objective
 from torchridge.solvers.least_squares.precision import GRAM, Precision
@@ -47,8 +47,9 @@ _FEW_TARGETS = 0.5
 _CAREFUL = 2**27
 
 # Up to the first condition, float32 may sum what scales change in the kernel of float32 rows, see `own_scales`; up to
-# the second it may predict, too. Scores are off by 1e-8 then (root mean square; the worst of 3000 by 2e-7).
-_SWIFT, _SINGLE, _SWIFT_LOSS, _SWIFT_TOLERANCE = 300.0, 5.0, 1e-8, 1e-9
+# the second it may predict, too, and a series takes fewer products than eigenvectors do. Scores are off by 1e-8 then
+# (root mean square; the worst of thousands by 6e-7).
+_CHANGES, _SERIES, _CHANGES_LOSS, _CHANGES_TOLERANCE = 300.0, 5.0, 1e-8, 1e-9
 
 # Memory of the operators of a fold at several strengths while they are made.
 OPERATOR_BYTES = 8 * 2**20
@@ -71,7 +72,7 @@ class KernelFolds:
     @property
     def eigvals(self) -> Tensor:
         """Those of all rows, or of the first training part."""
-        return self._sides.at(0, False).eigvals if self.problem is None else self.problem.eigvals
+        return self._sides.at(0, Way.EXACT).eigvals if self.problem is None else self.problem.eigvals
 
     @property
     def like(self) -> Tensor:
@@ -91,18 +92,18 @@ class KernelFolds:
     def _held(self, alpha: Tensor) -> bool:
         """Return whether the gram matrices hold the digits of these strengths, or nothing else is at hand."""
         weakest, eps = float(alpha.min()), torch.finfo(self.dtype).eps
-        swift = self._swift(weakest)
-        low, top = self._range(swift) if self.objective.standardize else self._ends
+        way = self._way(weakest)
+        low, top = self._range(way) if self.objective.standardize else self._ends
         worst = (top + weakest) / max(low + weakest, 1e-300) if top > 0 else 1.0
         if worst <= GRAM and self.objective.standardize and self.objective.free is not None:
-            worst = max(worst, self._sides.left(weakest, swift))
+            worst = max(worst, self._sides.left(weakest, way))
         elif worst <= GRAM and self.problem is not None:
             worst = max(worst, free_condition(self.problem, self.rows, weakest))
         held = worst <= bearable(self.rows) and self._kept()
         (_, d), t = self.rows.X.shape, self.rows.y.shape[1]
         careful = self.dtype is torch.float64 and not self.objective.precomputed and d * t * len(alpha) <= _CAREFUL
         if held or not careful:
-            self.precision.note(max(eps * worst, _SWIFT_LOSS) if swift else eps * worst, "")
+            self.precision.note(eps * worst if way is Way.EXACT else max(eps * worst, _CHANGES_LOSS), "")
         return held or not careful
 
     def _kept(self) -> bool:
@@ -145,16 +146,16 @@ class KernelFolds:
         If `combined`, most strengths are combinations of few, and float32 may sum what scales change.
         """
         host = alpha.detach().cpu().double()
-        swift = combined and self._swift(float(host.min()))
-        chosen = self._shared(host, swift) if combined else Shared(host, None)
+        way = self._way(float(host.min())) if combined else Way.EXACT
+        chosen = self._shared(host, way) if combined else Shared(host, None)
         at, mix = sent(chosen.alpha, self._device, self.dtype), chosen.mix
         mix = None if mix is None else sent(mix.T, self._device, self.dtype).contiguous()
         direct, r, t = self._direct(host), len(at), self.rows.y.shape[1]
-        dtype = torch.float32 if swift and self._condition(float(host.min())) <= _SINGLE else self.dtype
+        dtype = torch.float32 if way is Way.SERIES else self.dtype
         for k, (train, held) in enumerate(self.splits):
             f, rest = len(held), len(train)
             few = direct and t <= _FEW_TARGETS * rest
-            operator = None if few else self._operators(k, at, direct, swift).to(dtype)  # (r, f, n_T)
+            operator = None if few else self._operators(k, at, direct, way).to(dtype)  # (r, f, n_T)
             for part in self._batches(len(self.rows.y) + rest + f * (r + 2 * len(host))):
                 y = self._targets(part)
                 left = y if self._fitted is None else y - self._fitted[:, part]
@@ -167,26 +168,29 @@ class KernelFolds:
                 error = target - predicted if mix is None else torch.addmm(target, mix, predicted, alpha=-1)
                 yield k, part, error.view(len(host), f, -1), y[held]
 
-    def _shared(self, host: Tensor, swift: bool) -> Shared:
-        low, top = self._range(swift)
-        least = _SWIFT_TOLERANCE if swift else _TOLERANCE
+    def _shared(self, host: Tensor, way: Way) -> Shared:
+        low, top = self._range(way)
+        least = _TOLERANCE if way is Way.EXACT else _CHANGES_TOLERANCE
         return shared(host, low, top, max(least, 10 * torch.finfo(self.dtype).eps))
 
-    def _swift(self, weakest: float) -> bool:
-        """Return whether float32 may sum what scales change: rounding, times the condition, is far below a score."""
-        return self.problem is not None and self._sides.swift and self._condition(weakest) <= _SWIFT
+    def _way(self, weakest: float) -> Way:
+        """Return what the operators may come from: rounding, times the condition, is far below a score."""
+        if self.problem is None or not self.objective.standardize or not self._sides.own.swift:
+            return Way.EXACT
+        if _condition(*self._ends, weakest) > _CHANGES:
+            return Way.EXACT
+        if _condition(*self._ends, weakest) > _SERIES or _condition(*self._range(Way.SERIES), weakest) > _SERIES:
+            return Way.CHANGES
+        return Way.SERIES
 
-    def _condition(self, weakest: float) -> float:
-        """Return the condition of the kernel of all rows at a strength."""
-        low, top = self._ends
-        return (top + weakest) / max(low + weakest, 1e-300)
-
-    def _range(self, swift: bool) -> tuple[float, float]:
+    def _range(self, way: Way) -> tuple[float, float]:
         """Return the least and the largest eigenvalue of any training part, on the host, or bounds on them."""
-        if self.objective.standardize:
-            return self._sides.ends(swift)
-        # those of a part lie between those of the whole; free features may add to them
-        return 0.0 if self.objective.free is not None else self._ends[0], self._ends[1]
+        if self.objective.standardize and way is not Way.SERIES:
+            return self._sides.ends(way)
+        low, top = self._ends
+        if way is Way.SERIES:
+            return low - self._sides.moved, top + self._sides.moved
+        return 0.0 if self.objective.free is not None else low, top  # free features may add to those of the whole
 
     @cached_property
     def _ends(self) -> tuple[float, float]:
@@ -199,14 +203,14 @@ class KernelFolds:
             return False
         return bool((self.problem.eigvals + host.min() > spectral.tolerance(self.problem.eigvals)).all())
 
-    def _operators(self, k: int, alpha: Tensor, direct: bool, swift: bool) -> Tensor:
+    def _operators(self, k: int, alpha: Tensor, direct: bool, way: Way) -> Tensor:
         """Return the operators of one split at strengths (r,), (r, f, n_T)."""
         train, held = self.splits[k]
         if direct:
             size = 4 * len(held) * (len(train) + len(held)) * self.dtype.itemsize
             parts = torch.split(alpha, max(1, OPERATOR_BYTES // size))
             return torch.cat([self._from_all(train, held, some) for some in parts])
-        return self._sides.operators(k, alpha, swift)
+        return self._sides.operators(k, alpha, way, *self._range(way))
 
     def _left(self, held: Tensor, alpha: Tensor, y: Tensor) -> Tensor:
         """Return what the other rows leave of targets (n, run), (r, f, run), without operators: H_FF⁻¹ (H y)_F."""
@@ -265,3 +269,8 @@ class KernelFolds:
             return None
         nowhere = torch.zeros_like(self.rows.X[0], dtype=self.dtype)
         return gram_matrix.fitted_by_prior(self.rows, nowhere, self.objective.prior, self.dtype)
+
+
+def _condition(low: float, top: float, weakest: float) -> float:
+    """Return the condition at a strength of a kernel with these ends of its spectrum."""
+    return (top + weakest) / max(low + weakest, 1e-300)

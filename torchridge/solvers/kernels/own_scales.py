@@ -87,6 +87,11 @@ class OwnScales:
             return self.summed(k)
         return self._with(sums, k)
 
+    def about(self, k: int) -> Tensor:
+        """Return the gram matrix of all rows in their scale, about the mean of one training part."""
+        assert self.kernel is not None
+        return self._about(self.kernel.gram, self._share(k))
+
     @cached_property
     def _kept(self) -> dict[int, _Sums]:
         return {}
@@ -134,12 +139,17 @@ class OwnScales:
         gram = algebra.mirror(gram)
         if len(sums.apart):
             gram -= self._of_features(sums.apart, self._share(None))
-        if self.objective.intercept:
-            toward = gram @ share
-            gram = gram - toward - toward[:, None] + share @ toward
+        gram = self._about(gram, share)
         if len(sums.apart):
             gram += self._of_features(sums.apart, share)
         return kernel._replace(gram=gram, toward=None)
+
+    def _about(self, gram: Tensor, share: Tensor) -> Tensor:
+        """Return the gram matrix about the mean that shares of rows give, if there is an intercept."""
+        if not self.objective.intercept:
+            return gram
+        toward = gram @ share
+        return gram - toward - toward[:, None] + share @ toward
 
     def _of_features(self, which: Tensor, share: Tensor) -> Tensor:
         """Return the gram matrix of some features about the mean and in the scale that the shares give."""
