@@ -34,8 +34,9 @@ _FEW = 0.25
 # Numbers in the rows from which float32 sums save more than they cost to prepare.
 _WORTH = 2**18
 
-# Working memory: columns that are scaled at once, and the sums of the splits that are made together.
-_FEW_BYTES, _SUMS_BYTES = 2 * 2**20, 64 * 2**20
+# Working memory: columns that are scaled at once (four times as much for all splits), and the sums of the splits that
+# are made together.
+_FEW_BYTES, _SUMS_BYTES, _MOST_SPLITS = 2 * 2**20, 64 * 2**20, 64
 
 # Rows of a block of a sum; the splits share its other factor. On one thread at (600, 20000) and 5 splits, blocks of 64,
 # 100, 128, 200 and 300 rows take 0.67, 0.63, 0.65, 0.69 and 0.99 s.
@@ -83,6 +84,8 @@ class OwnScales:
         if sums is None or not sums.first <= k < sums.first + len(sums.blocks[0]):
             self._kept.clear()
             sums = self._kept[0] = self._changes(k)
+        if k == sums.first + len(sums.blocks[0]) - 1:
+            self._kept.clear()
         if len(sums.apart) > _FEW * self.rows.X.shape[1]:
             return self.summed(k)
         return self._with(sums, k)
@@ -110,12 +113,13 @@ class OwnScales:
         assert self.kernel is not None and self.kernel.scale is not None
         X = self.rows.X.detach()
         n, d = X.shape
-        count = min(len(self.splits) - first, max(1, _SUMS_BYTES // (4 * n * n)))
+        count = min(len(self.splits) - first, _MOST_SPLITS, max(1, _SUMS_BYTES // (4 * n * n)))
         shares = torch.stack([self._share(None), *(self._share(first + j) for j in range(count))])
         starts = range(0, n, _BLOCK_ROWS)
-        blocks = [torch.zeros(count, min(_BLOCK_ROWS, n - i), n - i, device=X.device) for i in starts]
+        shapes = [(count, min(_BLOCK_ROWS, n - i), n - i) for i in starts]
+        blocks = [torch.zeros(shape, dtype=torch.float32, device=X.device) for shape in shapes]
         apart = torch.zeros(d, dtype=torch.bool, device=X.device)
-        for part in column_chunks(X, torch.float32, _FEW_BYTES):
+        for part in column_chunks(X, torch.float32, min(_FEW_BYTES, 4 * _FEW_BYTES * n // (count * shapes[0][1]))):
             scale = self.kernel.scale[part]
             x = X[:, part].to(self.dtype)
             center = shares[0] @ x
