@@ -12,10 +12,12 @@ from pretended_cuda import host_waits
 from pretended_cuda.marks import on_cuda
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import KFold, ShuffleSplit, TimeSeriesSplit
-from tolerances import FOLD_SCORES, SOLVERS
+from tolerances import FOLD_SCORES, ROUNDED_ONCE, SOLVERS
 from torch import Tensor
 
 from torchridge import RidgeSolution, estimators, nested_ridge_cv, ridge, ridge_cv, ridge_path
+from torchridge.solvers.kernels import series
+from torchridge.solvers.kernels.own_scales import OwnScales
 from torchridge.solvers.kernels.shared_strengths import shared
 
 pytestmark = pytest.mark.filterwarnings("ignore::torchridge.TorchridgeWarning")
@@ -145,6 +147,116 @@ def test_scores_of_folds_are_those_of_refits(way: str, cv: str, device: torch.de
         expected = fit.score(X[test], y[test], scoring=kind, sample_weight=held)
         assert found.fold_scores is not None
         assert relative(found.fold_scores[k, i], -expected if kind == "mse" else expected) < FOLD_SCORES
+
+
+WIDE: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "weights": {"sample_weight": torch.linspace(0.5, 2, 60)},
+    "factors": {"penalty_factors": torch.linspace(0.5, 2, 4500)},
+    "prior": {"prior": torch.linspace(-0.1, 0.1, 4500)},
+    "far means": {},
+    "correlated": {},
+    "units": {},
+    "constant parts": {},
+    "outliers": {},
+}
+
+
+def wide(way: str) -> tuple[Tensor, Tensor]:
+    g = torch.Generator().manual_seed(0)
+    X = torch.randn(60, 4500, generator=g)
+    y = X[:, :9] @ torch.randn(9, 5, generator=g) + 3 * torch.randn(60, 5, generator=g)
+    if way == "far means":
+        X += 50 * torch.randn(4500, generator=g)
+    if way == "correlated":
+        X += torch.randn(60, 1, generator=g)
+    if way == "units":
+        X *= torch.exp2(torch.randint(-60, 60, (4500,), generator=g).float())
+    if way == "constant parts":
+        X[12:, ::50] = 3.0  # constant in the training part of the first run
+        X[:12, 1::50] += 1000.0
+        X[:, 2::50] = 7.0
+        X[5, 2::100] = 8.0
+    if way == "outliers":
+        X[:, ::10] = 1 / X[:, ::10]
+    return X, y
+
+
+def swift_scores(
+    monkeypatch: pytest.MonkeyPatch, X: Tensor, y: Tensor, alphas: Tensor, cv: Any, **options: Any
+) -> tuple[Tensor, int]:
+    """Return scores of standardized folds, and how many kernels came from the one of all rows."""
+    changed, count = OwnScales.changed, []
+    monkeypatch.setattr(OwnScales, "changed", lambda self, k: (count.append(k), changed(self, k))[1])
+    found = ridge_cv(X, y, alphas, cv, standardize=True, **options).fold_scores
+    assert found is not None
+    return found, len(count)
+
+
+def refits(X: Tensor, y: Tensor, alphas: Tensor, cv: Any, **options: Any) -> Tensor:
+    """Return scores of float64 fits of every training part, (K, L, t)."""
+    scores, s = [], options.pop("sample_weight", None)
+    for train, test in (KFold(cv) if isinstance(cv, int) else cv).split(np.zeros(len(X))):
+        own = options if s is None else {**options, "sample_weight": s[train].double()}
+        path = ridge_path(X[train].double(), y[train].double(), alphas, standardize=True, **own)
+        held = None if s is None else s[test].double()
+        scores.append(-path.score(X[test].double(), y[test].double(), scoring="mse", sample_weight=held))
+    return torch.stack(scores)
+
+
+@pytest.mark.parametrize("weakest", [1e-3, 1.0, 1e3])
+def test_a_series_solves_at_every_strength(weakest: float) -> None:
+    g = torch.Generator().manual_seed(0)
+    basis = torch.linalg.qr(torch.randn(20, 20, generator=g, dtype=torch.float64)).Q
+    alpha = weakest * torch.logspace(0, 3, 5, dtype=torch.float64)
+    right = torch.randn(3, 20, generator=g, dtype=torch.float64)
+    for eigvals in (torch.linspace(1, 4, 20), torch.full((20,), 2.0)):  # both ends, and no width at all
+        matrix = (basis * eigvals.double()) @ basis.T
+        low, top = float(eigvals.min()), float(eigvals.max())
+        expected = torch.stack([torch.linalg.solve(matrix + a * torch.eye(20).double(), right.T).T for a in alpha])
+        assert relative(series.solved(matrix, right, alpha, low, top), expected) < FOLD_SCORES
+
+
+STRONG = torch.logspace(2, 5, 7, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("cv", [2, 5, 20, ShuffleSplit(3, train_size=0.7, test_size=0.2, random_state=0)], ids=str)
+@pytest.mark.parametrize("way", WIDE)
+def test_float32_sums_of_what_scales_change_are_told_from_no_refit(
+    way: str, cv: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    X, y = wide(way)
+    found, swift = swift_scores(monkeypatch, X, y, STRONG, cv, **WIDE[way])
+    assert swift == len(found)
+    exact = refits(X, y, STRONG, cv, **WIDE[way])
+    typical = exact.abs().mean(-1, keepdim=True)  # the few rows of a small fold may be predicted all but exactly
+    assert float(((found - exact) / typical).abs().max()) < ROUNDED_ONCE
+
+
+@pytest.mark.parametrize("why", ["weak", "float64", "perfect", "no intercept", "free", "rounds"])
+def test_scores_that_float32_sums_would_spoil_come_from_float64(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    X, y = wide("plain")
+    options: dict[str, Any] = {}
+    alphas = STRONG
+    if why == "weak":
+        X, alphas = X + 30 * torch.randn(60, 1), torch.logspace(-2, 5, 7, dtype=torch.float64)
+    if why == "float64":
+        X, y = X.double(), y.double()
+    if why == "perfect":
+        X[:, :4000] = X[:, :1] + 0.01 * X[:, :4000]
+        y, alphas = X[:, :1] + 1e-3 * y, torch.logspace(3.2, 5, 7, dtype=torch.float64)
+    if why == "no intercept":
+        X, options = X + 10, {"fit_intercept": False}
+    if why == "free":
+        options = {"penalty_factors": torch.cat([torch.zeros(2), torch.ones(4498)])}
+    if why == "rounds":
+        torch.set_float32_matmul_precision("medium")
+    try:
+        found, swift = swift_scores(monkeypatch, X, y, alphas, 4, **options)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert (swift > 0) == (why == "perfect")
+    assert relative(found, refits(X, y, alphas, 4, **options)) < FOLD_SCORES
 
 
 def test_scores_are_those_of_scikit_learn_and_numpy() -> None:

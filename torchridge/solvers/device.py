@@ -86,3 +86,15 @@ def memory(device: torch.device) -> int | None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return None
+
+
+def half_price(device: torch.device) -> bool:
+    """Return whether float32 products take half the time of float64's, and keep float32's digits.
+
+    So they do on a CPU, unless the process lets them round to bfloat16 or TF32. On a GPU whose float64 is slow they
+    would take far less, but every split would wait for the host.
+    """
+    if device.type != "cpu":
+        return False
+    own = getattr(torch.backends.mkldnn, "matmul", None)  # from torch 2.9 on; the older question fails if it is set
+    return (torch.get_float32_matmul_precision() if own is None else own.fp32_precision) in ("highest", "none", "ieee")

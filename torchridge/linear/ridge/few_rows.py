@@ -10,7 +10,7 @@ from torch import Tensor
 from torchridge import _check
 from torchridge.linear.arguments import Options
 from torchridge.solvers.device import sent
-from torchridge.solvers.kernels import dual, gram_matrix
+from torchridge.solvers.kernels import dual, gram_matrix, own_scales
 from torchridge.solvers.kernels.dual import Dual
 from torchridge.solvers.kernels.gram_matrix import Kernel
 from torchridge.solvers.kernels.kernel_folds import OPERATOR_BYTES, KernelFolds
@@ -47,14 +47,14 @@ def kernel_folds(
 ) -> KernelFolds:
     """Return the scorer of splits of rows that count, `parts` on the host; `source` are the rows that came."""
     dtype, device, n = options.moments_dtype, rows.X.device, len(rows.X)
-    batch = memory_of_batches(rows, len(parts), dtype, options.max_bytes)
+    scaled = own_scales.held_bytes(n, len(parts), dtype) if objective.standardize else 0
+    batch = memory_of_batches(rows, len(parts), dtype, options.max_bytes, scaled)
     complementary = all(len(a) + len(b) == n and bool(_present(a, b, n).all()) for a, b in parts)
     parts = [(sent(a, device), sent(b, device)) for a, b in parts]
     if not _check.sum_is_finite(rows.y):
         finite.check_squares(source, dtype, overflowed=True)
     if objective.standardize:
         finite.check_squares(source, dtype)
-        return KernelFolds(rows, parts, objective, None, None, complementary, dtype, batch)
     kernel, problem = whole(rows, objective, source, dtype)
     return KernelFolds(rows, parts, objective, kernel, problem, complementary, dtype, batch)
 
@@ -75,15 +75,15 @@ def whole(rows: Rows, objective: Objective, source: Rows, dtype: torch.dtype) ->
     return kernel, dual.diagonalized(gram_matrix.weighted(kernel, None if weight is None else weight.sqrt()), rows)
 
 
-def memory_of_batches(rows: Rows, count: int, dtype: torch.dtype, most: int | None) -> int:
+def memory_of_batches(rows: Rows, count: int, dtype: torch.dtype, most: int | None, scaled: int = 0) -> int:
     """Return what a batch of targets may take, or raise if `most` bytes do not hold what a batch comes on top of.
 
-    That are the matrices of n × n and the operators of a fold, or before them a chunk of columns; the scores and the
-    coefficients that are returned are not counted.
+    That are the matrices of n × n, the operators of a fold, and what folds with scales of their own hold (`scaled`), or
+    before them a chunk of columns; the scores and the coefficients that are returned are not counted.
     """
     (n, d), size = rows.X.shape, dtype.itemsize
     chunk = 2 * min(CHUNK_BYTES, n * d * size) + 2 * n * n * size
-    fixed = 6 * n * n * size + 2 * OPERATOR_BYTES
+    fixed = 6 * n * n * size + 2 * OPERATOR_BYTES + scaled
     held = -(-n // count)
     one = size * (2 * n + 60 * held)  # a target: itself, its training part, its predictions at several strengths
     least = max(chunk, fixed + one)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,21 +28,6 @@ KEPT = 1e-3
 
 # Numbers in rows that an orthogonal factor of them takes no longer than the gram matrix and its eigenvalues.
 _FEW_NUMBERS = 2**12
-
-
-class Side(NamedTuple):
-    """The problem of one training part, diagonalized, and how its held-out rows see it."""
-
-    eigvals: Tensor  # (m,)
-    basis: Tensor  # (n_T, m)
-    seen: Tensor  # (f, m)
-    fixed: Tensor | None  # (f, n_T) N
-    condition: float  # of what is not penalized, columns at one size, squared
-    norm: Tensor  # () trace of the gram matrix from which that is eliminated
-
-    def left(self, weakest: float) -> float:
-        """Return the condition of the elimination at a strength: of free features, and of what is left of others."""
-        return max(self.condition, float((self.norm + weakest) / (self.eigvals.amin() + weakest).clamp_min(1e-300)))
 
 
 def splits_by_rows(rows: Rows, splits: list[Split], objective: Objective, alpha: Tensor, known: Precision) -> Tensor:

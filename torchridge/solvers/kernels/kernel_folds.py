@@ -22,11 +22,13 @@ from torch import Tensor
 
 from torchridge.solvers import algebra
 from torchridge.solvers.device import sent
-from torchridge.solvers.kernels import complement, gram_matrix
+from torchridge.solvers.kernels import gram_matrix
 from torchridge.solvers.kernels.dual import Dual
-from torchridge.solvers.kernels.few_rows import KEPT, Side, bearable, free_condition, scores_by_rows, splits_by_rows
+from torchridge.solvers.kernels.few_rows import KEPT, bearable, free_condition, scores_by_rows, splits_by_rows
 from torchridge.solvers.kernels.gram_matrix import Kernel
+from torchridge.solvers.kernels.own_scales import OwnScales
 from torchridge.solvers.kernels.shared_strengths import Shared, shared
+from torchridge.solvers.kernels.sides import Sides, Way, ends
 from torchridge.solvers.least_squares import spectral, target_scores
 from torchridge.solvers.least_squares.objective import Objective
 from torchridge.solvers.least_squares.precision import GRAM, Precision
@@ -44,6 +46,11 @@ _FEW_TARGETS = 0.5
 # Numbers in the weights of a training part up to which scores go back to the rows.
 _CAREFUL = 2**27
 
+# Up to the first condition, float32 may sum what scales change in the kernel of float32 rows, see `own_scales`; up to
+# the second it may predict, too, and a series takes fewer products than eigenvectors do. Scores are off by 1e-8 then
+# (root mean square; the worst of thousands by 6e-7).
+_CHANGES, _SERIES, _CHANGES_LOSS, _CHANGES_TOLERANCE = 300.0, 5.0, 1e-8, 1e-9
+
 # Memory of the operators of a fold at several strengths while they are made.
 OPERATOR_BYTES = 8 * 2**20
 
@@ -55,7 +62,7 @@ class KernelFolds:
     rows: Rows
     splits: list[Split]  # row numbers, on the device of the rows
     objective: Objective
-    kernel: Kernel | None  # of all rows, without weights; None if every training part has its own scale of features
+    kernel: Kernel | None  # of all rows, without weights; None for training parts alone, each with its own scale
     problem: Dual | None  # of all rows, without targets; None with the kernel
     complementary: bool  # whether every training part is all the other rows
     dtype: torch.dtype
@@ -65,7 +72,7 @@ class KernelFolds:
     @property
     def eigvals(self) -> Tensor:
         """Those of all rows, or of the first training part."""
-        return self._side(0).eigvals if self.problem is None else self.problem.eigvals
+        return self._sides.at(0, Way.EXACT).eigvals if self.problem is None else self.problem.eigvals
 
     @property
     def like(self) -> Tensor:
@@ -84,24 +91,27 @@ class KernelFolds:
 
     def _held(self, alpha: Tensor) -> bool:
         """Return whether the gram matrices hold the digits of these strengths, or nothing else is at hand."""
-        low, top = self._range if self.problem is None else self._ends
         weakest, eps = float(alpha.min()), torch.finfo(self.dtype).eps
+        way = self._way(weakest)
+        low, top = self._range(way) if self.objective.standardize else self._ends
         worst = (top + weakest) / max(low + weakest, 1e-300) if top > 0 else 1.0
-        if worst <= GRAM and self.problem is not None:
+        if worst <= GRAM and self.objective.standardize and self.objective.free is not None:
+            worst = max(worst, self._sides.left(weakest, way))
+        elif worst <= GRAM and self.problem is not None:
             worst = max(worst, free_condition(self.problem, self.rows, weakest))
-        if worst <= GRAM and self.problem is None and self.objective.free is not None:
-            worst = max(worst, *(self._side(k).left(weakest) for k in self._each))
         held = worst <= bearable(self.rows) and self._kept()
         (_, d), t = self.rows.X.shape, self.rows.y.shape[1]
         careful = self.dtype is torch.float64 and not self.objective.precomputed and d * t * len(alpha) <= _CAREFUL
         if held or not careful:
-            self.precision.note(eps * worst, "")
+            self.precision.note(eps * worst if way is Way.EXACT else max(eps * worst, _CHANGES_LOSS), "")
         return held or not careful
 
     def _kept(self) -> bool:
         """Return whether every training part keeps what is not penalized: the intercept, and the free features."""
         problem = self.problem
-        if problem is None or not problem.unpenalized.shape[1] or (problem.free is None and problem.root is None):
+        if problem is None or self.objective.standardize or not problem.unpenalized.shape[1]:
+            return True
+        if problem.free is None and problem.root is None:
             return True
         held = [torch.linalg.matrix_norm(problem.unpenalized[i], 2) ** 2 for _, i in self.splits]
         return bool((1 - torch.stack(held) > KEPT).all())
@@ -133,17 +143,19 @@ class KernelFolds:
     def errors(self, alpha: Tensor, combined: bool = True) -> Iterator[tuple[int, slice, Tensor, Tensor]]:
         """Yield fold, run of targets, held-out errors (L, f, run), and held-out targets less their means, (f, run).
 
-        If `combined`, most strengths are combinations of few.
+        If `combined`, most strengths are combinations of few, and float32 may sum what scales change.
         """
         host = alpha.detach().cpu().double()
-        chosen = self._shared(host) if combined else Shared(host, None)
+        way = self._way(float(host.min())) if combined else Way.EXACT
+        chosen = self._shared(host, way) if combined else Shared(host, None)
         at, mix = sent(chosen.alpha, self._device, self.dtype), chosen.mix
         mix = None if mix is None else sent(mix.T, self._device, self.dtype).contiguous()
         direct, r, t = self._direct(host), len(at), self.rows.y.shape[1]
+        dtype = torch.float32 if way is Way.SERIES else self.dtype
         for k, (train, held) in enumerate(self.splits):
             f, rest = len(held), len(train)
             few = direct and t <= _FEW_TARGETS * rest
-            operator = None if few else self._operators(k, at, direct)  # (r, f, n_T)
+            operator = None if few else self._operators(k, at, direct, way).to(dtype)  # (r, f, n_T)
             for part in self._batches(len(self.rows.y) + rest + f * (r + 2 * len(host))):
                 y = self._targets(part)
                 left = y if self._fitted is None else y - self._fitted[:, part]
@@ -151,49 +163,54 @@ class KernelFolds:
                 if operator is None:
                     predicted = left[held] - self._left(held, at, scaled)
                 else:
-                    predicted = operator.flatten(0, 1) @ scaled[train]
+                    predicted = (operator.flatten(0, 1) @ scaled[train].to(dtype)).to(scaled.dtype)
                 predicted, target = predicted.view(r, -1), left[held].reshape(1, -1)
                 error = target - predicted if mix is None else torch.addmm(target, mix, predicted, alpha=-1)
                 yield k, part, error.view(len(host), f, -1), y[held]
 
-    def _shared(self, host: Tensor) -> Shared:
-        low, top = self._range
-        return shared(host, low, top, max(_TOLERANCE, 10 * torch.finfo(self.dtype).eps))
+    def _shared(self, host: Tensor, way: Way) -> Shared:
+        low, top = self._range(way)
+        least = _TOLERANCE if way is Way.EXACT else _CHANGES_TOLERANCE
+        return shared(host, low, top, max(least, 10 * torch.finfo(self.dtype).eps))
 
-    @cached_property
-    def _range(self) -> tuple[float, float]:
-        """The least and the largest eigenvalue of any training part, on the host, or bounds on them."""
-        if self.problem is not None:  # those of a part lie between those of the whole; free features may add to them
-            return 0.0 if self.problem.free is not None else self._ends[0], self._ends[1]
-        return _ends([self._side(k).eigvals for k in self._each])
+    def _way(self, weakest: float) -> Way:
+        """Return what the operators may come from: rounding, times the condition, is far below a score."""
+        if self.problem is None or not self.objective.standardize or not self._sides.own.swift:
+            return Way.EXACT
+        if _condition(*self._ends, weakest) > _CHANGES:
+            return Way.EXACT
+        if _condition(*self._ends, weakest) > _SERIES or _condition(*self._range(Way.SERIES), weakest) > _SERIES:
+            return Way.CHANGES
+        return Way.SERIES
+
+    def _range(self, way: Way) -> tuple[float, float]:
+        """Return the least and the largest eigenvalue of any training part, on the host, or bounds on them."""
+        if self.objective.standardize and way is not Way.SERIES:
+            return self._sides.ends(way)
+        low, top = self._ends
+        if way is Way.SERIES:
+            return low - self._sides.moved, top + self._sides.moved
+        return 0.0 if self.objective.free is not None else low, top  # free features may add to those of the whole
 
     @cached_property
     def _ends(self) -> tuple[float, float]:
         """The least and the largest eigenvalue of all rows, on the host."""
-        return _ends([self.eigvals])
-
-    @property
-    def _each(self) -> range:
-        return range(len(self.splits))
+        return ends([self.eigvals])
 
     def _direct(self, host: Tensor) -> bool:
         """Whether the operators come from all rows: the strengths are clear of rounding, so that H has an inverse."""
-        if self.problem is None or not self.complementary:
+        if self.problem is None or self.objective.standardize or not self.complementary:
             return False
         return bool((self.problem.eigvals + host.min() > spectral.tolerance(self.problem.eigvals)).all())
 
-    def _operators(self, k: int, alpha: Tensor, direct: bool) -> Tensor:
+    def _operators(self, k: int, alpha: Tensor, direct: bool, way: Way) -> Tensor:
         """Return the operators of one split at strengths (r,), (r, f, n_T)."""
         train, held = self.splits[k]
         if direct:
             size = 4 * len(held) * (len(train) + len(held)) * self.dtype.itemsize
             parts = torch.split(alpha, max(1, OPERATOR_BYTES // size))
             return torch.cat([self._from_all(train, held, some) for some in parts])
-        side = self._side(k)
-        kept = spectral.filters(side.eigvals, alpha).T  # (r, m)
-        operator = (side.seen * kept[:, None, :]).flatten(0, 1) @ side.basis.T
-        operator = operator.view(len(alpha), len(held), -1)
-        return operator if side.fixed is None else operator + side.fixed
+        return self._sides.operators(k, alpha, way, *self._range(way))
 
     def _left(self, held: Tensor, alpha: Tensor, y: Tensor) -> Tensor:
         """Return what the other rows leave of targets (n, run), (r, f, run), without operators: H_FF⁻¹ (H y)_F."""
@@ -219,39 +236,9 @@ class KernelFolds:
         return operator if self._root is None else operator / self._root[held][:, None]
 
     @cached_property
-    def _sides(self) -> dict[int, Side]:
-        return {}
-
-    def _side(self, k: int) -> Side:
-        """Diagonalize one training part, once. Cost 10 n³, and n² d for a scale of its own."""
-        if k not in self._sides:
-            self._sides[k] = self._diagonalized(k)
-        return self._sides[k]
-
-    def _diagonalized(self, k: int) -> Side:
-        train, held = self.splits[k]
-        problem = self._scaled_inside(k) if self.kernel is None else self.kernel
-        own, across, fixed = problem.gram[train][:, train], problem.gram[held][:, train], None
-        condition = 1.0
-        root = None if self._root is None else self._root[train]
-        if root is not None:
-            own, across = own * root * root[:, None], across * root
-        norm = own.diagonal().sum()
-        columns = complement.free_columns(self.rows.X.detach(), problem.center, problem.free, problem.intercept)
-        inside = columns[train] if root is None else columns[train] * root[:, None]
-        if columns.shape[1] == 1 and problem.intercept:
-            fixed = (inside / (inside * inside).sum()).T.expand(len(held), -1)
-        elif columns.shape[1]:
-            fixed, condition = complement.fitted_by_columns(inside, columns[held])
-        eigvals, basis = complement.complement_eigh(own, complement.orthonormal(inside))
-        across = across if fixed is None else across - fixed @ own
-        return Side(eigvals, basis, across @ basis, fixed, condition, norm)
-
-    def _scaled_inside(self, k: int) -> Kernel:
-        share = torch.zeros(len(self.rows.X), dtype=self.dtype, device=self._device)
-        train, weight = self.splits[k][0], self.rows.sample_weight
-        share[train] = 1 if weight is None else weight[train].detach().to(self.dtype)
-        return gram_matrix.kernel_about(self.rows, share / share.sum(), self.objective, self.dtype)
+    def _sides(self) -> Sides:
+        own = OwnScales(self.rows, self.splits, self.objective, self.dtype, self.kernel)
+        return Sides(own, self._root, self.objective.standardize)
 
     @property
     def _device(self) -> torch.device:
@@ -284,7 +271,6 @@ class KernelFolds:
         return gram_matrix.fitted_by_prior(self.rows, nowhere, self.objective.prior, self.dtype)
 
 
-def _ends(eigvals: list[Tensor]) -> tuple[float, float]:
-    """Return the least and the largest of all eigenvalues, on the host."""
-    ends = torch.stack([torch.stack(e.aminmax()) for e in eigvals]).tolist()
-    return min(low for low, _ in ends), max(high for _, high in ends)
+def _condition(low: float, top: float, weakest: float) -> float:
+    """Return the condition at a strength of a kernel with these ends of its spectrum."""
+    return (top + weakest) / max(low + weakest, 1e-300)
