@@ -96,6 +96,13 @@ def logistic(shape: tuple[int, int, int], rounds: int = 5, **options: Any) -> Ca
     return Case(shape, ours, peer, logistic_objective, lambda model: model.C, rounds)
 
 
+def logistic_choice(shape: tuple[int, int, int], rounds: int = 3) -> Case:
+    """Folds over 20 strengths, where the peer starts each from the last as well."""
+    peer = linear_model.LogisticRegressionCV(Cs=GRID, cv=5, max_iter=1000, l1_ratios=(0,), use_legacy_attributes=False)
+    ours = estimators.LogisticRegressionCV(Cs=GRID, cv=5, scoring="neg_log_loss")
+    return Case(shape, ours, peer, logistic_objective, lambda model: float(np.ravel(model.C_)[0]), rounds)
+
+
 CASES: dict[str, Callable[[], Case]] = {
     "RidgeClassifier (2000, 15000)": lambda: ridge((2000, 15000, 10), 1e-8, 15),
     "RidgeClassifier (2000, 15000), peer at tol 1e-4": lambda: ridge((2000, 15000, 10), 1e-4, 15),
@@ -105,6 +112,8 @@ CASES: dict[str, Callable[[], Case]] = {
     "LogisticRegression (2000, 8000)": lambda: logistic((2000, 8000, 10)),
     "LogisticRegression (2000, 8000), binary": lambda: logistic((2000, 8000, 2), 11),
     "LogisticRegression (40000, 80000), 20 classes": lambda: logistic((40000, 80000, 20), 3),
+    "LogisticRegressionCV (2000, 8000), binary, 20 strengths": lambda: logistic_choice((2000, 8000, 2)),
+    "LogisticRegressionCV (2000, 8000), 20 strengths": lambda: logistic_choice((2000, 8000, 10), 1),
     "RidgeClassifierCV(cv=5) (2000, 8000)": lambda: choice((2000, 8000, 10), cv=5),
     "RidgeClassifierCV(cv=5) (2000, 8000), 20 strengths": lambda: choice((2000, 8000, 10), cv=5, alphas=GRID),
     "RidgeClassifierCV(cv=5) (8000, 20000), 20 classes": lambda: choice((8000, 20000, 20), cv=5),
