@@ -48,9 +48,9 @@ def banded_ridge_cv(
     Of each of up to `candidates` proportions of bands, every overall strength is scored from one eigendecomposition.
     The first are equal bands, each band alone and each left out; what the targets lose at the proportions so far says
     which to try next, and for which targets, by the expected improvement of a Gaussian process. Each target takes its
-    best. If there are no more than `refined_targets` targets, 24 proportions are enough: each target goes on from its
-    best by Levenberg and Marquardt's steps on log α_b, with exact derivatives of the loss of the folds. With one band
-    it is ``ridge_cv(X, y, "auto", cv, alpha_per_target=True)``.
+    best. If there are no more than `refined_targets` targets, equal bands and each band alone are enough: each target
+    goes on from its best by Levenberg and Marquardt's steps, with exact derivatives of the loss of the folds. With one
+    band it is ``ridge_cv(X, y, "auto", cv, alpha_per_target=True)``.
 
     Args:
         X: (n, d) rows; or the bands themselves: a list of (n, d_b), or a dict of them by name. With
@@ -77,7 +77,7 @@ def banded_ridge_cv(
         TypeError: on anything but a tensor.
 
     Cost: n² d / 2 for the kernels and B n² numbers; 10 n³ and n² r t for each candidate, r about 10; K n³ / 3 for each
-    of about 5 steps of a refined target.
+    of 4 steps of a refined target.
 
     Example:
         >>> import torch
