@@ -77,7 +77,7 @@ def banded_ridge_cv(
         TypeError: on anything but a tensor.
 
     Cost: n² d / 2 for the kernels and B n² numbers; 10 n³ and n² r t for each candidate, r about 10; K n³ / 3 for each
-    of 4 steps of a refined target.
+    of about 5 steps of a refined target.
 
     Example:
         >>> import torch

@@ -17,7 +17,7 @@ from torch import Tensor
 from torchridge.solvers.device import sent
 from torchridge.solvers.kernels import band_surrogate, dual
 from torchridge.solvers.kernels.band_losses import fold_losses
-from torchridge.solvers.kernels.bands import FARTHEST, Factors, ahead, descend, folds_of, local, solved
+from torchridge.solvers.kernels.bands import FARTHEST, Factors, descend, folds_of, local, solved
 from torchridge.solvers.kernels.dual import Dual
 from torchridge.solvers.kernels.gram_matrix import Kernel
 from torchridge.solvers.kernels.kernel_folds import KernelFolds
@@ -27,7 +27,7 @@ from torchridge.solvers.moments.folds import Split
 from torchridge.solvers.moments.rows import Rows
 
 # Overall strengths that are tried of a candidate, in units of its mean eigenvalue, and steps of a target.
-_STRENGTHS, _WEAKEST, _STEPS, _FEW_STEPS = 24, 10**-2.5, 40, 2
+_STRENGTHS, _WEAKEST, _STEPS, _FEW_STEPS = 24, 10**-2.5, 40, 6
 
 # Proportions that are picked at once, and the finest difference of overall strengths, in steps of the grid.
 _AT_ONCE, _FINENESS = 4, 1 / 2
@@ -183,12 +183,13 @@ class _Search:
         folds = folds_of(self.kernels, self.y.double(), self.splits, self.objective.intercept)
         bound = torch.full_like(start[0], FARTHEST)
         if t * len(self.splits) * self.n**3 / 3 <= _CHEAP:
-            found = descend(folds, start, -bound, bound, _STEPS)
+            found, _ = descend(folds, start, -bound, bound, _STEPS)
             return found.log_gamma, found.loss
-        rough = descend([f.to(torch.float32) for f in folds], start.float(), -bound.float(), bound.float(), _FEW_STEPS)
-        before, last = rough.log_gamma.double(), ahead(rough, -bound.float(), bound.float()).double()
+        rough = [f.to(torch.float32) for f in folds]
+        found, ahead = descend(rough, start.float(), -bound.float(), bound.float(), _FEW_STEPS)
+        before, last = found.log_gamma.double(), ahead.double()
         loss = local(folds, last, derivatives=False).loss
-        worse = (loss >= rough.loss).nonzero()[:, 0]
+        worse = (loss >= found.loss).nonzero()[:, 0]
         if len(worse):
             last[worse] = before[worse]
             loss[worse] = local([f.of(worse) for f in folds], last[worse], derivatives=False).loss

@@ -33,8 +33,8 @@ _OFFSET = 0.3
 # The longest step, and the farthest that log γ goes from where a band's kernel has unit mean diagonal.
 _LONGEST, FARTHEST = 3.0, 16.0
 
-# A step that gains less than this share of the loss is the last.
-_SETTLED = {torch.float32: 1e-6, torch.float64: 1e-10}
+# A target settles when a step promises less than this share of its loss. In float32 one more is taken in the end.
+_SETTLED = {torch.float32: 3e-4, torch.float64: 1e-10}
 
 # Memory of the matrices of a batch of targets in a step, and as much again for their factors.
 _STEP_BYTES = 2**23
@@ -160,26 +160,24 @@ class Descent(NamedTuple):
         return Descent(*(a[targets] for a in self))
 
 
-def descend(folds: list[Fold], start: Tensor, low: Tensor, high: Tensor, steps: int) -> Descent:
-    """Go from log γ (t, B) to less loss by at most so many steps within bounds (B,).
+def descend(folds: list[Fold], start: Tensor, low: Tensor, high: Tensor, steps: int) -> tuple[Descent, Tensor]:
+    """Go from log γ (t, B) to less loss by at most so many steps within bounds (B,); with where the next would lead.
 
-    A target stops when a step gains less than `_SETTLED` of its loss. One wait for a device a step.
+    A target stops when a step promises less than `_SETTLED` of its loss. One wait for a device a step.
     """
     begin = start.clamp(low, high)
     found = local(folds, begin)
     at = Descent(begin, *found, torch.full_like(found.loss, _DAMPING))
-    active = torch.arange(len(start), device=start.device)
+    ahead, promised = _ahead(at, low, high)
     for _ in range(steps):
-        own = at.of(active)
-        after = _moved([f.of(active) for f in folds], own, ahead(own, low, high))
-        for whole, part in zip(at, after, strict=True):
-            whole[active] = part
-        gain = 1 - after.loss / own.loss
-        rejected = after.damping > own.damping
-        active = active[(rejected & (after.damping < 1e6)) | (gain > _SETTLED[start.dtype])]
+        active = ((promised > _SETTLED[start.dtype] * at.loss) & (at.damping < 1e6)).nonzero()[:, 0]
         if not len(active):
             break
-    return at
+        after = _moved([f.of(active) for f in folds], at.of(active), ahead[active])
+        for whole, part in zip(at, after, strict=True):
+            whole[active] = part
+        ahead[active], promised[active] = _ahead(after, low, high)
+    return at, ahead
 
 
 def _moved(folds: list[Fold], at: Descent, tried: Tensor) -> Descent:
@@ -194,8 +192,11 @@ def _moved(folds: list[Fold], at: Descent, tried: Tensor) -> Descent:
     )
 
 
-def ahead(at: Descent, low: Tensor, high: Tensor) -> Tensor:
-    """Return the log γ (t, B) that a damped step leads to; a band at a bound that the slope leans on stays there."""
+def _ahead(at: Descent, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the log γ (t, B) that a damped step leads to, and the loss that it promises to save, (t,).
+
+    A band at a bound that the slope leans on stays there.
+    """
     gamma = at.log_gamma.exp()
     offset = _OFFSET * gamma.sum(1, keepdim=True)
     stretch = 1 + offset / gamma  # d log γ / d log(γ + c)
@@ -204,7 +205,7 @@ def ahead(at: Descent, low: Tensor, high: Tensor) -> Tensor:
     slope, curvature = at.slope * stretch, at.curvature * stretch[:, :, None] * stretch[:, None, :]
     step = torch.where(stuck, 0, _step(slope, curvature, at.damping))
     gamma = torch.maximum((gamma + offset) * step.exp() - offset, low.exp())
-    return torch.where(stuck, at.log_gamma, gamma.log().clamp(low, high))
+    return torch.where(stuck, at.log_gamma, gamma.log().clamp(low, high)), -(slope * step).sum(1)
 
 
 def _step(slope: Tensor, curvature: Tensor, damping: Tensor) -> Tensor:
