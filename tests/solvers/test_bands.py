@@ -14,6 +14,8 @@ from torch import Tensor
 
 from torchridge import BandedSolution, banded_ridge_cv, ridge, ridge_cv
 from torchridge.solvers.kernels import band_surrogate, bands
+from torchridge.solvers.kernels.band_losses import fold_losses
+from torchridge.solvers.kernels.band_search import _Search
 
 pytestmark = pytest.mark.filterwarnings("ignore::torchridge.TorchridgeWarning")
 CLOSE = SOLVERS[torch.float64]
@@ -69,6 +71,36 @@ def test_the_derivatives_are_those_of_differences(device: torch.device) -> None:
         step = 1e-5 * torch.eye(3, dtype=torch.float64, device=device)[b]
         ahead, behind = (bands.local(folds, at + s, derivatives=False).loss for s in (step, -step))
         assert float(((ahead - behind) / 4e-5 - found.slope[:, b]).abs().max()) < 1e-7 * float(found.loss.max())
+
+
+@pytest.mark.parametrize("t", [7, 90])
+def test_losses_of_many_strengths_are_those_of_refits(t: int, device: torch.device) -> None:
+    X, y, *_ = data(device, t)
+    folds_ = [torch.arange(40, device=device) * 5 // 40 == k for k in range(5)]
+    splits = [((~f).nonzero()[:, 0], f.nonzero()[:, 0]) for f in folds_]
+    kernel = (X - X.mean(0)) @ (X - X.mean(0)).T
+    grid = torch.logspace(-2, 4, 24, dtype=torch.float64)
+    errors = [[((ridge(X[a], y[a], float(s)).predict(X[b]) - y[b]) ** 2).mean(0) for a, b in splits] for s in grid]
+    expected = torch.stack([torch.stack(e).mean(0) for e in errors])
+    for dtype, close in ((torch.float64, 1e-8), (torch.float32, 1e-3)):
+        scorer = _Search(kernel[None], y, splits, True).candidate(kernel.new_zeros(1), dtype=dtype).scorer
+        assert relative(fold_losses(scorer, grid).double(), expected) < close
+
+
+def test_steps_come_back_from_a_band_that_explains_nothing_yet(device: torch.device) -> None:
+    X, y, *_ = data(device, 3)
+    kernels = torch.stack([X[:, s] @ X[:, s].T for s in BANDS.values()])
+    kernels = kernels / kernels.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+    ids = torch.arange(40, device=device) % 4
+    folds = bands.folds_of(
+        kernels, y, [((ids != k).nonzero()[:, 0], (ids == k).nonzero()[:, 0]) for k in range(4)], True
+    )
+    bound = torch.full_like(kernels[:, 0, 0], 16)
+    equal, alone = torch.zeros_like(y[:3, :3]), 12 * torch.eye(3, dtype=torch.float64).to(device) - 12
+    best, least = (bands.descend(folds, start, -bound, bound, 60)[0].loss for start in (equal, alone))
+    assert relative(least, best) < 1e-6
+    few, _ = bands.descend(folds, alone, -bound, bound, 6)
+    assert float((few.loss / best).max()) < 1.1
 
 
 def test_no_grid_does_better_on_a_tiny_problem() -> None:

@@ -48,9 +48,9 @@ def banded_ridge_cv(
     Of each of up to `candidates` proportions of bands, every overall strength is scored from one eigendecomposition.
     The first are equal bands, each band alone and each left out; what the targets lose at the proportions so far says
     which to try next, and for which targets, by the expected improvement of a Gaussian process. Each target takes its
-    best. If there are no more than `refined_targets` targets, 24 proportions are enough: each target goes on from its
-    best by Levenberg and Marquardt's steps on log α_b, with exact derivatives of the loss of the folds. With one band
-    it is ``ridge_cv(X, y, "auto", cv, alpha_per_target=True)``.
+    best. If there are no more than `refined_targets` targets, equal bands and each band alone are enough: each target
+    goes on from its best by Levenberg and Marquardt's steps, with exact derivatives of the loss of the folds. With one
+    band it is ``ridge_cv(X, y, "auto", cv, alpha_per_target=True)``.
 
     Args:
         X: (n, d) rows; or the bands themselves: a list of (n, d_b), or a dict of them by name. With

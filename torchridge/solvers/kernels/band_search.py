@@ -16,21 +16,18 @@ from torch import Tensor
 
 from torchridge.solvers.device import sent
 from torchridge.solvers.kernels import band_surrogate, dual
-from torchridge.solvers.kernels.bands import FARTHEST, descend, folds_of, local
+from torchridge.solvers.kernels.band_losses import fold_losses
+from torchridge.solvers.kernels.bands import FARTHEST, Factors, descend, folds_of, local, solved
 from torchridge.solvers.kernels.dual import Dual
 from torchridge.solvers.kernels.gram_matrix import Kernel
 from torchridge.solvers.kernels.kernel_folds import KernelFolds
 from torchridge.solvers.least_squares.grid import coarse_grid, finer_grid
 from torchridge.solvers.least_squares.objective import Objective
-from torchridge.solvers.least_squares.target_scores import SCORES
 from torchridge.solvers.moments.folds import Split
 from torchridge.solvers.moments.rows import Rows
 
 # Overall strengths that are tried of a candidate, in units of its mean eigenvalue, and steps of a target.
-_STRENGTHS, _WEAKEST, _STEPS, _FEW_STEPS = 24, 10**-2.5, 40, 2
-
-# Proportions that are tried if targets go on by steps of their own.
-_STARTS = 24
+_STRENGTHS, _WEAKEST, _STEPS, _FEW_STEPS = 24, 10**-2.5, 40, 6
 
 # Proportions that are picked at once, and the finest difference of overall strengths, in steps of the grid.
 _AT_ONCE, _FINENESS = 4, 1 / 2
@@ -85,7 +82,7 @@ def search_bands(
     if len(kernels) == 1:
         return _rescaled(search.single(), size)
     if t <= refined:
-        explored = search.explore(min(candidates, _STARTS), generator)
+        explored = search.explore(min(candidates, 1 + len(kernels)), generator)
         return _rescaled(search.fitted_alone(*search.refine(explored)), size)
     return _rescaled(search.polished(search.explore(candidates, generator)), size)
 
@@ -162,7 +159,7 @@ class _Search:
             grid = grid[first : int(near.max()) + 3]
         some = slice(None) if targets is None else sent(targets, device)
         scorer = self.candidate(sent(share.log(), device), some, torch.float32).scorer
-        found = scorer.by_kernels(SCORES["mse"], grid).mean(0).double().cpu()  # (L, m)
+        found = fold_losses(scorer, grid).double().cpu()  # (L, m)
         least, index = found.amin(0), _strongest_best(found, grid)
         inside = index.clamp(1, len(found) - 2)
         below, at, above = (found.gather(0, (inside + i)[None])[0] for i in (-1, 0, 1))
@@ -186,22 +183,26 @@ class _Search:
         folds = folds_of(self.kernels, self.y.double(), self.splits, self.objective.intercept)
         bound = torch.full_like(start[0], FARTHEST)
         if t * len(self.splits) * self.n**3 / 3 <= _CHEAP:
-            return descend(folds, start, -bound, bound, _STEPS)
+            found, _ = descend(folds, start, -bound, bound, _STEPS)
+            return found.log_gamma, found.loss
         rough = [f.to(torch.float32) for f in folds]
-        found, _ = descend(rough, start.float(), -bound.float(), bound.float(), _FEW_STEPS)
-        return found.double(), local(folds, found.double(), derivatives=False).loss
+        found, ahead = descend(rough, start.float(), -bound.float(), bound.float(), _FEW_STEPS)
+        before, last = found.log_gamma.double(), ahead.double()
+        loss = local(folds, last, derivatives=False).loss
+        worse = (loss >= found.loss).nonzero()[:, 0]
+        if len(worse):
+            last[worse] = before[worse]
+            loss[worse] = local([f.of(worse) for f in folds], last[worse], derivatives=False).loss
+        return last, loss
 
     def fitted_alone(self, log_gamma: Tensor, loss: Tensor) -> Found:
         """Fit all rows, a factorization for each target. Cost n³ / 3 of each."""
         coef = self.kernels.new_empty(self.n, len(loss))
-        eye = torch.eye(self.n, dtype=coef.dtype, device=coef.device)
-        step = max(1, 2**24 // self.n**2)
-        for i in range(0, len(loss), step):
-            part = slice(i, i + step)
-            matrix = (log_gamma[part].exp() @ self.kernels.flatten(1)).view(-1, self.n, self.n) + eye
+        factors = Factors(len(loss), self.n, coef)
+        for part in factors.batches():
             target = self.y[:, part].double() - self.mean[part]
-            lower, _ = torch.linalg.cholesky_ex(matrix)
-            coef[:, part] = torch.cholesky_solve(target.T[:, :, None], lower)[:, :, 0].T
+            lower = factors.of(log_gamma[part].exp(), self.kernels)
+            coef[:, part] = solved(lower, target.T[:, :, None])[:, :, 0].T
         return Found(log_gamma, loss, coef, self.mean, torch.ones_like(loss, dtype=torch.bool))
 
     def single(self) -> Found:
@@ -228,7 +229,7 @@ class _Search:
                 continue
             alpha = self.strengths_at(torch.unique(explored.place[targets]))
             candidate = self.candidate(share.to(device), sent(targets, device))
-            losses = candidate.scorer.by_kernels(SCORES["mse"], alpha).mean(0)  # (L, m)
+            losses = fold_losses(candidate.scorer, alpha)  # (L, m)
             best = alpha[_strongest_best(losses, alpha)].to(device)
             self._fit(found, candidate, sent(targets, device), best, losses.amin(0))
         return found
