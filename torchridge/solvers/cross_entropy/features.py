@@ -9,6 +9,7 @@ X − mean and ones; a sparse X is never centred in memory, but in its products:
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 from functools import cached_property
 from typing import Protocol
 
@@ -59,9 +60,10 @@ class DenseFeatures:
 
     def _copy(self, X: Tensor, dtype: torch.dtype) -> None:
         self.mean = self.weight @ X
-        self.whole = X.new_ones(len(X), X.shape[1] + 1, dtype=dtype)
+        self.whole = X.new_empty(len(X), X.shape[1] + 1, dtype=dtype)
         self.X = self.whole[:, :-1]
         self.X.copy_(X - self.mean)
+        self.whole[:, -1] = 1
 
     def _centre(self, X: Tensor, dtype: torch.dtype) -> None:
         self.mean = _sums(X, self.weight, None)
@@ -73,6 +75,15 @@ class DenseFeatures:
         self.X = torch.empty(X.shape, dtype=dtype, device=X.device)
         for part in _runs(X):
             self.X[part] = X[part].double() - self.mean
+
+    def rounded(self) -> DenseFeatures | None:
+        """Return the same rows in float32, unless there is no small copy of them."""
+        if self.whole is None:
+            return None
+        out = copy(self)
+        out.whole = self.whole.float()
+        out.X = out.whole[:, :-1] if self.intercept else out.whole
+        return out
 
     @cached_property
     def square(self) -> Tensor:
