@@ -15,6 +15,7 @@ from torch import Tensor
 from torchridge.solvers.cross_entropy import descent as logistic_descent
 from torchridge.solvers.cross_entropy import newton as logistic_newton
 from torchridge.solvers.cross_entropy.features import DenseFeatures
+from torchridge.solvers.cross_entropy.newton import Solved
 from torchridge.solvers.cross_entropy.problem import Problem
 from torchridge.solvers.cross_entropy.scaling import Cholesky, Diagonal
 
@@ -41,6 +42,7 @@ class Single(NamedTuple):
     gap: float
     n_iter: int
     converged: bool
+    separated: Tensor  # (), whether every row that has weight is in its class
 
 
 def fit(
@@ -70,9 +72,10 @@ def fit(
     if newton:
         solve = logistic_newton.dual if dual else logistic_newton.primal
         found = solve(problem, features, theta, tol=tol, max_iter=max_iter)
-        return _single(problem, found.theta, found.objective, found.gap, found.n_iter, tol)
+        return _single(problem, found, tol)
     state = _descend(problem, features, theta, tol, min(max_iter, _MOST))
-    return _single(problem, state.theta, logistic_descent.value(state), state.gap, state.n_iter, tol)
+    value = logistic_descent.value(state)
+    return _single(problem, Solved(state.theta, value, state.gap, state.n_iter, state.residual), tol)
 
 
 def _descend(
@@ -111,9 +114,22 @@ def _pays(problem: Problem, features: DenseFeatures, theta: Tensor) -> bool:
     return float(features.square.sum()) <= _RESOLVED * problem.penalty
 
 
-def _single(problem: Problem, theta: Tensor, objective: float, gap: float, n_iter: int, tol: float) -> Single:
+def _single(problem: Problem, found: Solved, tol: float) -> Single:
+    theta, gap, objective = found.theta, found.gap, found.objective
     weight, bias = theta, theta.new_zeros(len(theta))
     if problem.features.intercept:
         weight, bias = theta[:, :-1], theta[:, -1] - theta[:, :-1] @ problem.features.mean
         bias = bias - bias.mean() if len(bias) > 1 else bias
-    return Single(weight, bias, objective, gap, n_iter, gap <= tol * objective)
+    return Single(weight, bias, objective, gap, found.n_iter, gap <= tol * objective, _separated(problem, found))
+
+
+def _separated(problem: Problem, found: Solved) -> Tensor:
+    """Read off the residuals w (p − 1) of the class of a row and w p of others whether the first is the largest p."""
+    weight, residual = problem.weight, found.residual
+    if len(residual) == 1:
+        right = 2 * residual[0].abs() < weight
+    else:
+        own = problem.labels[None]
+        others = residual.scatter(0, own, -torch.inf).amax(0)
+        right = others < residual.gather(0, own)[0] + weight
+    return (right | (weight == 0)).all()
