@@ -56,9 +56,15 @@ class Pairs:
         self.squares: list[list[float]] = []
         self.order: list[int] = []  # places, oldest first
         self.scale = 1.0  # γ
+        self.products: list[float] = []  # of every pair with the last gradient
+        self.fresh = False  # whether that is the next to be asked for
 
-    def add(self, step: Tensor, change: Tensor) -> None:
-        """Keep a pair, if its curvature is positive, in the place of the oldest."""
+    def add(self, step: Tensor, change: Tensor, grad: Tensor) -> None:
+        """Keep a pair, if its curvature is positive, in the place of the oldest.
+
+        `grad` is where the change led from the gradient that was last asked for: the products of one with all pairs are
+        those with the other and the change.
+        """
         inner = float(torch.dot(step, change))
         if not 0 < inner < math.inf:
             return
@@ -69,23 +75,29 @@ class Pairs:
                 del table[0]
                 for row in table:
                     del row[0]
-        self.order.append(at)
         self.both[2 * at], self.both[2 * at + 1] = step, change
-        products = torch.mv(self.both[: 2 * len(self.order)], change).tolist()
-        for row, place in zip(self.cross, self.order, strict=False):
-            row.append(products[2 * place])
-        self.cross.append([0.0] * (len(self.order) - 1) + [inner])
-        for row, place in zip(self.squares, self.order, strict=False):
-            row.append(products[2 * place + 1])
-        self.squares.append([products[2 * place + 1] for place in self.order])
-        self.scale = inner / products[2 * at + 1]
+        before, square = self.products, float(torch.dot(change, change))
+        self.products = torch.mv(self.both[: 2 * max(at + 1, len(self.order) + 1)], grad).tolist()
+        self.fresh = True
+        for row, place in zip(self.cross, self.order, strict=True):
+            row.append(self.products[2 * place] - before[2 * place])
+        self.cross.append([0.0] * len(self.order) + [inner])
+        last = [self.products[2 * place + 1] - before[2 * place + 1] for place in self.order]
+        for row, value in zip(self.squares, last, strict=True):
+            row.append(value)
+        self.squares.append([*last, square])
+        self.order.append(at)
+        self.scale = inner / square
 
     def ahead(self, grad: Tensor) -> Tensor:
         """Return H grad."""
         if not self.order:
             return grad.clone()
         both = self.both[: 2 * len(self.order)]
-        back = torch.tensor(self._back(torch.mv(both, grad).tolist()), dtype=grad.dtype, device=grad.device)
+        if not self.fresh:
+            self.products = torch.mv(both, grad).tolist()
+        self.fresh = False
+        back = torch.tensor(self._back(self.products), dtype=grad.dtype, device=grad.device)
         return torch.addmv(grad, both.mT, back, beta=self.scale)
 
     def _back(self, products: list[float]) -> list[float]:
@@ -138,9 +150,9 @@ class State:
     moving: bool = True
 
 
-def start(problem: Problem, theta: Tensor) -> State:
-    """Evaluate θ."""
-    logits = problem.features.logits(theta)
+def start(problem: Problem, theta: Tensor, logits: Tensor | None = None) -> State:
+    """Evaluate θ, of which the logits may be known."""
+    logits = problem.features.logits(theta) if logits is None else logits
     loss, residual = problem.loss(logits)
     return State(theta, logits, residual, float(loss), _shrunk(problem, theta), problem.features.gradient(residual))
 
@@ -149,6 +161,8 @@ def refined(problem: Problem, state: State) -> State:
     """Return the state of a problem with products in another dtype, at the cost of an evaluation; the pairs stay."""
     at = start(problem, state.theta)
     at.pairs, at.n_iter = state.pairs, state.n_iter + 1
+    if at.pairs is not None:
+        at.pairs.fresh = False
     at.decrements = state.decrements[:-1] if math.isfinite(state.gap) else []
     return at
 
@@ -205,7 +219,7 @@ def solve(problem: Problem, state: State, scaling: Scaling, *, tol: float, max_i
             return state
         length = _along(problem, state, scaling.outside(ahead.neg_(), state.theta), slope)
         before, full = full, scaling.inside(torch.addcmul(state.grad, state.theta, problem.diagonal))
-        state.pairs.add(ahead.mul_(length), full - before)
+        state.pairs.add(ahead.mul_(length), full - before, full)
 
 
 def _along(problem: Problem, state: State, direction: Tensor, descent: float) -> float:

@@ -158,8 +158,7 @@ class SparseFeatures:
     @cached_property
     def square(self) -> Tensor:
         """Weighted mean squares."""
-        zero = torch.zeros_like(self.mean)
-        square = (self.X.squares(self.weight[:, None], zero)[:, 0] - self.mean.square()).clamp_min_(0)
+        square = (self.X.squares(self.weight[:, None], None)[:, 0] - self.mean.square()).clamp_min_(0)
         return torch.cat([square, square.new_ones(1)]) if self.intercept else square
 
     def logits(self, theta: Tensor) -> Tensor:
@@ -176,4 +175,7 @@ class SparseFeatures:
         if not self.intercept:
             return weight.contiguous()
         total = residual.sum(1, keepdim=True)
-        return torch.cat([torch.addmm(weight, total, self.mean[None], alpha=-1), total], 1)
+        out = weight.new_empty(len(weight), weight.shape[1] + 1)
+        torch.sub(weight, total * self.mean, out=out[:, :-1])
+        out[:, -1:] = total
+        return out

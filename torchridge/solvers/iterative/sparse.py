@@ -32,6 +32,12 @@ class SparseArray:
         self.shape, self.device = (int(X.shape[0]), int(X.shape[1])), torch.device("cpu")
         self.dtype = torch.float32 if X.dtype.itemsize <= 4 and X.dtype.kind == "f" else torch.float64
         self.nbytes = int(X.data.nbytes + X.indices.nbytes + X.indptr.nbytes)
+        self._transposed: Any = None  # X.T, which shares the memory of X
+
+    def _across(self) -> Any:
+        if self._transposed is None:
+            self._transposed = self.X.T
+        return self._transposed
 
     def _pieces(self, dtype: torch.dtype, squared: bool = False) -> Iterator[tuple[slice, Any]]:
         """Yield X, or runs of rows in another dtype that share the memory of the indices."""
@@ -54,6 +60,8 @@ class SparseArray:
 
     def matmul(self, v: Tensor) -> Tensor:
         """Return X v."""
+        if v.shape[1] == 1 and v.dtype is self.dtype:
+            return torch.from_numpy(self.X @ v.numpy()[:, 0])[:, None]
         out = v.new_empty(self.shape[0], v.shape[1])
         for part, piece in self._pieces(v.dtype):
             _by_columns(piece, v, out[part])
@@ -61,6 +69,8 @@ class SparseArray:
 
     def rmatmul(self, r: Tensor) -> Tensor:
         """Return Xᵀ r."""
+        if r.shape[1] == 1 and r.dtype is self.dtype:
+            return torch.from_numpy(self._across() @ r.numpy()[:, 0])[:, None]
         out = r.new_zeros(self.shape[1], r.shape[1])
         for part, piece in self._pieces(r.dtype):
             _by_columns(piece.T, r[part], out, add=True)
@@ -89,11 +99,13 @@ class SparseArray:
         for start in range(0, self.shape[0], step):
             out[start : start + step] = torch.from_numpy((X[start : start + step] @ X.T).toarray())
 
-    def squares(self, weight: Tensor, center: Tensor) -> Tensor:
-        """Return Σ s (x − center)², from the entries that are there."""
+    def squares(self, weight: Tensor, center: Tensor | None) -> Tensor:
+        """Return Σ s (x − center)², from the entries that are there; of x² without a center."""
         out = weight.new_zeros(self.shape[1], weight.shape[1])
         for part, piece in self._pieces(torch.float64, squared=True):
             _by_columns(piece.T, weight[part], out, add=True)
+        if center is None:
+            return out
         return out - 2 * center[:, None] * self.rmatmul(weight) + center[:, None] ** 2 * weight.sum(0)
 
 
@@ -139,10 +151,12 @@ class SparseTensor(TwoProducts):
         """Return Xᵀ r."""
         return self._in(self.backward, r.dtype) @ r
 
-    def squares(self, weight: Tensor, center: Tensor) -> Tensor:
-        """Return Σ s (x − center)², from the entries that are there."""
+    def squares(self, weight: Tensor, center: Tensor | None) -> Tensor:
+        """Return Σ s (x − center)², from the entries that are there; of x² without a center."""
         back = self._in(self.backward, torch.float64)
         squared = torch.sparse_csr_tensor(
             back.crow_indices(), back.col_indices(), back.values() ** 2, back.shape, check_invariants=False
         )
+        if center is None:
+            return squared @ weight
         return squared @ weight - 2 * center[:, None] * (back @ weight) + center[:, None] ** 2 * weight.sum(0)
