@@ -51,7 +51,7 @@ class Pairs:
 
     def __init__(self, like: Tensor) -> None:
         self.both = like.new_empty(2 * MEMORY, like.numel())  # (s, y) of every pair
-        # On the host, as what follows are a few numbers, oldest first: Sᵀ Y, of which the upper triangle counts, and Yᵀ Y.
+        # A few numbers, so on the host, oldest first: Sᵀ Y, of which the upper triangle counts, and Yᵀ Y.
         self.cross: list[list[float]] = []
         self.squares: list[list[float]] = []
         self.order: list[int] = []  # places, oldest first

@@ -122,7 +122,8 @@ def dual(problem: Problem, features: DenseFeatures, theta: Tensor, *, tol: float
         root = curvature.sqrt()
         inner = (root[:, None].to(rounded.dtype) * rounded).mul_(root)
         inner.diagonal().add_(penalty)
-        lower, ones = factor_of(inner), []
+        lower = factor_of(inner)
+        ones: list[Tensor] = []  # of D: the solution, K times it, and what it leaves of 1ᵀ D 1
 
         def solved(right: Tensor) -> tuple[Tensor, Tensor]:
             """Return v = (D K + λ)⁻¹ of columns, here rows (m, n), and K v."""

@@ -21,6 +21,9 @@ _PIECE = 2**22
 # Columns multiplied at once: so many float32 fill a cache line.
 _COLUMNS = 16
 
+# Columns up to which one product that is not copied costs less: of 20, 0.8 of the time at 4 M entries.
+_DIRECT = 24
+
 
 class SparseArray:
     """A scipy.sparse CSR matrix."""
@@ -60,8 +63,8 @@ class SparseArray:
 
     def matmul(self, v: Tensor) -> Tensor:
         """Return X v."""
-        if v.shape[1] == 1 and v.dtype is self.dtype:
-            return torch.from_numpy(self.X @ v.numpy()[:, 0])[:, None]
+        if v.shape[1] <= _DIRECT and v.dtype is self.dtype:
+            return _product(self.X, v)
         out = v.new_empty(self.shape[0], v.shape[1])
         for part, piece in self._pieces(v.dtype):
             _by_columns(piece, v, out[part])
@@ -69,8 +72,8 @@ class SparseArray:
 
     def rmatmul(self, r: Tensor) -> Tensor:
         """Return Xᵀ r."""
-        if r.shape[1] == 1 and r.dtype is self.dtype:
-            return torch.from_numpy(self._across() @ r.numpy()[:, 0])[:, None]
+        if r.shape[1] <= _DIRECT and r.dtype is self.dtype:
+            return _product(self._across(), r)
         out = r.new_zeros(self.shape[1], r.shape[1])
         for part, piece in self._pieces(r.dtype):
             _by_columns(piece.T, r[part], out, add=True)
@@ -107,6 +110,12 @@ class SparseArray:
         if center is None:
             return out
         return out - 2 * center[:, None] * self.rmatmul(weight) + center[:, None] ** 2 * weight.sum(0)
+
+
+def _product(matrix: Any, v: Tensor) -> Tensor:
+    if v.shape[1] == 1:
+        return torch.from_numpy(matrix @ v.numpy()[:, 0])[:, None]
+    return torch.from_numpy(matrix @ v.numpy())
 
 
 def _by_columns(matrix: Any, v: Tensor, out: Tensor, add: bool = False) -> None:
