@@ -107,6 +107,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "LogisticRegression (40000, 80000), 20 classes": lambda: logistic((40000, 80000, 20), 3),
     "RidgeClassifierCV(cv=5) (2000, 8000)": lambda: choice((2000, 8000, 10), cv=5),
     "RidgeClassifierCV(cv=5) (2000, 8000), 20 strengths": lambda: choice((2000, 8000, 10), cv=5, alphas=GRID),
+    "RidgeClassifierCV(cv=5) (8000, 20000), 20 classes": lambda: choice((8000, 20000, 20), cv=5),
     "RidgeClassifierCV() (3700, 16500)": lambda: choice((3700, 16500, 10)),
     "RidgeClassifierCV() (3700, 16500), 20 strengths": lambda: choice((3700, 16500, 10), alphas=GRID),
     "RidgeClassifierCV() (2000, 8000)": lambda: choice((2000, 8000, 10)),

@@ -7,12 +7,12 @@ import pytest
 import torch
 from scipy import sparse
 from sklearn import linear_model
+from sklearn.model_selection import ShuffleSplit
 
-from torchridge import ridge_path
-from torchridge.estimators import Ridge, RidgeClassifier, RidgeClassifierCV, RidgeCV
+from torchridge import ridge_cv, ridge_path
+from torchridge.estimators import Ridge, RidgeClassifier, RidgeClassifierCV, RidgeCV, _cv_model
 from torchridge.exceptions import GridEdgeWarning
-from torchridge.solvers import krylov
-from torchridge.solvers.iterative import sparse_gram, sparse_ridge
+from torchridge.solvers.iterative import shifted, sparse_gram, sparse_ridge
 
 EDGE = "ignore::torchridge.exceptions.GridEdgeWarning"
 
@@ -65,10 +65,14 @@ def test_weights_and_tensors(intercept: bool, layout: str) -> None:
 
 
 @pytest.mark.parametrize(("n", "d"), [(60, 300), (300, 60)])
-def test_a_path_from_one_krylov_space_equals_single_solves(n: int, d: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(krylov, "_ROOM", 8)
+@pytest.mark.parametrize("numbers", [2**25, 2000])  # all targets at once, or one or a few
+def test_a_path_whose_strengths_share_products_equals_single_solves(
+    n: int, d: int, numbers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shifted, "_NUMBERS", numbers)
     X, y = words(n, d, 4)
     target = torch.from_numpy(np.eye(4)[y])
+    target[:, 3] = 5.0  # which the intercept fits: nothing is left to solve
     alphas = [100.0, 0.5, 10.0, 1.0, 50.0, 2.0]
     path = ridge_path(sparse.csr_matrix(X), target, alphas, solver="cg", tol=1e-10)
     assert bool(path.converged.all())
@@ -98,7 +102,8 @@ def test_leave_one_out_of_sparse_rows_is_exact(k: int, weighted: bool) -> None:
 
 @pytest.mark.filterwarnings(EDGE)
 @pytest.mark.parametrize("scoring", [None, "balanced_accuracy"])
-def test_folds_of_classes_equal_scikit_learn(scoring: Any) -> None:
+def test_folds_of_classes_equal_scikit_learn(scoring: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_cv_model, "folds_pay", lambda *_: True)
     X, y = words(90, 120, 3)
     ours = RidgeClassifierCV([0.1, 1.0, 10.0], cv=4, scoring=scoring).fit(sparse.csr_matrix(X), y)
     theirs = linear_model.RidgeClassifierCV([0.1, 1.0, 10.0], cv=4, scoring=scoring).fit(X, y)
@@ -144,3 +149,41 @@ def test_entries_that_are_not_finite_are_named() -> None:
     for model in (RidgeClassifier(), RidgeClassifierCV(), RidgeClassifierCV(cv=3)):
         with pytest.raises(ValueError, match="infinity, first in row"):
             model.fit(sparse.csr_matrix(X), y)
+
+
+@pytest.mark.filterwarnings(EDGE)
+@pytest.mark.parametrize("patience", [120, 2])  # by products that the strengths share, or each with a sketch
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(("n", "d"), [(60, 300), (300, 60)])
+def test_folds_of_sparse_rows_equal_refits(
+    n: int, d: int, weighted: bool, patience: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sparse_ridge, "_PATIENCE", patience)
+    monkeypatch.setattr(sparse_ridge, "_MORE", 0)
+    X, y = words(n, d, 3)
+    target = np.eye(3)[y] * [1.0, 1e3, 1e-3]
+    weight = np.random.default_rng(1).uniform(0, 2, n) if weighted else np.ones(n)
+    alphas, parts = [5.0, 0.05, 0.5], list(ShuffleSplit(3, test_size=0.3, random_state=0).split(X))
+    given = torch.from_numpy(weight) if weighted else None
+    ours = ridge_cv(
+        sparse.csr_matrix(X), torch.from_numpy(target), alphas, parts, sample_weight=given, solver="cg", tol=1e-10
+    )
+    expected = np.empty((3, 3, 3))
+    for k, (train, held) in enumerate(parts):
+        for i, alpha in enumerate(alphas):
+            fit = linear_model.Ridge(alpha, solver="cholesky").fit(X[train], target[train], weight[train])
+            left = (target[held] - fit.predict(X[held])) ** 2
+            expected[k, i] = -np.average(left, axis=0, weights=weight[held])
+    np.testing.assert_allclose(ours.fold_scores, expected, rtol=1e-7)
+    best = linear_model.Ridge(float(ours.alpha), solver="cholesky").fit(X, target, weight)
+    np.testing.assert_allclose(ours.weight, best.coef_, atol=1e-9 * np.abs(best.coef_).max())
+
+
+def test_a_strength_too_weak_to_share_products_is_solved_all_the_same() -> None:
+    X, y = words(80, 60, 2)
+    X[:, 5] *= 300.0
+    target = torch.from_numpy(np.eye(2)[y])
+    path = ridge_path(sparse.csr_matrix(X), target, [1e-4, 1e4], solver="cg", tol=1e-9, max_iter=5000)
+    for i, alpha in enumerate([1e-4, 1e4]):
+        theirs = linear_model.Ridge(alpha, solver="cholesky").fit(X, target.numpy())
+        np.testing.assert_allclose(path.weight[i], theirs.coef_, atol=1e-6 * np.abs(theirs.coef_).max())

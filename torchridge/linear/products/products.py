@@ -119,15 +119,23 @@ def solve(X: Any, y: Any, alpha: Any, name: str, sample_weight: Any, options: Op
     """Solve at the strengths `alpha`; `name` is "alphas" for a path."""
     problem = check(X, y, sample_weight, options)
     strengths = strengths_of(alpha, name, problem.y.shape[1], problem.y)
-    count, weakest = problem.y.shape[1] * len(strengths.alpha), strengths.weakest
+    count = problem.y.shape[1] * len(strengths.alpha)
     form = problem.form()
-    plain = problem.rank is None and problem.objective.prior is None and weakest > 0
-    if plain and sparse_ridge.applies(problem.X, form, strengths.per_target):
-        solved = sparse_ridge.solve(form, problem.y, strengths.alpha, problem.rule, problem.objective.intercept)
-        if solved is not None:
-            return fit(problem, form, nystrom.empty(0, problem.y.device), strengths, choice, solved)
-    approximation = solve_many.approximate(form, weakest, count, problem.rank, problem.rule.tol)
+    solved = by_shared_products(problem, form, strengths)
+    if solved is not None:
+        return fit(problem, form, nystrom.empty(0, problem.y.device), strengths, choice, solved)
+    approximation = solve_many.approximate(form, strengths.weakest, count, problem.rank, problem.rule.tol)
     return fit(problem, form, approximation, strengths, choice)
+
+
+def by_shared_products(
+    problem: Problem, form: Design, strengths: Strengths, targets: slice = slice(None)
+) -> sparse_ridge.Solved | None:
+    """Return some targets of a sparse matrix, at strengths that share all products; None if that does not pay."""
+    plain = problem.rank is None and problem.objective.prior is None and strengths.weakest > 0
+    if not plain or not sparse_ridge.applies(problem.X, form, strengths.per_target):
+        return None
+    return sparse_ridge.solve(form, problem.y[:, targets], strengths.alpha, problem.rule, problem.objective.intercept)
 
 
 def fit(

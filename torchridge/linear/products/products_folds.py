@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -11,13 +12,20 @@ from torch import Tensor
 
 from torchridge import _check
 from torchridge.linear import search
-from torchridge.linear.arguments import Asked, grid_of
-from torchridge.linear.products.products import Problem, check, fit, warn_unless_converged, with_scores
+from torchridge.linear.arguments import Asked, Strengths, grid_of
+from torchridge.linear.products.products import (
+    Problem,
+    by_shared_products,
+    check,
+    fit,
+    warn_unless_converged,
+    with_scores,
+)
 from torchridge.linear.ridge.choose import Choice
 from torchridge.linear.ridge.solution.solution import RidgeSolution
 from torchridge.linear.search import refuse_one_row
 from torchridge.solvers.device import sent
-from torchridge.solvers.iterative import solve_many, trace
+from torchridge.solvers.iterative import nystrom, solve_many, trace
 from torchridge.solvers.iterative import standard_form as design
 from torchridge.solvers.iterative.nystrom import Nystrom
 from torchridge.solvers.iterative.standard_form import Design
@@ -40,7 +48,8 @@ class Scores(NamedTuple):
     squares: Tensor | None = None  # (L, t) Σ s (y − ŷ)²
 
 
-Scorer = Callable[[Tensor, Nystrom], Scores]
+Sketch = Callable[[], Nystrom]  # made once, when it is asked for
+Scorer = Callable[[Tensor, Sketch], Scores]
 
 
 def cross_validate(asked: Asked, choice: Choice) -> RidgeSolution:
@@ -62,7 +71,7 @@ def cross_validate(asked: Asked, choice: Choice) -> RidgeSolution:
     search.warn_of_silent(found.table, found.live)
     strengths = found.strengths(asked.per_target)
     solution = with_scores(
-        fit(problem, form, approximation, strengths, choice),
+        _fit(problem, form, approximation, strengths, choice),
         alphas=sent(found.grid, found.table.device),
         scores=found.scores,
         fold_scores=found.table,
@@ -72,6 +81,12 @@ def cross_validate(asked: Asked, choice: Choice) -> RidgeSolution:
         score_errors=found.scored.error,
     )
     return _with_dof(solution, found.scored, sent(found.place, found.table.device), problem)
+
+
+def _fit(problem: Problem, form: Design, approximation: Sketch, strengths: Strengths, choice: Choice) -> RidgeSolution:
+    solved = by_shared_products(problem, form, strengths)
+    sketch = approximation() if solved is None else nystrom.empty(0, problem.y.device)
+    return fit(problem, form, sketch, strengths, choice, solved)
 
 
 def _check_criterion(cv: Any, groups: Any, scoring: str) -> None:
@@ -97,8 +112,8 @@ def _search(
     live: search.Live,
     per_target: bool,
     criterion: Criterion | None,
-) -> tuple[search.Found[Scores], Nystrom]:
-    """Return strengths (L,), their scores and the best, and the approximation that served them."""
+) -> tuple[search.Found[Scores], Sketch]:
+    """Return strengths (L,), their scores and the best, and the approximation that serves them."""
     given = not isinstance(alphas, str)
     if given:
         grid = grid_of(alphas)
@@ -109,7 +124,7 @@ def _search(
     else:
         rough = solve_many.approximate(form, 1.0, 1, 8, problem.rule.tol)
         grid = coarse_grid_by_norm(float(rough.eigvals[0]) if rough.rank else 0.0)
-    approximation = _approximation(problem, form, grid)
+    approximation = cache(lambda: _approximation(problem, form, grid))
 
     def score(some: Tensor) -> Scores:
         return scorer(sent(some, problem.y.device), approximation)
@@ -140,16 +155,10 @@ def _merged(a: Scores, b: Scores, order: Tensor) -> Scores:
 def _of_all_rows(problem: Problem, form: Design, criterion: Criterion) -> Scorer:
     fixed = form.fixed.shape[1]
 
-    def score(alpha: Tensor, approximation: Nystrom) -> Scores:
-        t, n = problem.y.shape[1], problem.rows
-        columns, share, squares = solve_many.grid(alpha, False, t, 1), torch.ones_like(form.total), []
-        for some in solve_many.blocks(form, columns):
-            part = columns.at(some)
-            block = solve_many.solve(form, approximation, share, problem.y, part, problem.rule)
-            warn_unless_converged(block.error, block.steps, problem.rule)
-            squares.append(solve_many.residual_squares(form, problem.y, block, part))
-        table = torch.cat(squares).reshape(-1, t)
-        dof = trace.degrees_of_freedom(form, approximation, alpha, problem.rule)
+    def score(alpha: Tensor, approximation: Sketch) -> Scores:
+        n = problem.rows
+        table = _squares_of_all(problem, form, alpha, approximation)
+        dof = trace.degrees_of_freedom(form, approximation(), alpha, problem.rule)
         warn_unless_converged(dof.residual, dof.steps, problem.rule._replace(tol=trace.tolerance(problem.rule)))
 
         def value(of_dof: Tensor) -> Tensor:
@@ -161,6 +170,36 @@ def _of_all_rows(problem: Problem, form: Design, criterion: Criterion) -> Scorer
         return Scores(criterion.sign * values[None], error, at - int(problem.objective.intercept), table)
 
     return score
+
+
+def _squares_of_all(problem: Problem, form: Design, alpha: Tensor, approximation: Sketch) -> Tensor:
+    """Return Σ s (y − ŷ)² of the fits to all rows, (L, t)."""
+    shared = _shared(problem, form, alpha, lambda left, at: design.weigh(form, left**2, torch.zeros_like(at)).sum(0))
+    if shared is not None:
+        return shared
+    columns, share, squares = solve_many.grid(alpha, False, problem.y.shape[1], 1), torch.ones_like(form.total), []
+    for some in solve_many.blocks(form, columns):
+        part = columns.at(some)
+        block = solve_many.solve(form, approximation(), share, problem.y, part, problem.rule)
+        warn_unless_converged(block.error, block.steps, problem.rule)
+        squares.append(solve_many.residual_squares(form, problem.y, block, part))
+    return torch.cat(squares).reshape(len(alpha), -1)
+
+
+def _shared(problem: Problem, form: Design, alpha: Tensor, value: Callable[[Tensor, Tensor], Tensor]) -> Tensor | None:
+    """Return a value of the residuals (n, c) of targets (c,) at every strength, (L, t), from products they share.
+
+    None if sharing does not pay.
+    """
+    t, found, strengths = problem.y.shape[1], [], Strengths(alpha, False, float(alpha.min()), path=True)
+    for run in solve_many.target_runs(form, t, len(alpha)):
+        solved = by_shared_products(problem, form, strengths, run)
+        if solved is None:
+            return None
+        target = torch.arange(t, device=alpha.device)[run].repeat(len(alpha))
+        left = problem.y[:, target] - problem.X.matmul(solved.weight) - solved.bias
+        found.append(value(left, target).reshape(len(alpha), -1))
+    return torch.cat(found, 1)
 
 
 def _with_dof(solution: RidgeSolution, scores: Scores, best: Tensor, problem: Problem) -> RidgeSolution:
@@ -215,32 +254,38 @@ def _folds(problem: Problem, masks: Masks, score: Score) -> Scorer:
     form = design.design(problem.X, masks.train, problem.objective)
     every = problem.sample_weight.sum() if problem.sample_weight is not None else float(problem.X.shape[0])
 
-    def scores(alpha: Tensor, approximation: Nystrom) -> Scores:
-        t, K = problem.y.shape[1], masks.held.shape[1]
+    def of_fold(k: int, left: Tensor, target: Tensor) -> Tensor:
+        rows = (masks.held[:, k] > 0).nonzero()[:, 0]
+        return score(left[rows], problem.given[rows][:, target], masks.held[rows, k])
+
+    def by_shared(alpha: Tensor) -> Tensor | None:
+        found = []
+        for k in range(form.sets):
+            table = _shared(problem, form.one(k), alpha, partial(of_fold, k))
+            if table is None:
+                return None
+            found.append(table)
+        return torch.stack(found)
+
+    def scores(alpha: Tensor, approximation: Sketch) -> Scores:
+        shared = by_shared(alpha)
+        if shared is not None:
+            return Scores(score.sign * shared)
+        t, K = problem.y.shape[1], form.sets
         columns, found = solve_many.grid(alpha, False, t, K), []
         for some in solve_many.blocks(form, columns):
             part = columns.at(some)
-            block = solve_many.solve(form, approximation, form.total / every, problem.y, part, problem.rule)
+            block = solve_many.solve(form, approximation(), form.total / every, problem.y, part, problem.rule)
             warn_unless_converged(block.error, block.steps, problem.rule)
-            found.append(_held_scores(problem, form, block, part, masks.held, score))
+            weight, bias = design.completed(form, block.weight, block.fixed, part.part, problem.objective.intercept)
+            left = problem.y[:, part.target] - problem.X.matmul(weight) - bias
+            for k in range(form.sets):
+                inside = (part.part == k).nonzero()[:, 0]
+                if len(inside):
+                    found.append(of_fold(k, left[:, inside], part.target[inside]))
         return Scores(score.sign * torch.cat(found).reshape(K, -1, t))
 
     return scores
-
-
-def _held_scores(
-    problem: Problem, form: Design, block: solve_many.Block, columns: solve_many.Columns, held: Tensor, score: Score
-) -> Tensor:
-    """Return a score of the rows that are held out, (c,)."""
-    weight, bias = design.completed(form, block.weight, block.fixed, columns.part, problem.objective.intercept)
-    left = problem.y[:, columns.target] - problem.X.matmul(weight) - bias
-    found = left.new_empty(left.shape[1])
-    for k in set(columns.part.tolist()):
-        inside = (columns.part == k).nonzero()[:, 0]
-        rows = (held[:, k] > 0).nonzero()[:, 0]
-        y = problem.given[rows][:, columns.target[inside]]
-        found[inside] = score(left[rows][:, inside], y, held[rows, k])
-    return found
 
 
 def _variances(y: Tensor, held: Tensor) -> Tensor:

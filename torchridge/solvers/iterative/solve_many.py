@@ -109,6 +109,13 @@ def blocks(form: Design, columns: Columns) -> Iterator[slice]:
         yield slice(start, start + size)
 
 
+def target_runs(form: Design, targets: int, strengths: int) -> Iterator[slice]:
+    """Yield runs of targets of which the vectors at all strengths fit in the working memory."""
+    n, d = form.X.shape
+    size = max(1, _NUMBERS // (_VECTORS * (n + d) * strengths))
+    return (slice(i, min(i + size, targets)) for i in range(0, targets, size))
+
+
 def solve(form: Design, approximation: Nystrom, share: Tensor, y: Tensor, columns: Columns, rule: Rule) -> Block:
     """Solve a block of columns for targets y (n, t); `approximation` times share (F,) stands for each set's gram."""
     part = columns.part

@@ -52,6 +52,14 @@ class Design(NamedTuple):
         """Whether rows are the unknowns."""
         return choose_dual(*self.X.shape)
 
+    def one(self, k: int) -> Design:
+        """Return the form of one set of weights, if all of them share the scale."""
+        weight = None if self.weight is None else self.weight[:, k : k + 1]
+        some = slice(k, k + 1)
+        return self._replace(
+            weight=weight, slopes=self.slopes[:, :, some], inverse=self.inverse[some], total=self.total[some]
+        )
+
     def size(self, dual: bool) -> int:
         """Return how many unknowns a column has."""
         return self.X.shape[0] if dual else self.X.shape[1]

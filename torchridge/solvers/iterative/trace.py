@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torchridge.solvers.iterative import conjugate_gradients
+from torchridge.solvers.iterative import conjugate_gradients, shifted, sparse_ridge
 from torchridge.solvers.iterative.nystrom import Nystrom
 from torchridge.solvers.iterative.solve_many import Columns, Rule, blocks, norm, ratio, system_of
 from torchridge.solvers.iterative.standard_form import Design
@@ -39,6 +39,11 @@ def degrees_of_freedom(form: Design, approximation: Nystrom, alpha: Tensor, rule
     signs = torch.randint(0, 2, (m, PROBES), generator=generator, device=device).double() * 2 - 1
     zero = torch.zeros(strengths * PROBES, dtype=torch.int64, device=device)
     columns = Columns(zero, alpha.repeat_interleave(PROBES), torch.arange(PROBES, device=device).repeat(strengths))
+    shared = _shared(form, signs, alpha, rule)
+    if shared is not None:
+        samples = m - alpha[:, None] * (signs * shared.solution).sum(1)
+        count = torch.full((strengths * PROBES,), shared.steps, device=device)
+        return Trace(*_corrected(samples, signs, approximation, alpha), shared.error.reshape(-1), count)
     products, residual, steps = [], [], []
     for some in blocks(form, columns):
         part = columns.at(some)
@@ -47,8 +52,16 @@ def degrees_of_freedom(form: Design, approximation: Nystrom, alpha: Tensor, rule
         residual.append(solved.error)
         steps.append(solved.steps)
     samples = m - alpha[:, None] * torch.cat(products).reshape(strengths, PROBES)
-    value, error = _corrected(samples, signs, approximation, alpha)
-    return Trace(value, error, torch.cat(residual), torch.cat(steps))
+    return Trace(*_corrected(samples, signs, approximation, alpha), torch.cat(residual), torch.cat(steps))
+
+
+def _shared(form: Design, signs: Tensor, alpha: Tensor, rule: Rule) -> shifted.Solved | None:
+    """Return the solves of probes of a sparse matrix, whose strengths share all products; None if these take long."""
+    if not sparse_ridge.applies(form.X, form, False):
+        return None
+    most, tol = sparse_ridge.patience(rule, len(alpha)), tolerance(rule)
+    solved = shifted.solve(sparse_ridge.product_of(form), signs, alpha, tol, most)
+    return solved if bool((solved.error <= tol).all()) else None
 
 
 def tolerance(rule: Rule) -> float:
