@@ -319,3 +319,23 @@ BAD = [
 def test_bad_input_is_refused(change: dict[str, object], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         logistic(**{"X": GOOD_X, "y": GOOD_Y, **change})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("n", "d", "classes"), [(300, 40, 2), (60, 200, 2), (1000, 50, 10)], ids=["primal", "dual", "descent"]
+)
+@pytest.mark.parametrize("C", [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("unit", [1.0, 1e-15, 1e25])
+def test_what_goes_in_float32_first_ends_in_float64(n: int, d: int, classes: int, C: float, unit: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    X = torch.randn(n, d, generator=generator, dtype=torch.float64)
+    y = (X[:, :classes] + torch.randn(n, classes, generator=generator, dtype=torch.float64)).argmax(1)
+    found = logistic(X * unit, y, C / unit**2, tol=1e-10)
+    logits = (X * unit) @ found.weight.mT + found.bias
+    logits = torch.cat([torch.zeros_like(logits), logits], 1) if classes == 2 else logits
+    wrong = logits.softmax(1) - torch.nn.functional.one_hot(y, classes)
+    wrong = wrong[:, 1:] if classes == 2 else wrong
+    gradient = wrong.mT @ X * (C / unit) + found.weight
+    gap = 0.5 * float(gradient.square().sum())  # the objective is 1-strongly convex in the weights
+    assert bool(found.converged)
+    assert gap <= 1e-6 * float(found.objective)

@@ -156,6 +156,6 @@ class Columns:
         """Return Xᵀ r, (d, c)."""
         return self.scale * self.X.rmatmul(r)
 
-    def squares(self, weight: Tensor, center: Tensor) -> Tensor:
+    def squares(self, weight: Tensor, center: Tensor | None) -> Tensor:
         """Return Σ_i s_i x_i², (d, F), for weights s (n, F) about a zero centre."""
         return self.scale.square() * self.X.squares(weight, center)

@@ -18,9 +18,9 @@ L-BFGS: Liu and Nocedal (1989), doi:10.1007/BF01589116.
 from __future__ import annotations
 
 import math
-import statistics
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from operator import mul
 
 import torch
 from torch import Tensor
@@ -51,31 +51,53 @@ class Pairs:
 
     def __init__(self, like: Tensor) -> None:
         self.both = like.new_empty(2 * MEMORY, like.numel())  # (s, y) of every pair
-        self.cross = [[0.0] * MEMORY for _ in range(MEMORY)]  # Sᵀ Y, on the host, as what follows are a few numbers
-        self.squares = [[0.0] * MEMORY for _ in range(MEMORY)]  # Yᵀ Y
+        # A few numbers, so on the host, oldest first: Sᵀ Y, of which the upper triangle counts, and Yᵀ Y.
+        self.cross: list[list[float]] = []
+        self.squares: list[list[float]] = []
         self.order: list[int] = []  # places, oldest first
         self.scale = 1.0  # γ
+        self.products: list[float] = []  # of every pair with the last gradient
+        self.fresh = False  # whether that is the next to be asked for
 
-    def add(self, step: Tensor, change: Tensor) -> None:
-        """Keep a pair, if its curvature is positive, in the place of the oldest."""
+    def add(self, step: Tensor, change: Tensor, grad: Tensor) -> None:
+        """Keep a pair, if its curvature is positive, in the place of the oldest.
+
+        `grad` is where the change led from the gradient that was last asked for: the products of one with all pairs are
+        those with the other and the change.
+        """
         inner = float(torch.dot(step, change))
         if not 0 < inner < math.inf:
             return
-        at = self.order.pop(0) if len(self.order) == MEMORY else len(self.order)
-        self.order.append(at)
+        at = len(self.order)
+        if at == MEMORY:
+            at = self.order.pop(0)
+            for table in (self.cross, self.squares):
+                del table[0]
+                for row in table:
+                    del row[0]
         self.both[2 * at], self.both[2 * at + 1] = step, change
-        products = torch.mv(self.both[: 2 * len(self.order)], change).tolist()
-        for i in range(len(self.order)):
-            self.cross[i][at] = products[2 * i]
-            self.squares[i][at] = self.squares[at][i] = products[2 * i + 1]
-        self.scale = inner / products[2 * at + 1]
+        before, square = self.products, float(torch.dot(change, change))
+        self.products = torch.mv(self.both[: 2 * max(at + 1, len(self.order) + 1)], grad).tolist()
+        self.fresh = True
+        for row, place in zip(self.cross, self.order, strict=True):
+            row.append(self.products[2 * place] - before[2 * place])
+        self.cross.append([0.0] * len(self.order) + [inner])
+        last = [self.products[2 * place + 1] - before[2 * place + 1] for place in self.order]
+        for row, value in zip(self.squares, last, strict=True):
+            row.append(value)
+        self.squares.append([*last, square])
+        self.order.append(at)
+        self.scale = inner / square
 
     def ahead(self, grad: Tensor) -> Tensor:
         """Return H grad."""
         if not self.order:
             return grad.clone()
         both = self.both[: 2 * len(self.order)]
-        back = torch.tensor(self._back(torch.mv(both, grad).tolist()), dtype=grad.dtype, device=grad.device)
+        if not self.fresh:
+            self.products = torch.mv(both, grad).tolist()
+        self.fresh = False
+        back = torch.tensor(self._back(self.products), dtype=grad.dtype, device=grad.device)
         return torch.addmv(grad, both.mT, back, beta=self.scale)
 
     def _back(self, products: list[float]) -> list[float]:
@@ -84,16 +106,16 @@ class Pairs:
         m = len(order)
         inner, out = [0.0] * m, [0.0] * (2 * m)
         for i in range(m - 1, -1, -1):  # R inner = Sᵀ g
-            row = cross[order[i]]
-            left = sum(row[order[j]] * inner[j] for j in range(i + 1, m))
-            inner[i] = (products[2 * order[i]] - left) / row[order[i]]
-        outer = [0.0] * m
+            row = cross[i]
+            inner[i] = (products[2 * order[i]] - sum(map(mul, row[i + 1 :], inner[i + 1 :]))) / row[i]
+        rest = [0.0] * m  # what the entries of outer so far take away
         for i, at in enumerate(order):  # Rᵀ outer = D inner + γ (Yᵀ Y inner − Yᵀ g)
-            square = sum(self.squares[at][order[j]] * inner[j] for j in range(m))
-            right = cross[at][at] * inner[i] + scale * (square - products[2 * at + 1])
-            left = sum(cross[order[j]][at] * outer[j] for j in range(i))
-            outer[i] = (right - left) / cross[at][at]
-            out[2 * at], out[2 * at + 1] = outer[i], -scale * inner[i]
+            row = cross[i]
+            right = scale * (sum(map(mul, self.squares[i], inner)) - products[2 * at + 1])
+            outer = inner[i] + (right - rest[i]) / row[i]
+            out[2 * at], out[2 * at + 1] = outer, -scale * inner[i]
+            for j in range(i + 1, m):
+                rest[j] += row[j] * outer
         return out
 
 
@@ -128,11 +150,21 @@ class State:
     moving: bool = True
 
 
-def start(problem: Problem, theta: Tensor) -> State:
-    """Evaluate θ."""
-    logits = problem.features.logits(theta)
+def start(problem: Problem, theta: Tensor, logits: Tensor | None = None) -> State:
+    """Evaluate θ, of which the logits may be known."""
+    logits = problem.features.logits(theta) if logits is None else logits
     loss, residual = problem.loss(logits)
     return State(theta, logits, residual, float(loss), _shrunk(problem, theta), problem.features.gradient(residual))
+
+
+def refined(problem: Problem, state: State) -> State:
+    """Return the state of a problem with products in another dtype, at the cost of an evaluation; the pairs stay."""
+    at = start(problem, state.theta)
+    at.pairs, at.n_iter = state.pairs, state.n_iter + 1
+    if at.pairs is not None:
+        at.pairs.fresh = False
+    at.decrements = state.decrements[:-1] if math.isfinite(state.gap) else []
+    return at
 
 
 def _shrunk(problem: Problem, theta: Tensor) -> float:
@@ -169,7 +201,8 @@ def converged(state: State, tol: float) -> bool:
 def _gap(decrements: list[float]) -> float:
     """Return the estimate of the gap: from fewer steps if convergence is fast, and they do not swing."""
     fast = len(decrements) >= 3 and all(10 * b <= a for a, b in pairwise(decrements[-3:]))
-    return 0.5 * SAFETY * statistics.geometric_mean(decrements[-2 if fast else -_WINDOW :])
+    last = decrements[-2 if fast else -_WINDOW :]
+    return 0.5 * SAFETY * math.exp(sum(map(math.log, last)) / len(last))
 
 
 def solve(problem: Problem, state: State, scaling: Scaling, *, tol: float, max_iter: int) -> State:
@@ -186,7 +219,7 @@ def solve(problem: Problem, state: State, scaling: Scaling, *, tol: float, max_i
             return state
         length = _along(problem, state, scaling.outside(ahead.neg_(), state.theta), slope)
         before, full = full, scaling.inside(torch.addcmul(state.grad, state.theta, problem.diagonal))
-        state.pairs.add(ahead.mul_(length), full - before)
+        state.pairs.add(ahead.mul_(length), full - before, full)
 
 
 def _along(problem: Problem, state: State, direction: Tensor, descent: float) -> float:

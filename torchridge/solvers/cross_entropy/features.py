@@ -9,6 +9,7 @@ X − mean and ones; a sparse X is never centred in memory, but in its products:
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 from functools import cached_property
 from typing import Protocol
 
@@ -59,9 +60,10 @@ class DenseFeatures:
 
     def _copy(self, X: Tensor, dtype: torch.dtype) -> None:
         self.mean = self.weight @ X
-        self.whole = X.new_ones(len(X), X.shape[1] + 1, dtype=dtype)
+        self.whole = X.new_empty(len(X), X.shape[1] + 1, dtype=dtype)
         self.X = self.whole[:, :-1]
         self.X.copy_(X - self.mean)
+        self.whole[:, -1] = 1
 
     def _centre(self, X: Tensor, dtype: torch.dtype) -> None:
         self.mean = _sums(X, self.weight, None)
@@ -73,6 +75,15 @@ class DenseFeatures:
         self.X = torch.empty(X.shape, dtype=dtype, device=X.device)
         for part in _runs(X):
             self.X[part] = X[part].double() - self.mean
+
+    def rounded(self) -> DenseFeatures | None:
+        """Return the same rows in float32, unless there is no small copy of them."""
+        if self.whole is None:
+            return None
+        out = copy(self)
+        out.whole = self.whole.float()
+        out.X = out.whole[:, :-1] if self.intercept else out.whole
+        return out
 
     @cached_property
     def square(self) -> Tensor:
@@ -147,8 +158,7 @@ class SparseFeatures:
     @cached_property
     def square(self) -> Tensor:
         """Weighted mean squares."""
-        zero = torch.zeros_like(self.mean)
-        square = (self.X.squares(self.weight[:, None], zero)[:, 0] - self.mean.square()).clamp_min_(0)
+        square = (self.X.squares(self.weight[:, None], None)[:, 0] - self.mean.square()).clamp_min_(0)
         return torch.cat([square, square.new_ones(1)]) if self.intercept else square
 
     def logits(self, theta: Tensor) -> Tensor:
@@ -165,4 +175,7 @@ class SparseFeatures:
         if not self.intercept:
             return weight.contiguous()
         total = residual.sum(1, keepdim=True)
-        return torch.cat([torch.addmm(weight, total, self.mean[None], alpha=-1), total], 1)
+        out = weight.new_empty(len(weight), weight.shape[1] + 1)
+        torch.sub(weight, total * self.mean, out=out[:, :-1])
+        out[:, -1:] = total
+        return out

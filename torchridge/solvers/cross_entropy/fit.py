@@ -111,7 +111,7 @@ def fit(
     if ranks is None and len(C) == len(labels) == len(shares) == 1 and bool((seen > 0).all()):
         alone = _alone(X, labels[0], shares[0], seen[0, 0], float(1 / (C[0] * total[0])), intercept, tol, max_iter)
         if alone.converged or alone.n_iter >= max_iter:
-            return _of_single(alone, X, labels[0], weight[0], C * total)
+            return _of_single(alone, C * total)
     if ranks is None:
         basis = eigenbasis(X, shares.mean(0), intercept=intercept)
     else:
@@ -174,13 +174,9 @@ def _finish(
             path.converged[i, h, g] = found.converged
 
 
-def _of_single(found: Single, X: Tensor, labels: Tensor, weight: Tensor, unit: Tensor) -> Fit:
-    logits = torch.addmm(found.bias, X.to(found.weight.dtype), found.weight.mT)
-    chosen = (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
-    separated = ((chosen == labels) | (weight == 0)).all()
-
+def _of_single(found: Single, unit: Tensor) -> Fit:
     def shaped(value: float, dtype: torch.dtype) -> Tensor:
-        return torch.full((1, 1, 1), value, dtype=dtype, device=X.device)
+        return torch.full((1, 1, 1), value, dtype=dtype, device=unit.device)
 
     gap = found.gap / max(found.objective, torch.finfo(torch.float64).tiny)
     return Fit(
@@ -190,7 +186,7 @@ def _of_single(found: Single, X: Tensor, labels: Tensor, weight: Tensor, unit: T
         shaped(gap, torch.float64),
         shaped(found.n_iter, torch.int64),
         shaped(found.converged, torch.bool),
-        separated.view(1, 1, 1),
+        found.separated.view(1, 1, 1),
     )
 
 

@@ -27,6 +27,9 @@ _SUFFICIENT = 1e-4  # Armijo's constant
 _REUSED = 0.1  # of the decrement, that a factor may leave and still give the next step
 _SHORTEST = 1e-6
 
+# A Hessian is summed in float32 if the penalty is more than this share of its trace, far above what rounding moves.
+_ROUNDING, _LEAST = 1e2 * torch.finfo(torch.float32).eps, 1e-20
+
 
 class Solved(NamedTuple):
     """Where Newton's method ended."""
@@ -35,6 +38,7 @@ class Solved(NamedTuple):
     objective: float
     gap: float
     n_iter: int
+    residual: Tensor  # (c, n)
 
 
 class Point(NamedTuple):
@@ -55,14 +59,16 @@ def primal(problem: Problem, features: DenseFeatures, theta: Tensor, *, tol: flo
     F, diagonal, shape = _columns(features), problem.diagonal, theta.shape
     transposed, penalty = F.mT, diagonal if len(theta) == 1 else diagonal.repeat(len(theta))
 
+    rounded = F.float() if _rounds(F, problem) else F
+
     def at(x: Tensor) -> Point:
         loss, residual = problem.loss(x @ transposed)
         shrunk = x * diagonal
-        value = float(loss + 0.5 * torch.dot(shrunk.view(-1), x.view(-1)))
-        return Point(x, value, torch.addmm(shrunk, residual, F), residual)
+        value = float(loss.add_(torch.dot(shrunk.view(-1), x.view(-1)), alpha=0.5))
+        return Point(x, value, shrunk.addmm_(residual, F), residual)
 
     def factor(point: Point) -> Step:
-        hessian = hessian_of(F, problem.labels, problem.weight, point.residual, problem.diagonal)
+        hessian = hessian_of(rounded, problem.labels, problem.weight, point.residual, problem.diagonal).double()
         hessian.diagonal().add_(penalty)
         lower = factor_of(hessian)
 
@@ -74,7 +80,23 @@ def primal(problem: Problem, features: DenseFeatures, theta: Tensor, *, tol: flo
         return step
 
     point, gap, count = _iterate(at, factor, theta, tol, max_iter)
-    return Solved(point.x, point.value, gap, count)
+    return Solved(point.x, point.value, gap, count, point.residual)
+
+
+def _rounds(F: Tensor, problem: Problem) -> bool:
+    """Whether the Hessian may be summed in float32, by a bound of its trace."""
+    flat = F.reshape(-1)
+    return _resolved(torch.dot(flat, flat) * problem.weight.amax(), problem)
+
+
+def _resolved(trace: Tensor, problem: Problem) -> bool:
+    """Whether the penalty, which bounds the Hessian from below, is large next to what rounding of its trace takes away.
+
+    The column of ones has no penalty, but the Schur complement of all others is as large a share of its own entry.
+    """
+    if trace.device.type != "cpu" and torch.get_float32_matmul_precision() != "highest":
+        return False
+    return max(_ROUNDING * 0.25 * float(trace), _LEAST) <= problem.penalty
 
 
 def dual(problem: Problem, features: DenseFeatures, theta: Tensor, *, tol: float, max_iter: int) -> Solved:
@@ -82,50 +104,59 @@ def dual(problem: Problem, features: DenseFeatures, theta: Tensor, *, tol: float
 
     Cost: n²·d multiply-adds once, and n³/6 for a factor.
     """
-    F, penalty, intercept = _columns(features), problem.penalty, features.intercept
-    X = F[:, :-1] if intercept else F
+    penalty, intercept = problem.penalty, features.intercept
+    X = features.centred()
     gram, n = X @ X.mT, len(X)
+    rounded = gram.float() if _resolved(gram.trace() * problem.weight.amax(), problem) else gram
     bias = theta[0, -1:] if intercept else theta.new_zeros(1)
 
     def at(x: Tensor) -> Point:
         """Take a, b and K a, which is linear in a and so never multiplied for."""
         a, image = x[:n], x[n + 1 :]
         loss, residual = problem.loss((image + x[n])[None])
-        value = float(loss + 0.5 * penalty * torch.dot(a, image))
+        value = float(loss.add_(torch.dot(a, image), alpha=0.5 * penalty))
         return Point(x, value, torch.add(residual[0], a, alpha=penalty), residual)
 
     def factor(point: Point) -> Step:
         curvature = _curvature(problem.weight, point.residual)
         root = curvature.sqrt()
-        inner = root[:, None] * gram * root
+        inner = (root[:, None].to(rounded.dtype) * rounded).mul_(root)
         inner.diagonal().add_(penalty)
         lower = factor_of(inner)
+        ones: list[Tensor] = []  # of D: the solution, K times it, and what it leaves of 1ᵀ D 1
 
         def solved(right: Tensor) -> tuple[Tensor, Tensor]:
-            """Return v = (D K + λ)⁻¹ of a column, and K v."""
-            image = torch.cholesky_solve((root * (gram @ right))[:, None], lower)[:, 0]
-            column = torch.addcmul(right, root, image, value=-1).div_(penalty)
-            return column, gram @ column
+            """Return v = (D K + λ)⁻¹ of columns, here rows (m, n), and K v."""
+            image = torch.cholesky_solve((right @ gram).mul_(root).to(lower.dtype).mT, lower).mT.double()
+            column = right.sub(image.mul_(root)).div_(penalty)
+            return column, column @ gram
 
-        ones, image = solved(curvature) if intercept else (curvature, curvature)
-        total = curvature.sum() - torch.dot(curvature, image)
+        def of_ones(right: Tensor) -> tuple[Tensor, Tensor]:
+            """Solve for a column and, once, for D."""
+            both = right[None] if ones else torch.stack([right, curvature])
+            columns, images = solved(both)
+            if not ones:
+                ones.extend([columns[1], images[1], curvature.sum().sub_(torch.dot(curvature, images[1]))])
+            return columns[0], images[0]
 
         def step(point: Point) -> tuple[Tensor, float]:
             """(D K + λ) a + D b = g and 1ᵀ (D K a + D b) = 1ᵀ r, by D K + λ's inverse of g and of D."""
-            a, along = solved(point.grad)
             if not intercept:
+                a, along = (v[0] for v in solved(point.grad[None]))
                 return torch.cat([a, bias.new_zeros(1), along]), float(torch.dot(along, point.grad))
-            pull = point.residual.sum()
+            a, along = of_ones(point.grad)
+            column, image, total = ones
+            pull = point.residual.sum(1)
             shift = (pull - torch.dot(curvature, along)) / total
-            a, along = torch.addcmul(a, shift, ones, value=-1), torch.addcmul(along, shift, image, value=-1)
-            return torch.cat([a, shift[None], along]), float(torch.dot(along, point.grad) + shift * pull)
+            a, along = torch.addcmul(a, shift, column, value=-1), torch.addcmul(along, shift, image, value=-1)
+            return torch.cat([a, shift, along]), float(torch.dot(along, point.grad) + torch.dot(shift, pull))
 
         return step
 
     point, gap, count = _iterate(at, factor, torch.cat([bias.new_zeros(n), bias, bias.new_zeros(n)]), tol, max_iter)
     weight = point.x[:n] @ X
     theta = torch.cat([weight, point.x[n : n + 1]])[None] if intercept else weight[None]
-    return Solved(theta, point.value, gap, count)
+    return Solved(theta, point.value, gap, count, point.residual)
 
 
 def _iterate(
@@ -186,7 +217,7 @@ def _columns(features: DenseFeatures) -> Tensor:
 def _curvature(weight: Tensor, residual: Tensor) -> Tensor:
     """Return w p (1 − p) (n,) from the residuals ±w (1 − p of the class) of a single logit."""
     wrong = residual[0].abs()
-    return torch.where(wrong > 0, wrong - wrong.square() / weight, 0).clamp_min_(0)
+    return wrong.addcdiv(wrong.square(), weight, value=-1).nan_to_num_(0.0).clamp_min_(0)
 
 
 def hessian_of(F: Tensor, labels: Tensor, weight: Tensor, residual: Tensor, diagonal: Tensor | None = None) -> Tensor:
@@ -195,13 +226,13 @@ def hessian_of(F: Tensor, labels: Tensor, weight: Tensor, residual: Tensor, diag
     That is in the features to which the penalty, (q,), adds nothing; without one, in all of them.
     """
     if residual.shape[0] == 1:
-        return (F * _curvature(weight, residual)[:, None]).mT @ F
+        return (F * _curvature(weight, residual).to(F.dtype)[:, None]).mT @ F
     (n, q), c = F.shape, len(residual)
     mass = residual.scatter_add(0, labels[None], weight[None])  # w p, (c, n)
     root = torch.where(weight > 0, weight.rsqrt(), 0)
-    mixed = ((mass * root).mT[:, :, None] * F[:, None]).reshape(n, c * q)
+    mixed = ((mass * root).to(F.dtype).mT[:, :, None] * F[:, None]).reshape(n, c * q)
     hessian = torch.mm(mixed.mT, mixed).neg_().view(c, q, c, q)
-    blocks = (mass[:, :, None] * F).mT @ F  # (c, q, q)
+    blocks = (mass.to(F.dtype)[:, :, None] * F).mT @ F  # (c, q, q)
     hessian.diagonal(dim1=0, dim2=2).add_(blocks.permute(1, 2, 0))
     free = F.new_ones(q) if diagonal is None else (diagonal == 0).to(F)
     hessian.diagonal(dim1=1, dim2=3).add_(free / c**2)

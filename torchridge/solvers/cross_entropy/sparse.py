@@ -59,7 +59,9 @@ def fit(
     number[open_] = torch.arange(len(open_), device=seen.device)
     shares = seen[1:] if k == 2 else seen[open_]
     problem = Problem(features, number[labels], weight, float(penalty[0]), float((shares * (1 - shares)).mean()))
-    state = descent.start(problem, _start(seen, open_, d, features.intercept))
+    theta = _start(seen, open_, d, features.intercept)
+    logits = theta[:, -1:].repeat(1, len(weight)) if features.intercept else theta.new_zeros(len(theta), len(weight))
+    state = descent.start(problem, theta, logits)
     c, L = 1 if k == 2 else k, len(penalty)
     out = Found(
         weight.new_zeros(L, c, d),

@@ -51,8 +51,8 @@ class Operator(Protocol):
     def some_rows(self, count: int) -> Tensor | None:
         """Return up to `count` rows of X, evenly spaced, float64; None if entries are not at hand."""
 
-    def squares(self, weight: Tensor, center: Tensor) -> Tensor:
-        """Return Σ_i s_i (x_i − center)², (d, F), for weights s (n, F)."""
+    def squares(self, weight: Tensor, center: Tensor | None) -> Tensor:
+        """Return Σ_i s_i (x_i − center)², (d, F), for weights s (n, F); of x_i² without a center."""
 
 
 class Dense:
@@ -120,11 +120,11 @@ class Dense:
         """Return some rows of X."""
         return self.X[:: -(-self.shape[0] // count)].double()
 
-    def squares(self, weight: Tensor, center: Tensor) -> Tensor:
+    def squares(self, weight: Tensor, center: Tensor | None) -> Tensor:
         """Return Σ s (x − center)²."""
         out = weight.new_zeros(self.shape[1], weight.shape[1])
         for part, piece in self._pieces(0, weight.shape[1], torch.float64):
-            out += ((piece - center) ** 2).T @ weight[part]
+            out += ((piece if center is None else piece - center) ** 2).T @ weight[part]
         return out
 
 
@@ -229,7 +229,7 @@ class LinearOperator(TwoProducts):
     def some_rows(self, count: int) -> None:
         """Return None: products are dear, and need not be exact."""
 
-    def squares(self, weight: Tensor, center: Tensor) -> Tensor:
+    def squares(self, weight: Tensor, center: Tensor | None) -> Tensor:
         """Raise: products do not tell the size of an entry.
 
         Raises:
