@@ -98,7 +98,9 @@ def logistic(shape: tuple[int, int, int], rounds: int = 5, **options: Any) -> Ca
 
 def logistic_choice(shape: tuple[int, int, int], rounds: int = 3) -> Case:
     """Folds over 20 strengths, where the peer starts each from the last as well."""
-    peer = linear_model.LogisticRegressionCV(Cs=GRID, cv=5, max_iter=1000, l1_ratios=(0,), use_legacy_attributes=False)
+    peer = linear_model.LogisticRegressionCV(
+        Cs=GRID, cv=5, scoring="neg_log_loss", max_iter=1000, l1_ratios=(0,), use_legacy_attributes=False
+    )
     ours = estimators.LogisticRegressionCV(Cs=GRID, cv=5, scoring="neg_log_loss")
     return Case(shape, ours, peer, logistic_objective, lambda model: float(np.ravel(model.C_)[0]), rounds)
 

@@ -27,8 +27,9 @@ _SUFFICIENT = 1e-4  # Armijo's constant
 _REUSED = 0.1  # of the decrement, that a factor may leave and still give the next step
 _SHORTEST = 1e-6
 
-# A Hessian is summed in float32 if the penalty is more than this share of its trace, far above what rounding moves.
-_ROUNDING, _LEAST = 1e2 * torch.finfo(torch.float32).eps, 1e-20
+# A Hessian is summed in float32 if the penalty is more than this share of its trace, far above what rounding moves, and
+# neither is near the ends of what float32 holds.
+_ROUNDING, _LEAST, _MOST = 1e2 * torch.finfo(torch.float32).eps, 1e-20, 1e30
 
 
 class Solved(NamedTuple):
@@ -96,7 +97,8 @@ def _resolved(trace: Tensor, problem: Problem) -> bool:
     """
     if trace.device.type != "cpu" and torch.get_float32_matmul_precision() != "highest":
         return False
-    return max(_ROUNDING * 0.25 * float(trace), _LEAST) <= problem.penalty
+    size = float(trace)
+    return size <= _MOST and max(_ROUNDING * 0.25 * size, _LEAST) <= problem.penalty
 
 
 def dual(problem: Problem, features: DenseFeatures, theta: Tensor, *, tol: float, max_iter: int) -> Solved:

@@ -59,7 +59,7 @@ def factor(matrix: Tensor) -> Tensor:
     """Return the Cholesky factor; if rounding has made the matrix indefinite, with a larger diagonal."""
     lower, info = torch.linalg.cholesky_ex(matrix)
     share = torch.finfo(matrix.dtype).eps
-    while bool(info):
+    while bool(info) and share < 1:  # a matrix that is not finite has none
         matrix.diagonal().mul_(1 + share)
         lower, info = torch.linalg.cholesky_ex(matrix)
         share *= 10
