@@ -339,3 +339,5 @@ def test_what_goes_in_float32_first_ends_in_float64(n: int, d: int, classes: int
     gap = 0.5 * float(gradient.square().sum())  # the objective is 1-strongly convex in the weights
     assert bool(found.converged)
     assert gap <= 1e-6 * float(found.objective)
+    if classes > 2:
+        assert float(found.weight.sum(0).abs().max()) <= 1e-12 * float(found.weight.abs().max())

@@ -119,7 +119,8 @@ def _single(problem: Problem, found: Solved, tol: float) -> Single:
     weight, bias = theta, theta.new_zeros(len(theta))
     if problem.features.intercept:
         weight, bias = theta[:, :-1], theta[:, -1] - theta[:, :-1] @ problem.features.mean
-        bias = bias - bias.mean() if len(bias) > 1 else bias
+    if len(bias) > 1:  # a shift of all classes costs penalty alone, so that the minimum has none; float32 may leave one
+        weight, bias = weight - weight.mean(0), bias - bias.mean()
     return Single(weight, bias, objective, gap, found.n_iter, gap <= tol * objective, _separated(problem, found))
 
 
