@@ -88,13 +88,17 @@ def memory(device: torch.device) -> int | None:
         return None
 
 
+def keeps_float32(device: torch.device) -> bool:
+    """Return whether float32 products keep their digits: the process does not let them round to bfloat16 or TF32."""
+    own = getattr(torch.backends.mkldnn, "matmul", None)  # from torch 2.9 on; the older question fails if it is set
+    if device.type != "cpu" or own is None:
+        return torch.get_float32_matmul_precision() == "highest"
+    return own.fp32_precision in ("none", "ieee")
+
+
 def half_price(device: torch.device) -> bool:
     """Return whether float32 products take half the time of float64's, and keep float32's digits.
 
-    So they do on a CPU, unless the process lets them round to bfloat16 or TF32. On a GPU whose float64 is slow they
-    would take far less, but every split would wait for the host.
+    On a GPU whose float64 is slow they would take far less, but every split would wait for the host.
     """
-    if device.type != "cpu":
-        return False
-    own = getattr(torch.backends.mkldnn, "matmul", None)  # from torch 2.9 on; the older question fails if it is set
-    return (torch.get_float32_matmul_precision() if own is None else own.fp32_precision) in ("highest", "none", "ieee")
+    return device.type == "cpu" and keeps_float32(device)

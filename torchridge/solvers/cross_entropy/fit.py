@@ -18,6 +18,7 @@ from torchridge.solvers.cross_entropy.loss import Rows, chunks
 from torchridge.solvers.cross_entropy.over_ranks import led, shared_basis, summed
 from torchridge.solvers.cross_entropy.path import Path, repair, solve_path, strengths_at_once
 from torchridge.solvers.cross_entropy.single import Single
+from torchridge.solvers.device import keeps_float32
 from torchridge.solvers.iterative.operators import Operator
 
 # Below this the rounding of float32 sums is no longer small compared with the gap that is asked for.
@@ -86,7 +87,7 @@ def working_dtype(tol: float, n: int, coefficients: int, condition: float, devic
     If Newton's method is used, and on little data, float64 costs milliseconds. `condition` bounds that of the
     Hessian: past what float32 resolves, a fit would be called converged by what rounding leaves of its gap.
     """
-    exact = device.type == "cpu" or torch.get_float32_matmul_precision() == "highest"
+    exact = keeps_float32(device)
     pays = coefficients > WHOLE and n * coefficients > _LITTLE
     resolved = condition <= _RESOLVED
     return torch.float32 if tol >= _FLOAT32_TOL and exact and pays and resolved else torch.float64

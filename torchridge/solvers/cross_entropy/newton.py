@@ -19,6 +19,7 @@ from torchridge.solvers.cross_entropy.descent import shorter
 from torchridge.solvers.cross_entropy.features import DenseFeatures
 from torchridge.solvers.cross_entropy.problem import Problem
 from torchridge.solvers.cross_entropy.scaling import factor as factor_of
+from torchridge.solvers.device import keeps_float32
 
 # What a gap may be wrong by that is read off the Hessian at the point before.
 _SAFETY = 24.0
@@ -95,7 +96,7 @@ def _resolved(trace: Tensor, problem: Problem) -> bool:
 
     The column of ones has no penalty, but the Schur complement of all others is as large a share of its own entry.
     """
-    if trace.device.type != "cpu" and torch.get_float32_matmul_precision() != "highest":
+    if not keeps_float32(trace.device):
         return False
     size = float(trace)
     return size <= _MOST and max(_ROUNDING * 0.25 * size, _LEAST) <= problem.penalty

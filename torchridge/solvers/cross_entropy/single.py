@@ -18,6 +18,7 @@ from torchridge.solvers.cross_entropy.features import DenseFeatures
 from torchridge.solvers.cross_entropy.newton import Solved
 from torchridge.solvers.cross_entropy.problem import Problem
 from torchridge.solvers.cross_entropy.scaling import Cholesky, Diagonal
+from torchridge.solvers.device import keeps_float32
 
 # Multiply-adds of a Newton step up to which nothing else is faster, and rows up to which the dual has such steps.
 _NEWTON = 3e7
@@ -108,8 +109,7 @@ def _roughly(
 
 
 def _pays(problem: Problem, features: DenseFeatures, theta: Tensor) -> bool:
-    exact = theta.device.type == "cpu" or torch.get_float32_matmul_precision() == "highest"
-    if not exact or len(features.X) * theta.numel() < _MUCH:
+    if not keeps_float32(theta.device) or len(features.X) * theta.numel() < _MUCH:
         return False
     return float(features.square.sum()) <= _RESOLVED * problem.penalty
 
